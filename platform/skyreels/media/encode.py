@@ -1,0 +1,147 @@
+"""Frames and samples to files, byte-identical on a rerun: H.264 + AAC in MP4, and FLAC.
+
+One encoder thread and no creation time make the bytes a function of the input and of the FFmpeg build alone.
+The caller owns atomicity: it passes a temporary path and renames.
+"""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+BT709 = 1  # the code point of BT.709 primaries, transfer and matrix in H.273
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction | int | float,
+    *,
+    audio: np.ndarray | None = None,
+    sample_rate: int = 44100,
+    crf: int = 18,
+    preset: str = "veryfast",
+    gop: int | None = None,
+    audio_codec: str = "aac",
+) -> int:
+    """Write an H.264 (yuv420p, BT.709) MP4, with sound where `audio` is given; returns the number of frames.
+
+    `frames` yields (H, W, 3) uint8 RGB, all of one even size; they are encoded as they come, never gathered.
+    `audio` is (C, N) float32 in [-1, 1], sample 0 at the time of frame 0. The encoder's priming samples are
+    trimmed by the container's edit list, so a decoder that honours it gets sample n back at n / sample_rate.
+    `gop` is the largest distance between keyframes in frames (default: two seconds).
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise ValueError(f"write_video({path}): fps must be positive, got {fps}")
+    if audio is not None:
+        audio = _checked_audio(audio, path)
+    numbered = enumerate(frames)
+    first = next(numbered, None)
+    if first is None:
+        raise ValueError(f"write_video({path}): no frames; pass at least one (H, W, 3) uint8 array")
+    size = _checked_size(first[1], path)
+    mp4_options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with av.open(str(path), "w", format="mp4", options=mp4_options) as container:
+        video = _video_stream(container, rate, size, crf, preset, gop or max(1, round(2 * rate)))
+        sound = None if audio is None else _audio_stream(container, audio_codec, sample_rate, audio.shape[0])
+        # Sound goes in as the picture advances: the muxer interleaves packets without holding a stream back.
+        blocks = iter(()) if sound is None or audio is None else _audio_blocks(audio, sample_rate, sound)
+        count, heard = 0, 0.0
+        for index, array in (item for group in ((first,), numbered) for item in group):
+            container.mux(video.encode(_video_frame(array, index, rate, size, path)))
+            count = index + 1
+            while sound is not None and heard <= count / rate and (block := next(blocks, None)) is not None:
+                container.mux(sound.encode(block))
+                heard += block.samples / sample_rate
+        for block in blocks:
+            container.mux(sound.encode(block))  # type: ignore[union-attr]  # blocks is empty without sound
+        for stream in (video, sound):
+            if stream is not None:
+                container.mux(stream.encode(None))
+    return count
+
+
+def write_flac(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
+    """Write (C, N) float32 in [-1, 1] as 16-bit FLAC: as many samples as given, each within one step."""
+    audio = _checked_audio(audio, path)
+    pcm = np.clip(np.rint(audio * 32767.0), -32767, 32767).astype(np.int16)
+    soundfile.write(str(path), pcm.T, sample_rate, format="FLAC", subtype="PCM_16")
+
+
+def _video_stream(
+    container: OutputContainer, rate: Fraction, size: tuple[int, int], crf: int, preset: str, gop: int
+) -> VideoStream:
+    options = {"crf": str(crf), "preset": preset, "threads": "1", "flags": "+bitexact"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    context.thread_count = 1
+    context.gop_size = gop
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = ColorRange.MPEG
+    return stream
+
+
+def _audio_stream(container: OutputContainer, codec: str, sample_rate: int, channels: int) -> AudioStream:
+    layout = {1: "mono", 2: "stereo"}.get(channels)
+    if layout is None:
+        raise ValueError(f"audio has {channels} channels; write_video takes mono (1, N) or stereo (2, N)")
+    # A fixed rate per channel keeps the band up to 16 kHz and more, which the encoder's default does not.
+    options = {"b": str(96_000 * channels), "flags": "+bitexact"}
+    stream = container.add_stream(codec, rate=sample_rate, layout=layout, options=options)
+    if not isinstance(stream, AudioStream):
+        raise ValueError(f"{codec!r} is not an audio codec; use 'aac'")
+    stream.codec_context.time_base = Fraction(1, sample_rate)
+    return stream
+
+
+def _video_frame(array: np.ndarray, index: int, rate: Fraction, size: tuple[int, int], path: str | Path) -> VideoFrame:
+    if array.dtype != np.uint8 or array.shape != (*size, 3):
+        raise ValueError(
+            f"write_video({path}): frame {index} is {array.dtype} {array.shape}, the first was uint8 {(*size, 3)}"
+        )
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+    frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    frame.pts = index
+    frame.time_base = 1 / rate
+    return frame
+
+
+def _audio_blocks(audio: np.ndarray, sample_rate: int, stream: AudioStream) -> Iterator[AudioFrame]:
+    step = stream.codec_context.frame_size or 1024
+    for start in range(0, audio.shape[1], step):
+        block = np.ascontiguousarray(audio[:, start : start + step])
+        frame = AudioFrame.from_ndarray(block, format="fltp", layout=stream.codec_context.layout.name)
+        frame.sample_rate = sample_rate
+        frame.time_base = Fraction(1, sample_rate)
+        frame.pts = start
+        yield frame
+
+
+def _checked_audio(audio: np.ndarray, path: str | Path) -> np.ndarray:
+    if audio.ndim != 2 or audio.shape[1] == 0 or not np.issubdtype(audio.dtype, np.floating):
+        raise ValueError(f"{path}: audio must be float (channels, samples), got {audio.dtype} {audio.shape}")
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path}: audio holds NaN or infinity")
+    return np.clip(audio, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _checked_size(frame: np.ndarray, path: str | Path) -> tuple[int, int]:
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"write_video({path}): frames must be (H, W, 3) RGB, got {frame.shape}")
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        raise ValueError(f"write_video({path}): yuv420p needs even sides, got {width}x{height}; crop or pad by one")
+    return height, width
