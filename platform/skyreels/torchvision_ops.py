@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 _SCHEMAS = (
-    ("torchvision::nms", "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-    ("torchvision::qnms", "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
 
@@ -38,9 +39,8 @@ class _BeforeTorchvision(MetaPathFinder):
         if _compiled_ops_load():
             return
         library = torch.library.Library("torchvision", "FRAGMENT")
-        for name, schema in _SCHEMAS:
-            if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):
-                library.define(schema)
+        for schema in _SCHEMAS:
+            library.define(schema)
         type(self).library = library
 
 
@@ -51,8 +51,6 @@ def _compiled_ops_load() -> bool:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return True
-    from pathlib import Path
-
     shared = sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so"))
     if not shared:
         return False

@@ -1,0 +1,64 @@
+# Every target builds the virtual environment first, so a fresh clone needs Python 3.11+ and gcc, nothing else.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUT ?= runs/demo
+INPUT ?= $(OUTPUT)/world
+ARGS ?=
+TESTS ?= tests
+
+# Ray 2.60 turns token auth on by default. One mode everywhere on one machine; production keeps `token`.
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo test lint format curate cluster-up cluster-down clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Build .venv with everything the project needs
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "This Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | (grep -v '^WARNING: Location' || true); \
+		exit $${PIPESTATUS[0]}
+	@touch $@
+
+demo: setup ## Render a small world, curate it, print where the shards and the report are
+	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(ARGS)
+
+test: setup lint ## Lint, type-check and run every test
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+lint: setup ## ruff, mypy and import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the code as ruff would
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft audio.enabled=false"]
+	$(BIN)/python jobs/curate.py --input $(INPUT) --output $(OUTPUT) $(ARGS)
+
+cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)
+	$(BIN)/ray start --head --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats
+
+cluster-down: setup ## Stop it
+	$(BIN)/ray stop
+
+clean: ## Remove caches and demo runs; the environment stays
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""Connecting to Ray: join the cluster we were submitted to, or start a private one on this machine."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+@contextmanager
+def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[None]:
+    """A Ray connection for the block.
+
+    Inside `ray job submit`, and where RAY_ADDRESS is set, it joins that cluster and leaves it running; otherwise
+    it starts one on this machine, on loopback, and stops it at the end. A connection that is already open is
+    used as it is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    options["runtime_env"] = {"worker_process_setup_hook": "skyreels.cluster.prepare_worker"}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"num_cpus": num_cpus, "object_store_memory": object_store_bytes}
+    ray.init(**options)
+    _quiet_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def prepare_worker() -> None:
+    """Runs first in every Ray worker: importing skyreels makes torchvision importable there."""
+    import skyreels  # noqa: F401
+
+    _quiet_ray_data()
+
+
+def cpus() -> float:
+    """CPUs of the connected cluster."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _quiet_ray_data() -> None:
+    """Our own progress is on the terminal; Ray Data's bars and plans would bury it."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
