@@ -10,6 +10,8 @@ import av
 import av.error
 import av.logging
 from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from skyreels.media.errors import MediaError
 from skyreels.media.limits import MediaLimits
@@ -71,6 +73,11 @@ def check_pixels(width: int, height: int, limits: MediaLimits, path: Path) -> No
         )
 
 
+def video_stream(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures; cover art is none."""
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
 def clock_zero_s(container: InputContainer) -> float:
     """The container time that counts as zero: its first presentation, but never before the clock's own zero.
 
@@ -96,7 +103,7 @@ def mp4_is_truncated(path: Path) -> bool:
     boxes = mp4_boxes(path)
     if not boxes:
         return False
-    name, start, size = boxes[-1]
+    _, start, size = boxes[-1]
     return start + size > path.stat().st_size or all(name != b"moov" for name, _, _ in boxes)
 
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skyreels.media.container import check_file_bytes
 from skyreels.media.errors import MediaError
-from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.facts import ImageInfo
+from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.sniff import IMAGES, sniff
 
 _EXIF_ORIENTATION = 0x0112

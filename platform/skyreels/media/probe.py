@@ -10,12 +10,18 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from av.video.stream import VideoStream
 
-from skyreels.media.container import check_file_bytes, check_pixels, clock_zero_s, mp4_is_truncated, open_container
+from skyreels.media.container import (
+    check_file_bytes,
+    check_pixels,
+    clock_zero_s,
+    mp4_is_truncated,
+    open_container,
+    video_stream,
+)
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import AudioInfo, Probe, VideoInfo
 from skyreels.media.image import probe_image
@@ -73,7 +79,7 @@ class _Track:
 
 
 def _probe_container(container: InputContainer, path: Path, kind: str, limits: MediaLimits) -> Probe:
-    video = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    video = video_stream(container)
     audio = next(iter(container.streams.audio), None)
     if video is None and audio is None:
         raise MediaError("no_streams", "Send a file with a picture or a sound track.", path.name)

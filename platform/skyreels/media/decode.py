@@ -1,0 +1,172 @@
+"""Pictures of a video in order, decoded once and handed on unconverted."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av.error
+from av.container import InputContainer
+from av.stream import Discard
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from skyreels.media.container import check_pixels, open_container, video_stream
+from skyreels.media.errors import MediaError
+from skyreels.media.facts import Probe, VideoInfo
+from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
+from skyreels.media.picture import DecodedFrame
+from skyreels.media.report import DecodeReport
+from skyreels.media.sound import AudioClip, decode_audio, iter_audio
+
+__all__ = ["AudioClip", "DecodeReport", "DecodedFrame", "decode_audio", "iter_audio", "iter_video_frames"]
+
+# How far before the wanted time to try again when a seek lands after it, as it does in transport streams.
+_SEEK_BACK_S = (0.0, 1.0, 5.0, 30.0, math.inf)
+_TICK_S = 1e-6
+_STRICT = {"err_detect": "+crccheck+bitstream+buffer+explode"}
+
+
+def iter_video_frames(
+    path: str | Path,
+    probe: Probe,
+    *,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    keyframes_only: bool = False,
+    lead_in: bool = False,
+    strict: bool = True,
+    threads: int = 1,
+    report: DecodeReport | None = None,
+) -> Iterator[DecodedFrame]:
+    """Pictures with start_s <= time < end_s in display order; times are seconds after `probe.clock_zero_s`.
+
+    `lead_in` also gives the picture that is on screen at `start_s`, if it began earlier. `strict` makes the decoder
+    check what it can and drop pictures it would otherwise patch over, so that `report` shows bit-rot. What can be
+    decoded of a damaged file is yielded; `MediaError` is raised where nothing can (`no_video_stream`, `no_frames`)
+    or a limit is passed (`too_many_pixels`, `too_many_frames`, `too_long`).
+    """
+    path = Path(path)
+    if probe.video is None:
+        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", path.name)
+    report = report if report is not None else DecodeReport()
+    with open_container(path, limits) as container:
+        stream = _stream(container, limits, keyframes_only, strict, threads)
+        decoder = _Decoder(container, stream, probe.video, probe.clock_zero_s, path, limits, keyframes_only, report)
+        yield from decoder.frames(start_s, math.inf if end_s is None else end_s, lead_in)
+    if start_s is None and end_s is None and not keyframes_only:
+        report.nominal_frames += max(0, (probe.video.header_frames or 0) - probe.video.packets)
+    if report.decoded_frames == 0 and report.nominal_frames > 0:
+        raise MediaError("no_frames", "Fetch the file again: no picture in it can be decoded.", report.first_error)
+
+
+@dataclass
+class _Decoder:
+    """One open video stream, read forwards from the start or from one seek."""
+
+    container: InputContainer
+    stream: VideoStream
+    info: VideoInfo
+    clock_zero_s: float
+    path: Path
+    limits: MediaLimits
+    keyframes_only: bool
+    report: DecodeReport
+
+    def frames(self, start_s: float | None, end_s: float, lead_in: bool) -> Iterator[DecodedFrame]:
+        start = -math.inf if start_s is None else start_s - _TICK_S
+        end = end_s - _TICK_S
+        on_screen: DecodedFrame | None = None
+        for frame in self._from_key_frame(start, end):
+            if frame.time_s >= end:
+                break
+            if frame.time_s < start:
+                on_screen = frame
+                continue
+            if on_screen and lead_in and frame.time_s > start + 2 * _TICK_S:
+                yield self._counted(on_screen)
+            on_screen = None
+            yield self._counted(frame)
+        if on_screen and lead_in:
+            yield self._counted(on_screen)
+
+    def _counted(self, frame: DecodedFrame) -> DecodedFrame:
+        self.report.decoded_frames += 1
+        self.report.corrupt_frames += frame.corrupt
+        if self.report.decoded_frames > self.limits.max_frames:
+            raise MediaError("too_many_frames", f"Split it below {self.limits.max_frames} frames.", self.path.name)
+        if frame.time_s > self.limits.max_duration_s:
+            raise MediaError("too_long", f"Split it below {self.limits.max_duration_s:g} s.", self.path.name)
+        return frame
+
+    def _from_key_frame(self, start: float, end: float) -> Iterator[DecodedFrame]:
+        """Pictures from a key frame at or before `start` on."""
+        if start <= self.info.start_s:
+            yield from self._pictures(start, end)
+            return
+        for back_s in _SEEK_BACK_S:
+            target_s = max(start - back_s, self.info.start_s)
+            ticks = math.floor((target_s + self.clock_zero_s) / self._time_base)
+            self.container.seek(ticks, stream=self.stream, backward=True)
+            self.report.restart()
+            pictures = self._pictures(start, end)
+            first = next(pictures, None)
+            if first is not None and (first.time_s <= start or math.isinf(back_s)):
+                yield first
+                yield from pictures
+                return
+
+    def _pictures(self, start: float, end: float) -> Iterator[DecodedFrame]:
+        """Everything the decoder gives from here on, at times that never go back."""
+        last = self.info.start_s - 1 / self.info.fps_float
+        for picture in self._decoded(start, end):
+            check_pixels(picture.width, picture.height, self.limits, self.path)
+            known = picture.pts is not None
+            last = max(last, self._seconds(picture.pts)) if known else last + 1 / self.info.fps_float
+            yield DecodedFrame(
+                last, picture.key_frame, picture.is_corrupt, self.info.orientation, self.info.display_size, picture
+            )
+
+    def _decoded(self, start: float, end: float) -> Iterator[VideoFrame]:
+        """Decode packet by packet; one that fails is counted and the next one tried."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                if packet.size:
+                    if self.keyframes_only and not packet.is_keyframe:
+                        continue
+                    time_s = self._seconds(packet.pts, packet.dts)
+                    self.report.nominal_frames += start <= time_s < end and not packet.is_discard
+                pictures = self.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                self.report.failed(error)
+                continue
+            yield from pictures
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self.stream.time_base or Fraction(1, 1_000_000)
+
+    def _seconds(self, *stamps: int | None) -> float:
+        """The first known of `stamps` (in the stream's time base) on the clock of the probe."""
+        stamp = next((stamp for stamp in stamps if stamp is not None), 0)
+        return float(stamp * self._time_base) - self.clock_zero_s
+
+
+def _stream(
+    container: InputContainer, limits: MediaLimits, keyframes_only: bool, strict: bool, threads: int
+) -> VideoStream:
+    stream = video_stream(container)
+    if stream is None or stream.codec_context is None:
+        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", container.name)
+    stream.codec_context.thread_count = threads
+    stream.codec_context.options = {"max_pixels": str(limits.max_pixels)} | (_STRICT if strict else {})
+    if keyframes_only:
+        stream.codec_context.skip_frame = "NONKEY"
+        stream.discard = Discard.nonkey
+    return stream

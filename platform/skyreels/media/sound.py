@@ -1,0 +1,208 @@
+"""Sound as samples at exact times."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from skyreels.media.container import clock_zero_s, open_container
+from skyreels.media.errors import MediaError
+from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
+from skyreels.media.report import DecodeReport
+from skyreels.media.sniff import sniff
+
+# Streams without an index or timestamps of their own: a seek in them is a guess, so they are read from the start.
+_NO_EXACT_SEEK = frozenset({"mp3", "aac"})
+# Codecs need earlier packets to settle (Opus asks for 80 ms); what they give before `start_s` is cut off.
+_PREROLL_S = 0.5
+# Timestamps may be rounded (Matroska: 1 ms); a larger jump is a real gap or overlap.
+_JUMP_S = 0.04
+_SILENCE_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """`samples` (C, N) float32, nominally in [-1, 1]; sample n sounds at start_s + n / sample_rate."""
+
+    samples: np.ndarray
+    sample_rate: int
+    start_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+
+def decode_audio(
+    path: str | Path,
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    sample_rate: int | None = None,
+    mono: bool = False,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> AudioClip:
+    """The sound from `start_s` to `end_s` (or the end of the track) as one array; see `iter_audio`."""
+    blocks = list(iter_audio(path, start_s=start_s, end_s=end_s, sample_rate=sample_rate, mono=mono, limits=limits))
+    if not blocks:
+        raise MediaError("no_samples", "Check the span against the track's duration.", f"{Path(path).name} {start_s} s")
+    samples = np.concatenate([block.samples for block in blocks], axis=1)
+    return AudioClip(samples, blocks[0].sample_rate, blocks[0].start_s)
+
+
+def iter_audio(
+    path: str | Path,
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    sample_rate: int | None = None,
+    mono: bool = False,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    report: DecodeReport | None = None,
+) -> Iterator[AudioClip]:
+    """The sound from `start_s` to `end_s` in blocks that follow on each other without gap, in flat memory.
+
+    Times are those of the probe: codec priming and what an edit list hides are cut, gaps are silence, and silence
+    leads up to a track that begins after `start_s`. The first sample is the one nearest to `start_s`; the last block
+    ends at `end_s` or where the track ends. `mono` is the mean of the channels.
+    Raises `MediaError`: `no_audio_stream`, `too_long`, and what opening raises.
+    """
+    path = Path(path)
+    report = report if report is not None else DecodeReport()
+    with open_container(path, limits) as container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None or stream.codec_context is None:
+            raise MediaError("no_audio_stream", "Send a file with a sound track.", path.name)
+        zero_s = clock_zero_s(container)
+        frames = _frames_from(container, stream, start_s, zero_s, report, seekable=sniff(path) not in _NO_EXACT_SEEK)
+        head = next(frames, None)
+        if head is None:
+            return
+        rate = head.sample_rate
+        first, last = round(start_s * rate), None if end_s is None else round(end_s * rate)
+        blocks = _span(_placed(chain([head], frames), rate, zero_s, limits, path), first, last)
+        if mono:
+            blocks = (block.mean(axis=0, keepdims=True, dtype=np.float32) for block in blocks)
+        out_rate = sample_rate or rate
+        if out_rate != rate:
+            blocks = _resampled(blocks, rate, out_rate)
+        position = 0
+        for block in blocks:
+            yield AudioClip(block, out_rate, first / rate + position / out_rate)
+            position += block.shape[1]
+
+
+def _frames_from(
+    container: InputContainer, stream: AudioStream, start_s: float, zero_s: float, report: DecodeReport, seekable: bool
+) -> Iterator[AudioFrame]:
+    """Decoded frames from before `start_s` on."""
+    target_s = start_s - _PREROLL_S
+    if seekable and target_s > 0 and stream.time_base is not None:
+        container.seek(int((target_s + zero_s) / stream.time_base), stream=stream, backward=True)
+        frames = _frames(container, stream, report)
+        head = next(frames, None)
+        if head is not None and head.time is not None and head.time - zero_s <= start_s:
+            yield head
+            yield from frames
+            return
+        container.seek(0, stream=stream, backward=True)
+        report.restart()
+    yield from _frames(container, stream, report)
+
+
+def _frames(container: InputContainer, stream: AudioStream, report: DecodeReport) -> Iterator[AudioFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            report.nominal_frames += packet.size > 0
+            frames = stream.decode(packet)
+        except av.error.FFmpegError as error:
+            report.failed(error)
+            continue
+        report.decoded_frames += len(frames)
+        yield from frames
+
+
+def _placed(
+    frames: Iterable[AudioFrame], rate: int, zero_s: float, limits: MediaLimits, path: Path
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(index of its first sample after time zero, (C, N) float32) for blocks that never overlap."""
+    end: int | None = None
+    channels = 0
+    for frame in frames:
+        block = _float_samples(frame)
+        channels = channels or block.shape[0]
+        if frame.sample_rate != rate or block.shape[0] != channels:
+            raise MediaError("format_changes", "Re-encode the sound at one rate and layout.", path.name)
+        index = end if end is not None else 0
+        if frame.time is not None:
+            stamped = round((frame.time - zero_s) * rate)
+            if end is None or abs(stamped - end) > _JUMP_S * rate:
+                index = stamped
+        if end is not None and index < end:  # an overlap: what came first stays
+            block = block[:, end - index :]
+            index = end
+        end = index + block.shape[1]
+        if end > limits.max_duration_s * rate:
+            raise MediaError("too_long", f"Split it below {limits.max_duration_s:g} s.", path.name)
+        yield index, block
+
+
+def _span(placed: Iterable[tuple[int, np.ndarray]], first: int, last: int | None) -> Iterator[np.ndarray]:
+    """The samples first <= n < last, with silence where there are none before the last block."""
+    position = first
+    for index, block in placed:
+        if last is not None and index >= last:
+            return
+        if index + block.shape[1] <= position:
+            continue
+        while position < index:
+            silent = min(index - position, _SILENCE_BLOCK)
+            yield np.zeros((block.shape[0], silent), np.float32)
+            position += silent
+        wanted = block[:, position - index : None if last is None else last - index]
+        yield wanted
+        position += wanted.shape[1]
+
+
+def _float_samples(frame: AudioFrame) -> np.ndarray:
+    """(C, N) float32 of a decoded frame in any sample format."""
+    samples = frame.to_ndarray()
+    if frame.format.is_packed:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128.0) / 128.0
+    if samples.dtype.kind == "i":
+        return (samples / float(-int(np.iinfo(samples.dtype).min))).astype(np.float32)
+    return samples.astype(np.float32)
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int) -> Iterator[np.ndarray]:
+    """The same sound at `out_rate`; sample 0 keeps its time and n samples become round(n * out_rate / rate)."""
+    resampler: AudioResampler | None = None
+    taken = given = 0
+    for block in blocks:
+        resampler = resampler or AudioResampler(format="fltp", layout=f"{block.shape[0]}c", rate=out_rate)
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=f"{block.shape[0]}c")
+        frame.sample_rate, frame.pts, frame.time_base = rate, taken, Fraction(1, rate)
+        taken += block.shape[1]
+        for out in resampler.resample(frame):
+            given += out.samples
+            yield out.to_ndarray()
+    if resampler is None:
+        return
+    owed = round(taken * out_rate / rate) - given
+    tail = [out.to_ndarray() for out in resampler.resample(None)]
+    if tail and owed > 0:
+        yield np.concatenate(tail, axis=1)[:, :owed]
