@@ -1,0 +1,32 @@
+"""Brightness and contrast of one frame, from one histogram."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+DARK = 32  # luma below this is near black (16 is black in video range)
+BRIGHT = 229  # luma above this is near white (235 is white in video range)
+_LEVELS = np.arange(256, dtype=np.float64)
+
+
+class Exposure(NamedTuple):
+    """Luma 0-255 as stored; `dark` and `bright` are shares of the pixels."""
+
+    mean: float
+    std: float
+    low: float  # 1st percentile
+    high: float  # 99th percentile
+    dark: float
+    bright: float
+
+
+def exposure(luma: NDArray[np.uint8]) -> Exposure:
+    """Of a (H, W) luma plane."""
+    share = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64) / luma.size
+    below = share.cumsum()
+    mean = float(share @ _LEVELS)
+    variance = float(share @ (_LEVELS - mean) ** 2)
+    low, high = np.searchsorted(below, (0.01, 0.99))
+    return Exposure(mean, variance**0.5, float(low), float(high), float(below[DARK - 1]), float(1 - below[BRIGHT]))

@@ -1,0 +1,162 @@
+"""Consumers of the decode pass: each sees every frame once, keeps a few numbers, and gives them as curves at the end."""
+
+from array import array
+from collections import deque
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.curation.visual.blur import sharpness
+from pipelines.curation.visual.borders import lit_profiles
+from pipelines.curation.visual.exposure import exposure
+from pipelines.curation.visual.motion import camera_flow
+from pipelines.curation.visual.perceptual_hash import perceptual_hash
+from pipelines.curation.visual.shots import ContentChange
+from pipelines.curation.visual.timeline import BlendCurves, FlowCurves, FrameCurves, Looks
+from pipelines.curation.visual.transitions import BLEND_HALVES_S, blend
+from pipelines.curation.visual.working_frame import WorkingFrame, halve_to
+
+_BLOCKS = (32, 18)
+_BLEND_RATE = 12.0
+_FLOW_SIDE = 192
+_PROFILE_SIDE = 1440
+
+
+class Clock:
+    """Says when the next moment of a slower rate has come. After a gap in the times it starts anew."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next_s = -np.inf
+
+    def strikes(self, time_s: float) -> bool:
+        late_s = time_s - self._next_s
+        if late_s < -1e-6:
+            return False
+        self._next_s = (self._next_s if late_s < self._interval_s else time_s) + self._interval_s
+        return True
+
+
+class FrameMeter:
+    """`FrameCurves`: exposure and change of every frame."""
+
+    def __init__(self) -> None:
+        self._times, self._values = array("d"), array("f")
+        self._steps = array("f")
+        self._content_change = ContentChange()
+        self._last: NDArray[np.uint8] | None = None
+        self._thumbs: deque[NDArray[np.uint8]] = deque(maxlen=4)
+
+    def see(self, frame: WorkingFrame) -> None:
+        small = frame.small
+        luma_change = block_change = 0.0
+        if self._last is not None:
+            change = cv2.absdiff(small, self._last)
+            luma_change = cv2.mean(change)[0]
+            block_change = float(cv2.resize(change, _BLOCKS, interpolation=cv2.INTER_AREA).max())
+        self._last = small
+        self._times.append(frame.time_s)
+        self._values.extend((*exposure(small), self._content_change(frame.small_bgr), luma_change, block_change))
+        self._thumbs.append(frame.colour_thumb)
+        if len(self._thumbs) > 1:
+            self._steps.append(cv2.norm(self._thumbs[-1], self._thumbs[0], cv2.NORM_L1) / self._thumbs[0].size)
+
+    def curves(self) -> FrameCurves:
+        values = np.array(self._values, np.float32).reshape(len(self._times), -1)
+        # The step across frame i is known with frame i + 1: the last frame has none.
+        steps = np.array([*self._steps, 0.0][: len(self._times)], np.float32)
+        return FrameCurves(np.array(self._times), *np.ascontiguousarray(values.T), steps)
+
+
+class BlendMeter:
+    """`BlendCurves`: keeps 2 s of thumbnails and measures the moment 1 s ago. At both ends the picture stands still."""
+
+    def __init__(self) -> None:
+        self._clock = Clock(1.0 / _BLEND_RATE)
+        self._reaches = [round(half * _BLEND_RATE) for half in BLEND_HALVES_S]
+        self._middle = max(self._reaches)
+        self._kept: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=2 * self._middle + 1)
+        self._times, self._values = array("d"), array("f")
+
+    def see(self, frame: WorkingFrame) -> None:
+        if not self._clock.strikes(frame.time_s):
+            return
+        moment = (frame.time_s, frame.thumb)
+        if not self._kept:
+            self._kept.extend([moment] * self._middle)
+        self._push(moment)
+
+    def curves(self) -> BlendCurves:
+        if self._kept:
+            last = self._kept[-1]
+            for _ in range(self._middle):
+                self._push(last)
+        values = np.array(self._values, np.float32).reshape(len(self._times), len(BLEND_HALVES_S), 2)
+        return BlendCurves(np.array(self._times), BLEND_HALVES_S, values[..., 0], values[..., 1])
+
+    def _push(self, moment: tuple[float, NDArray[np.float32]]) -> None:
+        self._kept.append(moment)
+        if len(self._kept) <= 2 * self._middle:
+            return
+        time_s, picture = self._kept[self._middle]
+        self._times.append(time_s)
+        for reach in self._reaches:
+            before, after = self._kept[self._middle - reach][1], self._kept[self._middle + reach][1]
+            self._values.extend(blend(before, picture, after))
+
+
+class FlowMeter:
+    """`FlowCurves`: movement since the last moment of the flow's own rate."""
+
+    def __init__(self, rate: float) -> None:
+        self._clock = Clock(1.0 / rate)
+        self._last: tuple[float, NDArray[np.uint8]] | None = None
+        self._times, self._values = array("d"), array("f")
+
+    def see(self, frame: WorkingFrame) -> None:
+        if not self._clock.strikes(frame.time_s):
+            return
+        luma = halve_to(frame.small, _FLOW_SIDE)
+        if self._last is not None:
+            interval_s = frame.time_s - self._last[0]
+            flow = camera_flow(self._last[1], luma)
+            self._times.append(frame.time_s)
+            self._values.extend((interval_s, *flow, float(cv2.meanStdDev(luma)[1][0, 0])))
+        self._last = (frame.time_s, luma)
+
+    def curves(self) -> FlowCurves:
+        values = np.array(self._values, np.float32).reshape(-1, 8)
+        return FlowCurves(np.array(self._times), *np.ascontiguousarray(values.T))
+
+
+class LookMeter:
+    """`Looks`: what needs the full-size luma plane, a few times a second."""
+
+    def __init__(self, rate: float) -> None:
+        self._clock = Clock(1.0 / rate)
+        self._times, self._sharpness = array("d"), array("f")
+        self._hashes = array("Q")
+        self._rows: list[NDArray[np.uint8]] = []
+        self._columns: list[NDArray[np.uint8]] = []
+
+    def see(self, frame: WorkingFrame) -> None:
+        if not self._clock.strikes(frame.time_s):
+            return
+        self._times.append(frame.time_s)
+        self._sharpness.extend(sharpness(frame.luma))
+        self._hashes.append(perceptual_hash(frame.small))
+        rows, columns = lit_profiles(halve_to(frame.luma, _PROFILE_SIDE))
+        self._rows.append(rows)
+        self._columns.append(columns)
+
+    def curves(self) -> Looks:
+        overall, peak = np.array(self._sharpness, np.float32).reshape(-1, 2).T
+        return Looks(
+            np.array(self._times),
+            overall,
+            peak,
+            np.array(self._rows, np.uint8).reshape(len(self._times), -1),
+            np.array(self._columns, np.uint8).reshape(len(self._times), -1),
+            np.array(self._hashes, np.uint64),
+        )

@@ -1,0 +1,83 @@
+"""The few small pictures that all measurements of one frame share, each made once."""
+
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from skyreels.media.decode import DecodedFrame
+from skyreels.media.picture import is_full_range
+
+Gray = NDArray[np.uint8]
+SMALL_SIDE = 384
+_PLANAR_420 = ("yuv420p", "yuvj420p")
+_FULL_TO_LIMITED_CHROMA = np.rint((np.arange(256) - 128) * (224 / 255) + 128).astype(np.uint8)
+
+
+class WorkingFrame:
+    """One decoded frame: its full luma plane, a small picture (no side above 384) and thumbnails. All upright."""
+
+    def __init__(self, frame: DecodedFrame) -> None:
+        self._frame = frame
+        self.time_s = frame.time_s
+
+    @cached_property
+    def luma(self) -> Gray:
+        """(H, W) the whole luma plane, 16 to 235."""
+        return np.ascontiguousarray(self._frame.luma())
+
+    @cached_property
+    def small(self) -> Gray:
+        """(h, w) luma."""
+        return halve_to(self.luma, SMALL_SIDE)
+
+    @cached_property
+    def small_bgr(self) -> NDArray[np.uint8]:
+        """(h, w, 3) like `small`, to even sizes; colours by BT.601, as the measurements need them no truer."""
+        height, width = (side // 2 * 2 for side in self.small.shape)
+        if self._frame.source.format.name not in _PLANAR_420:
+            return self._frame.bgr(width, height)
+        halvings = round(np.log2(self.luma.shape[0] / self.small.shape[0]))
+        chroma = [self._chroma(plane, halvings, width // 2, height // 2) for plane in (1, 2)]
+        planes = [self.small[:height, :width], *(c.reshape(height // 4, width) for c in chroma)]
+        return cv2.cvtColor(np.concatenate(planes), cv2.COLOR_YUV2BGR_I420)
+
+    @cached_property
+    def thumb(self) -> NDArray[np.float32]:
+        """(18, 32) luma."""
+        return cv2.resize(self.small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+    @cached_property
+    def colour_thumb(self) -> NDArray[np.uint8]:
+        """(18, 32, 3) BGR."""
+        return cv2.resize(self.small_bgr, (32, 18), interpolation=cv2.INTER_AREA)
+
+    def jpeg(self, short_side: int, quality: int) -> bytes:
+        """The picture in true colours with its short side at `short_side`, never enlarged."""
+        width, height = self._frame.display_size
+        scale = min(1.0, short_side / min(width, height))
+        bgr = self._frame.bgr(max(1, round(width * scale)), max(1, round(height * scale)))
+        return cv2.imencode(".jpg", np.ascontiguousarray(bgr), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+    def _chroma(self, index: int, halvings: int, width: int, height: int) -> Gray:
+        plane = self._frame.source.planes[index]
+        stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        chroma = np.ascontiguousarray(self._frame.orientation.apply(stored))
+        for _ in range(halvings):
+            chroma = _halve(chroma)
+        if chroma.shape != (height, width):
+            chroma = cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
+        return _FULL_TO_LIMITED_CHROMA[chroma] if is_full_range(self._frame.source) else chroma
+
+
+def halve_to(luma: Gray, long_side: int) -> Gray:
+    """Halved by 2 x 2 means until no side is above `long_side`; exact halving is ten times faster than other ratios."""
+    while max(luma.shape) > long_side:
+        luma = _halve(luma)
+    return luma
+
+
+def _halve(plane: Gray) -> Gray:
+    height, width = plane.shape[0] // 2, plane.shape[1] // 2
+    return cv2.resize(plane[: height * 2, : width * 2], (width, height), interpolation=cv2.INTER_AREA)
