@@ -1,0 +1,199 @@
+"""Films drawn from a seed: plausible clips whose every attribute is known."""
+
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pipelines.synthesis.film import (
+    Ambience,
+    AmbienceKind,
+    Background,
+    Camera,
+    CameraKind,
+    Film,
+    Line,
+    MaterialName,
+    Motion,
+    Music,
+    Scene,
+    ShapeName,
+    Shot,
+    Soundtrack,
+    Subject,
+    TextureName,
+    TransitionKind,
+)
+from pipelines.synthesis.physics import solve
+from pipelines.synthesis.sentences import SENTENCES
+
+Split = Literal["train", "held-out", "any"]
+SUBJECT_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+BACKGROUND_COLOURS = ("teal", "grey", "brown", "green", "blue", "orange", "purple")
+HELD_OUT_SHARE = 8  # one combination in this many
+
+
+def is_held_out(shape: str, colour: str) -> bool:
+    """Whether a combination of shape and colour is kept from training, to test composition on it."""
+    return zlib.crc32(f"{shape}/{colour}".encode()) % HELD_OUT_SHARE == 0
+
+
+def sample_film(
+    seed: int,
+    *,
+    size: tuple[int, int] = (256, 256),
+    fps: Fraction | int = 24,
+    seconds: float = 4.0,
+    shots: int = 1,
+    subjects: int | None = None,
+    transition: TransitionKind = "cut",
+    sound: Literal["full", "impacts", "speech", "singing", "music"] = "full",
+    split: Split = "any",
+) -> Film:
+    """A film of `shots` equal shots. `subjects` per shot (default: 2 or 3); `split` limits shape and colour pairs."""
+    rng = np.random.default_rng((seed, 0xF1))
+    aspect = size[0] / size[1]
+    lengths = _shot_lengths(rng, shots, seconds)
+    made = tuple(
+        Shot(
+            _scene(rng, aspect, length, subjects or int(rng.integers(2, 4)), split),
+            length,
+            _camera(rng),
+            transition if number else "cut",
+            0.0 if transition == "cut" or not number else min(0.8, length / 3),
+        )
+        for number, length in enumerate(lengths)
+    )
+    return Film(made, size, Fraction(fps), sound=sample_sound(rng, seconds, sound), seed=seed)
+
+
+def sample_impact_film(seed: int, *, impacts: int = 6, **knobs: Any) -> Film:
+    """A film of one bouncing ball and little else, with at least `impacts` irregular impacts, heard without music."""
+    for attempt in range(100):
+        film = sample_film(seed + 7919 * attempt, **({"seconds": 5.0, "sound": "impacts"} | knobs), subjects=1)
+        shot = film.shots[0]
+        rng = np.random.default_rng((seed, attempt, 0x1B))
+        ball = replace(
+            shot.scene.subjects[0],
+            shape="circle",
+            size=0.13,
+            material=_choice(rng, ("wood", "stone", "glass")),
+            motion=Motion("bouncing", (0.35 * film.aspect, 0.35), (0.3, 0.0), spin=float(rng.uniform(0.5, 2))),
+        )
+        scene = replace(shot.scene, subjects=(ball,))
+        times = [hit.time for hit in solve(scene, film.aspect, shot.seconds).impacts]
+        # Apart enough to be told from one another, by eye and by ear.
+        if len(times) >= impacts and min(np.diff([0.0, *times]), default=0.0) > 0.15:
+            still = replace(shot, scene=scene, camera=Camera())
+            return replace(film, shots=(still, *film.shots[1:]), seed=seed)
+    raise ValueError(f"no film of {impacts} separate impacts found for seed {seed}; make it longer")
+
+
+def sample_sound(rng: np.random.Generator, seconds: float, kind: str) -> Soundtrack:
+    """Music, ambience, lines and impacts as `kind` asks."""
+    ambience = Ambience(_choice(rng, get_args(AmbienceKind)), 0.0015)
+    if kind == "impacts":
+        return Soundtrack(ambience=replace(ambience, kind="room"))
+    music = Music(
+        key=int(rng.integers(50, 62)),
+        progression=_choice(rng, ((0, 5, 7, 0), (0, 9, 5, 7), (0, 7, 9, 5), (0, 3, 5, 7))),
+        minor=bool(rng.random() < 0.4),
+        tempo=float(rng.integers(76, 132)),
+        level=0.3,
+        mood=_choice(rng, ("calm", "bright")),
+    )
+    if kind == "music":
+        return Soundtrack(impacts=False, music=music)
+    if kind in ("speech", "singing"):
+        return Soundtrack(False, None, replace(ambience, kind="room"), _lines(rng, seconds, sung=kind == "singing"))
+    return Soundtrack(music=music, ambience=ambience)
+
+
+def _lines(rng: np.random.Generator, seconds: float, *, sung: bool) -> tuple[Line, ...]:
+    """Lines one after another until the time is filled, by one speaker."""
+    language = _choice(rng, tuple(SENTENCES))
+    pitch = float(rng.choice([105, 120, 135, 190, 215]))
+    scale = (0, 2, 4, 5, 7, 9, 11, 12)
+    lines, at = [], 0.15
+    for index in rng.permutation(len(SENTENCES[language])):
+        text, phonetic = SENTENCES[language][int(index)]
+        vowels = sum(letter in "aeiouy" for letter in phonetic)
+        length = vowels * (0.5 if sung else 0.21) + 0.3
+        if at + length > seconds and lines:
+            break
+        notes = tuple(int(57 + scale[k]) for k in rng.integers(0, 8, vowels)) if sung else ()
+        lines.append(Line(text, at, language, phonetic, pitch, notes=notes))
+        at += length + 0.25
+    return tuple(lines)
+
+
+def _shot_lengths(rng: np.random.Generator, shots: int, seconds: float) -> list[float]:
+    shares = rng.uniform(0.8, 1.2, shots)
+    return [float(share) for share in seconds * shares / shares.sum()]
+
+
+def _camera(rng: np.random.Generator) -> Camera:
+    kind: CameraKind = _choice(rng, ("static", "pan", "push-in", "zoom-out"))
+    amount = {"static": 0.0, "pan": 0.22}.get(kind, 0.3)
+    return Camera(kind, amount, (1.0, 0.0) if rng.random() < 0.5 else (-1.0, 0.0))
+
+
+def _scene(rng: np.random.Generator, aspect: float, seconds: float, count: int, split: Split) -> Scene:
+    first, second = rng.permutation(len(BACKGROUND_COLOURS))[:2]
+    background = Background(
+        _choice(rng, ("textured", "textured", "gradient", "two-tone")),
+        (BACKGROUND_COLOURS[first], BACKGROUND_COLOURS[second]),
+        int(rng.integers(1 << 31)),
+    )
+    cast: list[Subject] = []
+    for number in range(count):
+        shape, colour = _look(rng, {(s.shape, s.colour) for s in cast}, split)
+        size = float(rng.uniform(0.09, 0.14))
+        cast.append(
+            Subject(
+                f"{colour}-{shape}",
+                shape,
+                colour,
+                _choice(rng, get_args(TextureName)),
+                _choice(rng, get_args(MaterialName)),
+                size,
+                _motion(rng, aspect, seconds, size, (number + 0.5) / count),
+            )
+        )
+    return Scene(tuple(cast), background, seed=int(rng.integers(1 << 31)))
+
+
+def _look(rng: np.random.Generator, taken: set[tuple[Any, str]], split: Split) -> tuple[ShapeName, str]:
+    while True:
+        shape, colour = _choice(rng, get_args(ShapeName)), _choice(rng, SUBJECT_COLOURS)
+        fits = split == "any" or is_held_out(shape, colour) == (split == "held-out")
+        if fits and (shape, colour) not in taken:
+            return shape, colour
+
+
+def _motion(rng: np.random.Generator, aspect: float, seconds: float, size: float, lane: float) -> Motion:
+    """A path that stays in view; `lane` in (0, 1) keeps subjects apart at the start."""
+    kind = _choice(rng, ("linear", "circular", "zigzag", "bouncing", "bouncing"))
+    spin, x = float(rng.uniform(-1.5, 1.5)), aspect * (0.15 + 0.7 * lane)
+    direction = 1.0 if x < aspect / 2 else -1.0
+    if kind == "bouncing":
+        return Motion(
+            kind, (x, float(rng.uniform(size, 0.4))), (direction * float(rng.uniform(0.15, 0.5)), 0.0), spin=spin
+        )
+    if kind == "circular":
+        return Motion(
+            kind, (x, 0.45), radius=float(rng.uniform(0.12, 0.25)), period=float(rng.uniform(1.6, 3.5)), spin=spin
+        )
+    speed = direction * float(rng.uniform(0.4, 0.7)) * aspect / seconds
+    height = float(rng.uniform(0.25, 0.7))
+    if kind == "zigzag":
+        return Motion(
+            kind, (x, height), (speed, 0.0), float(rng.uniform(0.06, 0.14)), float(rng.uniform(0.8, 1.6)), spin
+        )
+    return Motion(kind, (x, height), (speed, float(rng.uniform(-0.1, 0.1)) / seconds), spin=spin)
+
+
+def _choice(rng: np.random.Generator, options: tuple[Any, ...]) -> Any:
+    return options[int(rng.integers(len(options)))]
