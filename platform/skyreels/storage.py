@@ -7,6 +7,7 @@ environment; another endpoint (MinIO, a test server) from `AWS_ENDPOINT_URL`.
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,6 +121,16 @@ def publish(path: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def sweep_temporary(location: str, *, older_than_s: float) -> None:
+    """Delete temporary files that killed writers left below a local folder; the young ones may be in use."""
+    if is_remote(location) or not Path(location).is_dir():
+        return
+    for path in Path(location).rglob(".tmp-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink()
 
 
 def is_remote(location: str) -> bool:

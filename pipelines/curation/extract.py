@@ -1,0 +1,144 @@
+"""One part from raw media to committed shards: measure every source, cut its clips, write, commit.
+
+Decoding runs in a sandboxed child process under time and memory limits; whatever happens to one source becomes
+its rejection and leaves its neighbours alone. Only the store failing (a full disk, S3 down) fails the part.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipelines.curation import sources, tables
+from pipelines.curation.joining import join_short_audio
+from pipelines.curation.plan import Part
+from pipelines.curation.recipe import ExtractConfig
+from pipelines.curation.records import Clip, Rejection, Source, SourceReport, Status
+from skyreels.commits import Commit, CommitLog, describe
+from skyreels.media.errors import MediaError
+from skyreels.media.sandbox import Sandbox
+from skyreels.shards import open_shards
+from skyreels.storage import Storage, sha256_file
+
+Report = Callable[[SourceReport], None]
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part came to, for progress; the truth is in its commit."""
+
+    part_id: str
+    sources: int
+    failed: int
+    clips: int
+    seconds: float
+    wall_s: float
+
+
+def extract_part(part: Part, extract: ExtractConfig, pool: Storage, sandbox: Sandbox, progress: Report) -> PartResult:
+    """Run one part and commit it. A rerun writes the same bytes under the same names."""
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="skyreels-part-") as folder:
+        scratch = Path(folder)
+        reports = []
+        for source in part.sources:
+            report = extract_source(source, extract, sandbox, scratch, part.attempt)
+            progress(report)
+            reports.append(report)
+        join_short_audio(reports, extract, scratch)
+        _write(part, reports, extract, pool, scratch)
+    return PartResult(
+        part_id=part.part_id,
+        sources=len(reports),
+        failed=sum(report.status is not Status.OK for report in reports),
+        clips=sum(clip.rejection is None for report in reports for clip in report.clips),
+        seconds=sum(report.seconds for report in reports),
+        wall_s=time.monotonic() - started,
+    )
+
+
+def extract_source(
+    source: Source, extract: ExtractConfig, sandbox: Sandbox, scratch: Path, attempt: int = 1
+) -> SourceReport:
+    """Measure one source and cut its clips into `scratch` as `<key>.mp4`, `<key>.flac`, … ; never raises for it."""
+    report = SourceReport(source=source, status=Status.OK, attempts=attempt)
+    try:
+        if "_unreadable" in source.meta:
+            raise MediaError("unreadable_container", "repair or replace the tar", source.meta["_unreadable"])
+        with sources.opened(source, scratch) as path:
+            report.sha256 = sha256_file(path)
+            _in_sandbox(report, path, extract, sandbox, scratch)
+    except MediaError as error:
+        report.status = Status.FAILED
+        report.rejection = Rejection(
+            stage=_stage_of(report), reason=error.reason, remedy=error.remedy, detail=error.detail
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        report.status = Status.FAILED
+        remedy = "check that the file exists and may be read, then run with --replay-rejects"
+        report.rejection = Rejection(stage="open", reason="unreadable", remedy=remedy, detail=str(error))
+    return report
+
+
+def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbox: Sandbox, scratch: Path) -> None:
+    request: dict[str, Any] = {
+        "path": str(path),
+        "source": report.source.model_dump(mode="json"),
+        "extract": extract.model_dump(mode="json"),
+    }
+    limits = extract.limits
+    probed = sandbox.call(
+        "pipelines.curation.measure:probe_source", request, wall_s=limits.wall_floor_s, scratch=scratch
+    )
+    report.probe, report.seconds = probed["probe"], probed["seconds"]
+    report.source.kind = probed["kind"]
+    wall_s = limits.wall_floor_s + limits.wall_per_media_s * report.seconds
+    request["source"]["kind"] = probed["kind"]
+    request["probe"] = probed["probe"]
+    measured = sandbox.call("pipelines.curation.measure:measure_source", request, wall_s=wall_s, scratch=scratch)
+    report.timings |= measured["timings"]
+    report.uncovered = measured["uncovered"]
+    if measured["rejection"] is not None:
+        report.status, report.rejection = Status.REJECTED, Rejection(**measured["rejection"])
+        return
+    request["clips"] = measured["clips"]
+    cut = sandbox.call("pipelines.curation.cut:cut_clips", request, wall_s=wall_s, scratch=scratch)
+    report.timings |= cut["timings"]
+    report.clips = [Clip.model_validate(clip) for clip in cut["clips"]]
+
+
+def _stage_of(report: SourceReport) -> str:
+    """The stage a source failed in, from how far it had come."""
+    if not report.probe:
+        return "probe"
+    return "cut" if "measure" in report.timings else "measure"
+
+
+def _write(part: Part, reports: list[SourceReport], extract: ExtractConfig, pool: Storage, scratch: Path) -> None:
+    """Shards first, then the two tables, then the commit record, which makes them true."""
+    clips = sorted((clip for report in reports for clip in report.clips), key=lambda clip: clip.key)
+    with open_shards(pool, f"shards/{part.part_id}") as shards:
+        for clip in clips:
+            files = {path.name.partition(".")[2]: path for path in sorted(scratch.glob(f"{clip.key}.*"))}
+            if clip.rejection is None:
+                shards.add(clip.key, files)
+    named = {
+        f"clips/{part.part_id}.parquet": tables.clip_table(tables.clip_rows(part.part_id, clips, shards.members)),
+        f"sources/{part.part_id}.parquet": tables.source_table(tables.source_rows(part.part_id, reports)),
+    }
+    written = list(shards.files)
+    for name, table in named.items():
+        with pool.staged(name) as path:
+            path.write_bytes(tables.encode(table))
+            written.append(describe(name, path))
+    facts = {"extract": extract.identity, "attempt": part.attempt, "sources": _statuses(reports)}
+    CommitLog(pool).commit(Commit(part_id=part.part_id, files=tuple(written), facts=facts))
+
+
+def _statuses(reports: Iterable[SourceReport]) -> dict[str, str]:
+    return {
+        report.source.source_id: report.status.value + (f":{report.rejection.reason}" if report.rejection else "")
+        for report in reports
+    }

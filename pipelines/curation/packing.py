@@ -1,0 +1,182 @@
+"""Compaction: the clips that were chosen, packed by bucket into the shards that a trainer reads.
+
+    <output>/datasets/<name>/{shards/<bucket>/, _commits/, _packs/}
+
+A pack is a part of the commit protocol: its keys are planned and stored before any work, so an interrupted
+packing resumes with the same packs and ends with the same bytes. Packs of an earlier run whose clips are all
+still chosen stay as they are; new clips go into new packs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipelines.curation import tables
+from pipelines.curation.recipe import ShardConfig
+from skyreels.commits import Commit, CommitLog, stable_json
+from skyreels.shards import Member, open_shards, read_member
+from skyreels.storage import Storage
+
+Row = dict[str, Any]
+_SAMPLE_FILES = ("mp4", "flac", "jpg")  # of the pool's files, what a training sample keeps; json is written here
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Keys of one bucket that are written by one task."""
+
+    pack_id: str
+    bucket: str
+    keys: tuple[str, ...]
+
+
+def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, config: ShardConfig) -> list[Pack]:
+    """The packs for these clips (key -> row with `bucket` and `bytes`), stored so that a resume finds the same.
+
+    `identity` names everything else that goes into a sample (captions, shard sizes): packs made under another
+    identity are not kept.
+    """
+    wanted = hashlib.blake2b(stable_json([sorted(chosen), identity]), digest_size=10).hexdigest()
+    name = f"_packs/{wanted}.json"
+    if dataset.exists(name):
+        return [Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in json.loads(dataset.read(name))]
+    kept = [pack for pack in _current_packs(dataset, identity) if all(key in chosen for key in pack.keys)]
+    placed = {key for pack in kept for key in pack.keys}
+    packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
+    described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
+    dataset.write(name, stable_json(described))
+    return packs
+
+
+def write_packs(
+    packs: Sequence[Pack],
+    samples: Mapping[str, Row],
+    identity: str,
+    pool: Storage,
+    dataset: Storage,
+    config: ShardConfig,
+) -> Iterator[int]:
+    """Write the packs that have no commit yet, one Ray task each; yields clips written.
+
+    `samples` gives per key the `members` in the pool and the `json` of the finished sample.
+    """
+    done = CommitLog(dataset).done()
+    rows = [
+        {
+            "pack_id": pack.pack_id,
+            "bucket": pack.bucket,
+            "samples": stable_json(
+                [[key, samples[key]["members"], samples[key]["json"]] for key in pack.keys]
+            ).decode(),
+        }
+        for pack in packs
+        if pack.pack_id not in done
+    ]
+    if not rows:
+        return
+    work = (
+        ray.data.from_items(rows)
+        .repartition(len(rows))
+        .map(
+            _write_row,
+            fn_kwargs={
+                "identity": identity,
+                "pool": pool.root,
+                "dataset": dataset.root,
+                "config": config.model_dump_json(),
+            },
+            num_cpus=0.5,
+        )
+    )
+    for row in work.iter_rows():
+        yield int(row["clips"])
+
+
+def write_pack(
+    pack: Pack,
+    samples: Sequence[tuple[str, Mapping[str, Member], Row]],
+    identity: str,
+    pool: Storage,
+    dataset: Storage,
+    config: ShardConfig,
+) -> None:
+    """One pack: its shards, then its commit."""
+    prefix = f"shards/{pack.bucket}/{pack.pack_id}"
+    with open_shards(dataset, prefix, max_bytes=config.max_bytes, max_samples=config.max_samples) as shards:
+        for key, members, described in samples:
+            files: dict[str, Any] = {ext: read_member(pool, members[ext]) for ext in _SAMPLE_FILES if ext in members}
+            shards.add(key, files | {"json": stable_json(described)})
+    facts = {
+        "bucket": pack.bucket,
+        "identity": identity,
+        "members": {
+            key: {ext: [m.shard, m.offset, m.size] for ext, m in files.items()} for key, files in shards.members.items()
+        },
+    }
+    CommitLog(dataset).commit(Commit(part_id=pack.pack_id, files=tuple(shards.files), facts=facts))
+
+
+def drop_stale(packs: Sequence[Pack], dataset: Storage) -> None:
+    """Remove packs, plans and shards that the finished dataset does not name; call when its manifest is written."""
+    log = CommitLog(dataset)
+    current = {pack.pack_id for pack in packs}
+    for pack_id in sorted(log.done() - current):
+        log.revoke(pack_id)
+    for name in log.orphans("shards"):
+        dataset.delete(name)
+    for name in sorted(dataset.names("_packs"))[:-1]:
+        dataset.delete(name)
+
+
+def _current_packs(dataset: Storage, identity: str) -> list[Pack]:
+    """Packs of the last finished dataset; those of an unfinished run are found through their stored plan."""
+    if not dataset.exists("manifest.parquet"):
+        return []
+    listed = set(tables.decode(dataset.read("manifest.parquet")).column("pack_id").to_pylist())
+    commits = [commit for commit in CommitLog(dataset).all() if commit.part_id in listed]
+    return [
+        Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys))
+        for commit in commits
+        if commit.facts["identity"] == identity
+    ]
+
+
+def _grouped(rows: Sequence[Row], identity: str, config: ShardConfig) -> list[Pack]:
+    by_bucket: dict[str, list[Row]] = {}
+    for row in rows:
+        by_bucket.setdefault(row["bucket"], []).append(row)
+    return [
+        _pack(bucket, group, identity) for bucket in sorted(by_bucket) for group in _chunks(by_bucket[bucket], config)
+    ]
+
+
+def _chunks(rows: Sequence[Row], config: ShardConfig) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        if group and size + row["bytes"] > config.pack_bytes:
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += row["bytes"]
+    if group:
+        yield group
+
+
+def _pack(bucket: str, rows: Sequence[Row], identity: str) -> Pack:
+    keys = tuple(row["key"] for row in rows)
+    return Pack(hashlib.blake2b(stable_json([bucket, keys, identity]), digest_size=10).hexdigest(), bucket, keys)
+
+
+def _write_row(row: Row, identity: str, pool: str, dataset: str, config: str) -> Row:
+    samples = [
+        (key, {ext: Member(*place) for ext, place in json.loads(members).items()}, described)
+        for key, members, described in json.loads(row["samples"])
+    ]
+    pack = Pack(row["pack_id"], row["bucket"], tuple(key for key, _, _ in samples))
+    write_pack(pack, samples, identity, Storage(pool), Storage(dataset), ShardConfig.model_validate_json(config))
+    return {"clips": len(samples)}

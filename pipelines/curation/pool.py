@@ -1,0 +1,126 @@
+"""The pool: every clip that could be cut, with every score, made by one Ray Data pass over the plan's parts.
+
+<output>/pool/_plan/      which sources make which part
+<output>/pool/shards/     mp4 + flac + sampled frames per clip
+<output>/pool/clips/      one row per clip: spans, scores, hashes, where its files lie
+<output>/pool/sources/    one row per source: probe, status, why it was rejected
+<output>/pool/_commits/   what is true
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipelines.curation import tables
+from pipelines.curation.extract import PartResult, extract_part
+from pipelines.curation.plan import Part, Plan
+from pipelines.curation.progress import SourceCounter
+from pipelines.curation.recipe import ExtractConfig
+from pipelines.curation.records import Source
+from skyreels.commits import CommitLog
+from skyreels.media.limits import MediaLimits
+from skyreels.media.sandbox import Sandbox
+from skyreels.storage import Storage
+
+_MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
+
+
+@dataclass(frozen=True)
+class PartFailure:
+    """A part that could not be written; its sources are untouched and the next run does it again."""
+
+    part_id: str
+    sources: tuple[Source, ...]
+    reason: str
+    detail: str
+
+
+def extract_parts(
+    parts: Sequence[Part], extract: ExtractConfig, pool: Storage, board: Any
+) -> Iterator[PartResult | PartFailure]:
+    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come."""
+    by_id = {part.part_id: part for part in parts}
+    rows = [_to_row(part) for part in parts]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
+        _extract_row,
+        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root, "board": board},
+        num_cpus=1,
+    )
+    for row in dataset.iter_rows():
+        if row["failure"]:
+            part = by_id[row["part_id"]]
+            yield PartFailure(part.part_id, part.sources, row["failure"], row["detail"])
+        else:
+            yield PartResult(**{name: row[name] for name in PartResult.__dataclass_fields__})
+
+
+def extract_in_process(parts: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult]:
+    """The same work in a plain loop: the baseline that Ray's overhead is measured against."""
+    for part in parts:
+        yield extract_part(part, extract, pool, _sandbox(extract.model_dump_json()), lambda report: None)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What is committed for a plan: a table of clips and one of sources, the latest attempt of each source."""
+
+    clips: pa.Table
+    sources: pa.Table
+
+
+def read_pool(pool: Storage, plan: Plan) -> Pool:
+    """Both tables; parts that are not committed are absent, sources that were done again count once."""
+    log = CommitLog(pool)
+    done = log.done()
+    latest = {source.source_id: part.part_id for part in plan.parts if part.part_id in done for source in part.sources}
+    clips, sources = [], []
+    for part in plan.parts:
+        if part.part_id in done:
+            clips.append(_current(pool, f"clips/{part.part_id}.parquet", part, latest))
+            sources.append(_current(pool, f"sources/{part.part_id}.parquet", part, latest))
+    return Pool(tables.concat(clips), tables.concat(sources))
+
+
+def _current(pool: Storage, name: str, part: Part, latest: dict[str, str]) -> pa.Table:
+    table = tables.decode(pool.read(name))
+    mask = [latest.get(source) == part.part_id for source in table.column("source_id").to_pylist()]
+    return table.filter(pa.array(mask, pa.bool_()))
+
+
+def _extract_row(row: dict[str, Any], extract: str, pool: str, board: Any) -> dict[str, Any]:
+    part = Part(row["part_id"], tuple(Source.model_validate_json(text) for text in row["sources"]), int(row["attempt"]))
+    empty = {"failure": "", "detail": ""}
+    try:
+        config = ExtractConfig.model_validate_json(extract)
+        result = extract_part(part, config, Storage(pool), _sandbox(extract), SourceCounter(board))
+    except OSError as error:
+        reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
+        blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0.0)
+        return {**asdict(blank), "failure": reason, "detail": str(error)}
+    return {**asdict(result), **empty}
+
+
+def _to_row(part: Part) -> dict[str, Any]:
+    sources = [source.model_dump_json() for source in part.sources]
+    return {"part_id": part.part_id, "sources": sources, "attempt": part.attempt}
+
+
+@lru_cache(maxsize=1)
+def _sandbox(extract: str) -> Sandbox:
+    """One decoding child per worker process, kept for all its parts."""
+    return Sandbox(media_limits(ExtractConfig.model_validate_json(extract)))
+
+
+def media_limits(extract: ExtractConfig) -> MediaLimits:
+    limits = extract.limits
+    return MediaLimits(
+        max_file_bytes=int(limits.max_file_gb * 2**30),
+        max_pixels=limits.max_pixels,
+        max_duration_s=limits.max_hours * 3600,
+        memory_bytes=int(limits.memory_gb * 2**30),
+    )

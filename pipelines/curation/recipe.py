@@ -1,0 +1,161 @@
+"""A recipe: everything that decides what a dataset contains, as YAML.
+
+`extract` decides what is measured and how clips are cut; it is part of a part's identity, so changing it makes
+new parts. `embedding`, `asr` and `captions` are layers over the clips, each kept under its own identity. The rest
+(filters, dedup, balance, shards) works on what is stored and is cheap to change with `refilter`.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pipelines.curation.filters import Rule
+from skyreels.commits import stable_json
+from skyreels.config import Config, load_config
+
+RECIPES = Path(__file__).parent / "recipes"
+EXTRACT_VERSION = 1  # raise when the code changes what an unchanged `extract` section produces
+
+
+class LimitsConfig(Config):
+    """What one source may cost. Beyond it the source is rejected with the limit's name."""
+
+    max_file_gb: PositiveFloat = 64.0
+    max_pixels: PositiveInt = 8192 * 4320
+    max_hours: PositiveFloat = 8.0
+    memory_gb: PositiveFloat = 1.4
+    wall_floor_s: PositiveFloat = 120.0  # plus wall_per_media_s for every second of media
+    wall_per_media_s: PositiveFloat = 4.0
+
+
+class SegmentsConfig(Config):
+    """Lengths of clips, in seconds."""
+
+    min_s: PositiveFloat = 2.0
+    max_s: PositiveFloat = 15.0
+
+
+class CutConfig(Config):
+    """The normalised clip: constant frame rate H.264 and FLAC."""
+
+    fps: PositiveFloat | None = None  # None keeps the source's rate, capped at max_fps
+    max_fps: PositiveFloat = 32.0
+    max_short_side: PositiveInt = 1080
+    crf: int = Field(18, ge=0, le=40)
+    preset: str = "veryfast"
+    sample_rate: PositiveInt = 44_100
+    crop_borders: bool = True
+    image_quality: int = Field(95, ge=50, le=100)
+
+
+class WorkersConfig(Config):
+    """Where a model runs: that many processes, each with these resources, over parts of that many clips."""
+
+    count: PositiveInt = 1
+    num_cpus: PositiveFloat = 1.0
+    num_gpus: float = Field(0.0, ge=0)
+    clips_per_part: PositiveInt = 256
+
+
+class FramesConfig(Config):
+    """Sampled frames kept beside each clip, for embeddings and for looking at."""
+
+    per_clip: PositiveInt = 4
+    short_side: PositiveInt = 256
+    quality: int = Field(90, ge=50, le=100)
+
+
+class EmbeddingConfig(Config):
+    """`descriptor` needs no weights; `open_clip` takes a model name and a tag, a path or `local-dir:`."""
+
+    backend: Literal["descriptor", "open_clip"] = "descriptor"
+    model: str = "ViT-L-14"
+    pretrained: str = ""
+    aesthetics: str = ""  # safetensors of a linear head on that embedding; empty: not scored
+    workers: WorkersConfig = WorkersConfig()
+
+
+class AsrConfig(Config):
+    """Whisper through transformers, by hub id or path; empty: no transcripts."""
+
+    model: str = ""
+    workers: WorkersConfig = WorkersConfig()
+
+
+class PartsConfig(Config):
+    """How many sources are committed together."""
+
+    max_sources: PositiveInt = 8
+    max_bytes: PositiveInt = 2 << 30
+
+
+class ExtractConfig(Config):
+    limits: LimitsConfig = LimitsConfig()
+    segments: SegmentsConfig = SegmentsConfig()
+    cut: CutConfig = CutConfig()
+    frames: FramesConfig = FramesConfig()
+    parts: PartsConfig = PartsConfig()
+    prefilter: tuple[Rule, ...] = ()  # on keyframes only, before the full decode
+    gate: tuple[Rule, ...] = ()  # before the cut; a gated clip needs --replay-rejects to come back
+    audio: bool = True
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits: equal extractions give equal parts."""
+        described = {"version": EXTRACT_VERSION, **self.model_dump(mode="json")}
+        return hashlib.blake2b(stable_json(described), digest_size=8).hexdigest()
+
+
+class DedupConfig(Config):
+    exact: bool = True
+    perceptual_bits: int | None = Field(6, ge=0, le=32)  # hamming distance per frame; None: off
+    perceptual_share: float = Field(0.6, gt=0, le=1)  # of aligned frames that must agree
+    semantic_cosine: float | None = Field(None, gt=0, le=1)  # None: off
+    against: tuple[str, ...] = ()  # other datasets' outputs whose clips must not come back
+
+
+class BalanceConfig(Config):
+    enabled: bool = False
+    concepts: PositiveInt = 16
+    max_per_cell: PositiveInt | None = None
+    temper: float = Field(0.5, ge=0, le=1)  # cell sizes n -> n^(1-temper), scaled; 0 keeps all
+
+
+class CaptionConfig(Config):
+    backend: Literal["measured", "transformers", "http", "vllm", "none"] = "measured"
+    model: str = ""
+    url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    frames: PositiveInt = 8
+    short_side: PositiveInt = 336
+    send_audio: bool = True
+    concurrency: PositiveInt = 4
+    timeout_s: PositiveFloat = 120.0
+    workers: WorkersConfig = WorkersConfig()
+
+
+class ShardConfig(Config):
+    max_bytes: PositiveInt = 256 << 20
+    max_samples: PositiveInt = 10_000
+    pack_bytes: PositiveInt = 1 << 30  # survivors packed by one task
+    short_sides: tuple[PositiveInt, ...] = (256, 480, 720, 1080)
+    seconds: tuple[PositiveFloat, ...] = (2, 5, 10, 15)
+
+
+class Recipe(Config):
+    name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    extract: ExtractConfig = ExtractConfig()
+    filters: tuple[Rule, ...] = ()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    asr: AsrConfig = AsrConfig()
+    dedup: DedupConfig = DedupConfig()
+    balance: BalanceConfig = BalanceConfig()
+    captions: CaptionConfig = CaptionConfig()
+    shards: ShardConfig = ShardConfig()
+
+
+def load_recipe(name: str = "default", overrides: tuple[str, ...] = ()) -> Recipe:
+    """A shipped recipe by name, or a YAML file, with `key=value` overrides."""
+    return load_config(Recipe, name, overrides, search=RECIPES)

@@ -1,0 +1,127 @@
+"""Clips and sources as flat parquet tables: one row each, scores as columns."""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.curation.records import Clip, Rejection, SourceReport
+from skyreels.shards import Member
+
+Members = dict[str, Member]
+
+_CLIP_TYPES: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "source_id": pa.string(),
+    "part_id": pa.string(),
+    "kind": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "fps": pa.float64(),
+    "frames": pa.int32(),
+    "has_audio": pa.bool_(),
+    "crop": pa.list_(pa.int32()),
+    "hashes": pa.list_(pa.uint64()),
+    "hash_times": pa.list_(pa.float32()),
+    "speech": pa.list_(pa.list_(pa.float64())),
+    "parts": pa.string(),
+    "members": pa.string(),
+    "stage": pa.string(),
+    "reason": pa.string(),
+    "remedy": pa.string(),
+    "detail": pa.string(),
+}
+
+_SOURCE_TYPES: dict[str, pa.DataType] = {
+    **dict.fromkeys(("source_id", "uri", "part_id", "kind"), pa.string()),
+    "size": pa.int64(),
+    "status": pa.string(),
+    "attempts": pa.int32(),
+    "sha256": pa.string(),
+    "seconds": pa.float64(),
+    "clips": pa.int32(),
+    **dict.fromkeys(("meta", "probe", "uncovered", "timings"), pa.string()),
+    **dict.fromkeys(("stage", "reason", "remedy", "detail"), pa.string()),
+}
+
+
+def clip_rows(part_id: str, clips: Iterable[Clip], members: dict[str, Members]) -> list[dict[str, Any]]:
+    """Flat rows: a clip's fields, its scores under their own names, and where its files lie."""
+    rows = []
+    for clip in clips:
+        row = clip.model_dump(exclude={"scores", "rejection"}, mode="json")
+        row |= {"part_id": part_id, "parts": json.dumps(row["parts"]), **rejection_columns(clip.rejection)}
+        placed = {name: [m.shard, m.offset, m.size] for name, m in members.get(clip.key, {}).items()}
+        rows.append(row | {"members": json.dumps(placed)} | clip.scores)
+    return rows
+
+
+def rejection_columns(rejection: Rejection | None) -> dict[str, str | None]:
+    return rejection.model_dump() if rejection else dict.fromkeys(("stage", "reason", "remedy", "detail"))
+
+
+def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[dict[str, Any]]:
+    """One row a source; nested facts as JSON text."""
+    return [
+        {
+            "source_id": report.source.source_id,
+            "uri": report.source.uri,
+            "part_id": part_id,
+            "kind": report.source.kind.value,
+            "size": report.source.size,
+            "status": report.status.value,
+            "attempts": report.attempts,
+            "sha256": report.sha256,
+            "seconds": report.seconds,
+            "clips": len(report.clips),
+            "meta": json.dumps(report.source.meta, default=str),
+            "probe": json.dumps(report.probe),
+            "uncovered": json.dumps(report.uncovered),
+            "timings": json.dumps(report.timings),
+            **rejection_columns(report.rejection),
+        }
+        for report in reports
+    ]
+
+
+def clip_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as a table; columns that are not fixed (scores) keep the type they have."""
+    names = sorted({name for row in rows for name in row} - _CLIP_TYPES.keys())
+    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in _CLIP_TYPES.items()}
+    return pa.table(columns | {name: _score_column([row.get(name) for row in rows]) for name in names})
+
+
+def source_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), pa.schema(_SOURCE_TYPES))
+
+
+def members_of(row: dict[str, Any]) -> Members:
+    """Where the files of a clip lie in the pool, by extension."""
+    return {name: Member(*place) for name, place in json.loads(row["members"]).items()}
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table from many whose score columns may differ."""
+    return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+
+
+def encode(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+def _score_column(values: list[Any]) -> pa.Array:
+    """Numbers as float64, so that parts agree on the type whatever their values are."""
+    if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
+        return pa.array(values, pa.float64())
+    return pa.array(values)
