@@ -1,0 +1,69 @@
+"""Attention: projections with QK norm, and one call into PyTorch's fused kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.rope import RotaryTable, rotate
+
+
+class SelfProjection(nn.Module):
+    """One stream's fused QKV and output projection; q and k get an RMS norm per head."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, width) to q, k, v of (B, N, heads, head_width)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self.q_norm(q), self.k_norm(k), v
+
+
+class CrossAttention(nn.Module):
+    """Queries from one sequence, keys and values from another, QK norm per head, optional rotation of both."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, context: Tensor, rotary: RotaryTable | None = None) -> tuple[Tensor, Tensor]:
+        """(B, M, width) to keys and values (B, heads, M, head_width); text's are reused over all sampling steps."""
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k = self.k_norm(k).transpose(1, 2)
+        return (rotate(k, rotary) if rotary else k), v.transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        key_mask: Tensor | None = None,
+        rotary: RotaryTable | None = None,
+    ) -> Tensor:
+        """(B, N, width) queries to (B, N, width); `key_mask` (B, M) is True where a key exists."""
+        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).transpose(1, 2)
+        out = attend(rotate(q, rotary) if rotary else q, *keys_values, key_mask)
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over (B, heads, N, d); `key_mask` (B, M) is True where a key exists."""
+    mask = key_mask[:, None, None] if key_mask is not None else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def merge_masks(parts: list[tuple[Tensor | None, int]], batch: int, device: torch.device) -> Tensor | None:
+    """One (B, sum of lengths) mask of (mask or None for all, length) parts; None where every part is None."""
+    if all(mask is None for mask, _ in parts):
+        return None
+    full = [mask if mask is not None else torch.ones(batch, n, dtype=torch.bool, device=device) for mask, n in parts]
+    return torch.cat([mask.bool() for mask in full], 1)

@@ -1,0 +1,239 @@
+"""One layer of the twin MMDiT: joint attention with text, text again, the other modality, MLPs (paper, section 3.1).
+
+`JointLayer` holds the same layer of both branches and fixes the order in which they read each other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import CrossAttention, SelfProjection, attend
+from model.config import TransformerConfig
+from model.modulation import Modulation, gated_residual, modulated_norm
+from model.rope import RotaryTable, rotate
+from model.vsa import SparsePlan, sparse_attention
+
+
+@dataclass(frozen=True)
+class BranchContext:
+    """What every layer of one branch is told and none changes. N media tokens (video or audio), S text tokens."""
+
+    rotary: RotaryTable
+    """Of media then text, N + S rows."""
+    time_rotary: RotaryTable
+    """Of the media's times alone, over the whole head: what aligns video with audio."""
+    text: Tensor
+    """(B, S, width) text as projected, before any layer mixed it: what the text cross-attention reads."""
+    modulation: Modulation
+    """8 per media token: shift, scale, gate of attention and of the MLP, shift and scale towards the other branch."""
+    text_modulation: Modulation
+    """6 per text token."""
+    level: Tensor | None
+    """(B, 1, width) what this branch's noise level says to the other branch's gate; None without another branch."""
+    joint_mask: Tensor | None = None
+    """(B, N + S) bool, True where a token exists."""
+    media_mask: Tensor | None = None
+    text_mask: Tensor | None = None
+    text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
+    """Per layer, where they were computed once for all sampling steps."""
+    sparse: SparsePlan | None = None
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+
+class DualStream(nn.Module):
+    """Self-attention over media and text with weights of their own for each (paper, eqs. 1-3)."""
+
+    def __init__(self, config: TransformerConfig, sparse: bool) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.media_table = nn.Parameter(torch.zeros(6, width))
+        self.text_table = nn.Parameter(torch.zeros(6, width))
+        self.media_attention = SelfProjection(width, heads)
+        self.text_attention = SelfProjection(width, heads)
+        self.media_mlp = Mlp(width, config.mlp_width)
+        self.text_mlp = Mlp(width, config.mlp_width)
+        self.coarse_gate = coarse_gate(width) if sparse else None
+
+    def attend(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
+        """Both streams after joint self-attention."""
+        shift, scale, gate, *_ = context.modulation.select(0, 6).with_table(self.media_table)
+        text_shift, text_scale, text_gate, *_ = context.text_modulation.with_table(self.text_table)
+        normed = modulated_norm(media, shift, scale)
+        parts = zip(
+            self.media_attention(normed),
+            self.text_attention(modulated_norm(text, text_shift, text_scale)),
+            strict=True,
+        )
+        q, k, v = (torch.cat(pair, 1) for pair in parts)
+        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed)
+        media_mixed, text_mixed = mixed.split((media.shape[1], text.shape[1]), 1)
+        media = gated_residual(media, self.media_attention.out(media_mixed), gate)
+        return media, gated_residual(text, self.text_attention.out(text_mixed), text_gate)
+
+    def feed_forward(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
+        """Each stream through its own MLP."""
+        *_, shift, scale, gate = context.modulation.select(0, 6).with_table(self.media_table)
+        *_, text_shift, text_scale, text_gate = context.text_modulation.with_table(self.text_table)
+        media = gated_residual(media, self.media_mlp(modulated_norm(media, shift, scale)), gate)
+        return media, gated_residual(text, self.text_mlp(modulated_norm(text, text_shift, text_scale)), text_gate)
+
+
+class SingleStream(nn.Module):
+    """The same over one concatenated sequence with shared weights."""
+
+    def __init__(self, config: TransformerConfig, sparse: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, config.width))
+        self.attention = SelfProjection(config.width, config.heads)
+        self.mlp = Mlp(config.width, config.mlp_width)
+        self.coarse_gate = coarse_gate(config.width) if sparse else None
+
+    def attend(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
+        """Both parts of the sequence after self-attention."""
+        tokens = torch.cat((media, text), 1)
+        shift, scale, gate, *_ = self._modulation(context, text.shape[1])
+        normed = modulated_norm(tokens, shift, scale)
+        mixed = joint_attention(*self.attention(normed), context, self.coarse_gate, normed)
+        tokens = gated_residual(tokens, self.attention.out(mixed), gate)
+        return _split(tokens, media.shape[1])
+
+    def feed_forward(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
+        """Both parts through the one MLP."""
+        tokens = torch.cat((media, text), 1)
+        *_, shift, scale, gate = self._modulation(context, text.shape[1])
+        tokens = gated_residual(tokens, self.mlp(modulated_norm(tokens, shift, scale)), gate)
+        return _split(tokens, media.shape[1])
+
+    def _modulation(self, context: BranchContext, text_tokens: int) -> tuple[Tensor, ...]:
+        return context.modulation.select(0, 6).padded(text_tokens).with_table(self.table)
+
+
+class BranchLayer(nn.Module):
+    """One branch's part of a layer. Only video reads the text a second time (paper, eq. 4)."""
+
+    def __init__(self, config: TransformerConfig, *, dual: bool, reads_text: bool, sparse: bool) -> None:
+        super().__init__()
+        self.streams = DualStream(config, sparse) if dual else SingleStream(config, sparse)
+        self.text_norm = nn.LayerNorm(config.width, eps=1e-6) if reads_text else None
+        self.text_attention = CrossAttention(config.width, config.heads) if reads_text else None
+        self.cross_table = nn.Parameter(torch.zeros(2, config.width)) if config.joint else None
+
+    def attend(self, media: Tensor, text: Tensor, context: BranchContext, index: int) -> tuple[Tensor, Tensor]:
+        """Steps 1 and 2 of a layer: joint self-attention, then (video) media + Attn(Q=media, K=V=text)."""
+        media, text = self.streams.attend(media, text, context)
+        if self.text_attention is not None and self.text_norm is not None:
+            cached = context.text_keys_values
+            keys_values = cached[index] if cached else self.text_attention.keys_values(context.text)
+            media = media + self.text_attention(self.text_norm(media), keys_values, context.text_mask)
+        return media, text
+
+    def towards_other(self, media: Tensor, context: BranchContext) -> Tensor:
+        """The media as the attention between branches sees them, on either side of it."""
+        if self.cross_table is None:
+            raise ValueError("this model was built with one branch: it has no attention between branches")
+        shift, scale = context.modulation.select(6, 8).with_table(self.cross_table)
+        return modulated_norm(media, shift, scale)
+
+
+class CrossModalAttention(nn.Module):
+    """One branch reads the other; its gate is zero at init and follows the *other* branch's noise level."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = CrossAttention(config.width, config.heads)
+        self.gate = nn.Parameter(torch.zeros(config.width))
+
+    def forward(
+        self, media: Tensor, normed: Tensor, other: Tensor, context: BranchContext, other_context: BranchContext
+    ) -> Tensor:
+        """media + gate * CrossAttn(Q=normed, K=V=other), aligned by rotary time alone (paper, eq. 5)."""
+        keys_values = self.attention.keys_values(other, other_context.time_rotary)
+        update = self.attention(normed, keys_values, other_context.media_mask, context.time_rotary)
+        return gated_residual(media, update, other_context.level + self.gate.float())
+
+
+class JointLayer(nn.Module):
+    """The same layer of both branches, or of the one there is."""
+
+    def __init__(self, config: TransformerConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.audio_first = config.audio_first
+        dual = index < config.dual_blocks
+        self.video = (
+            BranchLayer(config, dual=dual, reads_text=True, sparse=config.sparse) if config.video_channels else None
+        )
+        self.audio = BranchLayer(config, dual=dual, reads_text=False, sparse=False) if config.audio_channels else None
+        self.audio_reads_video = CrossModalAttention(config) if config.joint else None
+        self.video_reads_audio = CrossModalAttention(config) if config.joint else None
+
+    def forward(
+        self,
+        video: tuple[Tensor, Tensor] | None,
+        audio: tuple[Tensor, Tensor] | None,
+        video_context: BranchContext | None,
+        audio_context: BranchContext | None,
+        cross_modal: bool,
+    ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
+        """(media, text) of each branch to the same; a branch given as None stays out."""
+        if video is not None:
+            video = self.video.attend(*video, video_context, self.index)
+        if audio is not None:
+            audio = self.audio.attend(*audio, audio_context, self.index)
+        if cross_modal and video is not None and audio is not None:
+            video_media, audio_media = self._exchange(video[0], audio[0], video_context, audio_context)
+            video, audio = (video_media, video[1]), (audio_media, audio[1])
+        if video is not None:
+            video = self.video.streams.feed_forward(*video, video_context)
+        if audio is not None:
+            audio = self.audio.streams.feed_forward(*audio, audio_context)
+        return video, audio
+
+    def _exchange(
+        self, video: Tensor, audio: Tensor, video_context: BranchContext, audio_context: BranchContext
+    ) -> tuple[Tensor, Tensor]:
+        """Audio reads video; then video reads the audio that has read it (eq. 5), or as it was where parallel."""
+        video_seen = self.video.towards_other(video, video_context)
+        audio_seen = self.audio.towards_other(audio, audio_context)
+        audio = self.audio_reads_video(audio, audio_seen, video_seen, audio_context, video_context)
+        if self.audio_first:
+            audio_seen = self.audio.towards_other(audio, audio_context)
+        video = self.video_reads_audio(video, video_seen, audio_seen, video_context, audio_context)
+        return video, audio
+
+
+def joint_attention(
+    q: Tensor, k: Tensor, v: Tensor, context: BranchContext, gate: nn.Linear | None, normed: Tensor
+) -> Tensor:
+    """Self-attention of (B, N + S, heads, d) media and text to (B, N + S, width), dense or sparse on the video grid.
+
+    `gate` of the `normed` media weighs the coarse stage of sparse attention.
+    """
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    q, k = rotate(q, context.rotary), rotate(k, context.rotary)
+    if context.sparse is None or gate is None:
+        mixed = attend(q, k, v, context.joint_mask)
+    else:
+        tokens = context.sparse.slice_grid(normed, 1)
+        weights = gate(tokens).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        mixed = sparse_attention(q, k, v, weights, context.sparse, context.joint_mask)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def coarse_gate(width: int) -> nn.Linear:
+    """Weight of the coarse stage per channel, zero at init so that dense weights warm-start a sparse model."""
+    gate = nn.Linear(width, width)
+    nn.init.zeros_(gate.weight)
+    nn.init.zeros_(gate.bias)
+    return gate
+
+
+def _split(tokens: Tensor, media: int) -> tuple[Tensor, Tensor]:
+    return tokens[:, :media], tokens[:, media:]

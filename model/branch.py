@@ -1,0 +1,216 @@
+"""What a branch has outside its layers: latents to tokens with positions, text and time, and tokens to latents."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from model.attention import merge_masks
+from model.blocks import BranchContext
+from model.config import TransformerConfig
+from model.inputs import JointInputs
+from model.keyframes import keyframe_positions
+from model.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
+from model.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
+from model.vsa import SparsePlan
+
+
+@dataclass(frozen=True)
+class MediaTokens:
+    """Tokens of one modality before the first layer: references, then the sequence, then keyframes."""
+
+    tokens: Tensor
+    """(B, N, width)."""
+    rotary: RotaryTable
+    time_rotary: RotaryTable
+    references: int
+    """How many tokens at the start are references."""
+    mask: Tensor | None = None
+    """(B, N) bool, True where a token exists."""
+    sparse: SparsePlan | None = None
+
+
+class Branch(nn.Module):
+    """Embeddings, modulations and output head of one branch; both branches have the same."""
+
+    def __init__(self, config: TransformerConfig, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.media_in = nn.Linear(in_width, width)
+        self.text_in = nn.Sequential(
+            nn.RMSNorm(config.text_width, eps=1e-6),  # some channels of an MLLM's hidden states are 100x the others
+            nn.Linear(config.text_width, width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
+        )
+        self.time = TimeEmbedding(width)
+        self.media_modulation = ModulationProjection(width, 8)
+        self.text_modulation = ModulationProjection(width, 6)
+        self.head_modulation = ModulationProjection(width, 2)
+        self.level = ModulationProjection(width, 1) if config.joint else None
+        self.head = nn.Linear(width, out_width)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def context(
+        self,
+        media: MediaTokens,
+        timesteps: Tensor,
+        text: Tensor,
+        text_mask: Tensor | None,
+        text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None,
+    ) -> BranchContext:
+        """What all layers of this branch share, for one timestep per sample (B,)."""
+        batch, count, _ = media.tokens.shape
+        device = media.tokens.device
+        embedding = self.time(timesteps)
+        modulation = Modulation(self.media_modulation(embedding))
+        if media.references:
+            clean = self.media_modulation(self.time(torch.ones_like(timesteps)))
+            is_reference = torch.arange(count, device=device) < media.references
+            modulation = Modulation(modulation.noisy, clean, is_reference)
+        still = rotary_table(torch.zeros(text.shape[1], 1, device=device), (self.config.head_width,), 1.0)
+        return BranchContext(
+            rotary=media.rotary.then(still),
+            time_rotary=media.time_rotary,
+            text=text,
+            modulation=modulation,
+            text_modulation=Modulation(self.text_modulation(embedding)),
+            level=self.level(embedding) if self.level is not None else None,
+            joint_mask=merge_masks([(media.mask, count), (text_mask, text.shape[1])], batch, device),
+            media_mask=media.mask,
+            text_mask=text_mask,
+            text_keys_values=text_keys_values,
+            sparse=media.sparse,
+        )
+
+    def project_out(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
+        """Tokens after the last layer to latent values in float32."""
+        shift, scale = self.head_modulation(self.time(timesteps)).unsqueeze(2).unbind(1)
+        return self.head(modulated_norm(tokens, shift, scale)).float()
+
+    def time_table(self, times: Tensor) -> RotaryTable:
+        """Rotation by time alone over the whole head, for times (..., N) in video latents."""
+        return rotary_table(times[..., None], (self.config.head_width,), self.config.rope_theta)
+
+
+class VideoBranch(Branch):
+    """Latents (V, I, M) on channels (paper, section 3.2), references before them in time (section 3.3)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        patch = config.patch[1] * config.patch[2]
+        super().__init__(config, (2 * config.video_channels + 1) * patch, config.video_channels * patch)
+        self.keyframe_embedding = nn.Parameter(torch.zeros(config.width))
+
+    def embed(self, inputs: JointInputs) -> MediaTokens:
+        """Tokens of references, sequence and keyframes with their positions."""
+        video = inputs.video
+        dtype, device = self.media_in.weight.dtype, video.device
+        lengths = [reference.shape[2] for reference in inputs.video_references]
+        frames = torch.cat([*map(reference_channels, inputs.video_references), video], 2)
+        tokens = self.media_in(self._patches(frames).to(dtype))
+        time, height, width = video.shape[2], *self._token_grid(video)
+        per_frame = height * width
+        times = torch.cat((reference_times(lengths, device), torch.arange(time, device=device, dtype=torch.float32)))
+        rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
+        positions = grid_positions(times, rows, columns)
+        if inputs.keyframes is not None:
+            keyframes = inputs.keyframes
+            extra = self.media_in(self._patches(keyframes.latents).to(dtype)) + self.keyframe_embedding
+            tokens = torch.cat((tokens, extra), 1)
+            size = self._token_grid(keyframes.latents)
+            extra_positions = keyframe_positions(keyframes.indices, size, (height, width), device)
+            positions = torch.cat((positions, extra_positions))
+        references = sum(lengths) * per_frame
+        mask = _pad_mask(inputs.video_mask, per_frame, references, tokens.shape[1])
+        return MediaTokens(
+            tokens=tokens,
+            rotary=rotary_table(positions, axis_widths(self.config.head_width), self.config.rope_theta),
+            time_rotary=self.time_table(positions[:, 0]),
+            references=references,
+            mask=mask,
+            sparse=self._sparse_plan(references, (time, height, width), inputs),
+        )
+
+    def latents(self, tokens: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
+        """Last tokens to (B, C, T, H, W) of the sequence and (B, C, K, Hk, Wk) of the keyframes."""
+        video, keyframes = inputs.video, inputs.keyframes
+        height, width = self._token_grid(video)
+        start = sum(reference.shape[2] for reference in inputs.video_references) * height * width
+        stop = start + video.shape[2] * height * width
+        values = self.project_out(tokens[:, start:], inputs.timesteps[:, 0])
+        sequence = self._unpatch(values[:, : stop - start], (height, width))
+        if keyframes is None:
+            return sequence, None
+        return sequence, self._unpatch(values[:, stop - start :], self._token_grid(keyframes.latents))
+
+    def _token_grid(self, latents: Tensor) -> tuple[int, int]:
+        size, patch = latents.shape[-2:], self.config.patch[1:]
+        if size[0] % patch[0] or size[1] % patch[1]:
+            raise ValueError(f"latents of {tuple(size)} do not divide into patches of {patch}: change the clip's size")
+        return size[0] // patch[0], size[1] // patch[1]
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        _, rows, columns = self.config.patch
+        return rearrange(latents, "b c t (h p) (w q) -> b (t h w) (c p q)", p=rows, q=columns)
+
+    def _unpatch(self, values: Tensor, grid: tuple[int, int]) -> Tensor:
+        _, rows, columns = self.config.patch
+        height, width = grid
+        pattern = "b (t h w) (c p q) -> b c t (h p) (w q)"
+        return rearrange(values, pattern, h=height, w=width, p=rows, q=columns)
+
+    def _sparse_plan(self, start: int, grid: tuple[int, int, int], inputs: JointInputs) -> SparsePlan | None:
+        config = self.config
+        if not config.sparse:
+            if inputs.sparsity:
+                raise ValueError(f"sparsity {inputs.sparsity} needs a model built with `sparse: true`")
+            return None
+        if inputs.video_mask is not None:
+            raise ValueError("sparse attention takes clips of one length per batch: leave video_mask out")
+        short = grid[0] * grid[1] * grid[2] < config.sparse_min_tokens
+        return SparsePlan(start, grid, 0.0 if short else inputs.sparsity, config.sparse_cube, config.sparse_kernel)
+
+
+class AudioBranch(Branch):
+    """One token per audio latent; references before them on negative times."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config, config.audio_channels, config.audio_channels)
+
+    def embed(self, inputs: JointInputs) -> MediaTokens:
+        """Tokens of references and sequence with their positions."""
+        audio = torch.cat((*inputs.audio_references, inputs.audio), 2)
+        tokens = self.media_in(audio.mT.to(self.media_in.weight.dtype))
+        length = inputs.audio.shape[2]
+        references = audio.shape[2] - length
+        times = audio_times(length, inputs.audio_time_scale, audio.device, references)
+        table = self.time_table(times if times.dim() == 1 else times[:, None])
+        return MediaTokens(
+            tokens=tokens,
+            rotary=table,
+            time_rotary=table,
+            references=references,
+            mask=_pad_mask(inputs.audio_mask, 1, references, tokens.shape[1]),
+        )
+
+    def latents(self, tokens: Tensor, inputs: JointInputs) -> Tensor:
+        """Last tokens to (B, Ca, L) of the sequence."""
+        start = tokens.shape[1] - inputs.audio.shape[2]
+        return self.project_out(tokens[:, start:], inputs.timesteps[:, 1]).mT
+
+
+def reference_channels(latents: Tensor) -> Tensor:
+    """A reference in the (V, I, M) layout: its own latent twice, keep_mask 1 (docs/decisions/0022)."""
+    return torch.cat((latents, latents, torch.ones_like(latents[:, :1])), 1)
+
+
+def _pad_mask(mask: Tensor | None, repeats: int, before: int, total: int) -> Tensor | None:
+    """A (B, T) mask over frames to tokens, with existing tokens before it and up to `total` after it."""
+    if mask is None:
+        return None
+    tokens = mask.bool().repeat_interleave(repeats, 1)
+    after = total - before - tokens.shape[1]
+    return torch.nn.functional.pad(tokens, (before, after), value=True)

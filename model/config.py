@@ -1,0 +1,143 @@
+"""Hyperparameters: one frozen dataclass per network, and presets that name them in YAML."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from model.shapes import AudioCodecSpec, VideoCodecSpec
+
+PRESETS = Path(__file__).parent / "presets"
+
+Dataclass = TypeVar("Dataclass")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The dual-stream MMDiT. A branch with 0 channels is not built, for video stages and audio pretraining.
+
+    `dual_blocks` is the paper's M and `single_blocks` its N (section 3.1). `prediction` is what the output layer
+    states; the model returns velocities either way. `sparse` adds the gate of Video Sparse Attention, which is
+    used from `sparse_min_tokens` video tokens on: shorter sequences are faster dense.
+    """
+
+    width: int
+    heads: int
+    dual_blocks: int
+    single_blocks: int
+    text_width: int
+    video_channels: int
+    audio_channels: int
+    patch: tuple[int, int, int] = (1, 2, 2)
+    mlp_ratio: float = 4.0
+    audio_first: bool = True
+    prediction: Literal["velocity", "x0"] = "velocity"
+    rope_theta: float = 10_000.0
+    sparse: bool = False
+    sparse_cube: tuple[int, int, int] = (4, 4, 4)
+    sparse_min_tokens: int = 4096
+    sparse_kernel: Literal["auto", "gather", "flex"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.head_width % 2 or self.head_width < 6:
+            raise ValueError(f"width {self.width} over {self.heads} heads must give an even head width of at least 6")
+        if self.single_blocks < 1:
+            raise ValueError("single_blocks must be at least 1: in a last dual block the text weights learn nothing")
+        if not (self.video_channels or self.audio_channels):
+            raise ValueError("video_channels and audio_channels are both 0: the model would have no branch")
+        if self.patch[0] != 1:
+            raise ValueError(f"patch {self.patch} must be 1 in time: references and keyframes are single latent frames")
+        if self.prediction == "velocity" and self.width < self.patch_width:
+            raise ValueError(
+                f"width {self.width} is below the patch's {self.patch_width} values: a velocity holds full-rank noise "
+                "and cannot pass through it. Widen the model or set prediction to x0"
+            )
+
+    @property
+    def layers(self) -> int:
+        """M + N."""
+        return self.dual_blocks + self.single_blocks
+
+    @property
+    def head_width(self) -> int:
+        """Channels per attention head."""
+        return self.width // self.heads
+
+    @property
+    def patch_width(self) -> int:
+        """Latent values in one video token."""
+        return self.video_channels * self.patch[0] * self.patch[1] * self.patch[2]
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLPs."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def joint(self) -> bool:
+        """Whether both branches exist, and with them the attention between them."""
+        return bool(self.video_channels and self.audio_channels)
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """What the refiner changes of the base video branch (paper, section 4.5)."""
+
+    sparsity: float = 0.875
+    space_factor: int = 2
+    time_factor: int = 2
+    keyframe_spacing: int = 5
+    sparse_min_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the whole system. Sections as mappings belong to the modules that read them."""
+
+    name: str
+    transformer: TransformerConfig
+    refiner: RefinerConfig
+    video: VideoCodecSpec
+    audio: AudioCodecSpec
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """The mapping under `name`, such as `sampling`. Raises KeyError naming the sections there are."""
+        if name not in self.sections:
+            raise KeyError(f"preset {self.name!r} has no section {name!r}; it has {sorted(self.sections)}")
+        return self.sections[name]
+
+
+def load_preset(name: str | Path) -> Preset:
+    """Read `presets/<name>.yaml`, or the YAML file at that path."""
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        raise FileNotFoundError(f"no preset {name!r}: give the path of a YAML file or one of {known}")
+    values = yaml.safe_load(path.read_text())
+    typed = {
+        "transformer": TransformerConfig,
+        "refiner": RefinerConfig,
+        "video": VideoCodecSpec,
+        "audio": AudioCodecSpec,
+    }
+    missing = typed.keys() - values.keys()
+    if missing:
+        raise ValueError(f"{path} lacks the sections {sorted(missing)}")
+    parts = {key: from_mapping(kind, values.pop(key), f"{path}: {key}") for key, kind in typed.items()}
+    return Preset(name=path.stem, sections=values, **parts)
+
+
+def from_mapping(kind: type[Dataclass], values: Mapping[str, Any], where: str) -> Dataclass:
+    """Build a dataclass from plain values, lists becoming tuples. Errors name `where` and the key."""
+    fields = {spec.name: spec for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = values.keys() - fields.keys()
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {sorted(unknown)}; known are {sorted(fields)}")
+    required = {name for name, spec in fields.items() if spec.default is spec.default_factory is dataclasses.MISSING}
+    if required - values.keys():
+        raise ValueError(f"{where}: missing keys {sorted(required - values.keys())}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

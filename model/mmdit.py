@@ -1,0 +1,128 @@
+"""The dual-stream MMDiT of SkyReels-V4: twin video and audio branches over one text (paper, section 3.1).
+
+    inputs = JointInputs(text=..., timesteps=..., video=..., audio=..., audio_time_scale=clip.audio_time_scale)
+    outputs = model(inputs)        # JointOutputs: velocities of video, audio and keyframes
+
+Data lies at t = 1: z_t = t z_0 + (1 - t) eps, and velocities are z_0 - eps (eq. 6). Either branch runs alone: leave
+its latents out. While sampling, `predict` runs one step and `cache_text` saves what is the same in all of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.blocks import BranchContext, JointLayer
+from model.branch import AudioBranch, Branch, MediaTokens, VideoBranch
+from model.config import TransformerConfig
+from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
+
+__all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "TextCache", "predict"]
+
+LEAST_NOISE = 0.05
+"""A predicted x0 is divided by 1 - t to give a velocity, and by no less than this."""
+
+
+@dataclass(frozen=True)
+class TextCache:
+    """The text of a batch as both branches take it in; the same at every sampling step."""
+
+    video: Tensor | None
+    """(B, S, width)."""
+    audio: Tensor | None
+    mask: Tensor | None
+    keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
+    """Of the video branch's text cross-attention, per layer."""
+
+
+class MMDiT(nn.Module):
+    """M dual-stream, then N single-stream layers of a video and an audio branch of equal width.
+
+    `gradient_checkpointing` recomputes each layer in the backward pass. Parameters may be kept in bfloat16:
+    modulation, rotation, norms and residual sums are float32 all the same.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.video = VideoBranch(config) if config.video_channels else None
+        self.audio = AudioBranch(config) if config.audio_channels else None
+        self.layers = nn.ModuleList(JointLayer(config, index) for index in range(config.layers))
+
+    def forward(self, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
+        """Velocities of everything noisy in `inputs`."""
+        cache = text_cache or self.embed_text(inputs.text, inputs.text_mask)
+        video, video_context = self._enter(self.video, "video", inputs, cache, VIDEO)
+        audio, audio_context = self._enter(self.audio, "audio", inputs, cache, AUDIO)
+        for layer in self.layers:
+            arguments = (video, audio, video_context, audio_context, inputs.cross_modal)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                video, audio = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                video, audio = layer(*arguments)
+        return self._leave(video, audio, inputs)
+
+    def embed_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
+        """Project text (B, S, text_width) into each branch."""
+        dtype = self.dtype
+        video = self.video.text_in(text.to(dtype)) if self.video is not None else None
+        audio = self.audio.text_in(text.to(dtype)) if self.audio is not None else None
+        return TextCache(video, audio, mask)
+
+    def cache_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
+        """`embed_text` and the keys and values of every layer's text cross-attention, once per prompt, no gradients."""
+        with torch.no_grad():
+            cache = self.embed_text(text, mask)
+            if cache.video is None:
+                return cache
+            keys_values = tuple(layer.video.text_attention.keys_values(cache.video) for layer in self.layers)
+        return TextCache(cache.video, cache.audio, mask, keys_values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the weights are kept in."""
+        return next(self.parameters()).dtype
+
+    def _enter(
+        self, branch: Branch | None, name: str, inputs: JointInputs, cache: TextCache, column: int
+    ) -> tuple[tuple[Tensor, Tensor] | None, BranchContext | None]:
+        latents, text = getattr(inputs, name), getattr(cache, name)
+        if latents is None:
+            return None, None
+        if branch is None:
+            raise ValueError(f"{name} latents were given to a model built without {name} ({name}_channels is 0)")
+        media: MediaTokens = branch.embed(inputs)
+        keys_values = cache.keys_values if column == VIDEO else None
+        context = branch.context(media, inputs.timesteps[:, column], text, cache.mask, keys_values)
+        return (media.tokens, text), context
+
+    def _leave(
+        self, video: tuple[Tensor, Tensor] | None, audio: tuple[Tensor, Tensor] | None, inputs: JointInputs
+    ) -> JointOutputs:
+        sequence = keyframes = sound = None
+        if video is not None:
+            channels = self.config.video_channels
+            sequence, keyframes = self.video.latents(video[0], inputs)
+            sequence = self._velocity(sequence, inputs.video[:, :channels], inputs.timesteps[:, VIDEO])
+            if keyframes is not None:
+                noisy = inputs.keyframes.latents[:, :channels]
+                keyframes = self._velocity(keyframes, noisy, inputs.timesteps[:, VIDEO])
+        if audio is not None:
+            sound = self.audio.latents(audio[0], inputs)
+            sound = self._velocity(sound, inputs.audio, inputs.timesteps[:, AUDIO])
+        return JointOutputs(sequence, sound, keyframes)
+
+    def _velocity(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity (x0 - z_t) / (1 - t) of a model that predicts x0; the prediction itself otherwise."""
+        if self.config.prediction == "velocity":
+            return predicted
+        noise = (1 - timesteps.float()).clamp_min(LEAST_NOISE).view(-1, *[1] * (noisy.dim() - 1))
+        return (predicted - noisy.float()) / noise
+
+
+@torch.no_grad()
+def predict(model: MMDiT, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
+    """One sampling step's velocities, without gradients. `text_cache` is `model.cache_text` of the same text."""
+    return model(inputs, text_cache)

@@ -1,0 +1,98 @@
+"""Adaptive layer norm: a timestep per modality sets shift, scale and gate of every block.
+
+The time embedding is projected once per branch; each block adds its own learned table to it, so modulation costs
+a block a few vectors rather than a matrix. All of it runs in float32 (docs/decisions/0021).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FREQUENCY_WIDTH = 256
+TIMESTEP_SCALE = 1000.0
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps in [0, 1], 1 = clean, to (B, width) float32 through sinusoids and a two-layer MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(FREQUENCY_WIDTH, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        hidden = F.silu(linear_float32(self.first, sinusoids(timesteps * TIMESTEP_SCALE)))
+        return F.silu(linear_float32(self.second, hidden))
+
+
+def sinusoids(values: Tensor) -> Tensor:
+    """(B,) to (B, 256): cosines and sines at wavelengths from 2 pi to 20000 pi."""
+    half = FREQUENCY_WIDTH // 2
+    frequencies = torch.exp(-math.log(10_000.0) / half * torch.arange(half, device=values.device, dtype=torch.float32))
+    angles = values.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), -1)
+
+
+def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply `layer` in float32 whatever precision its weights are kept in."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+
+
+class ModulationProjection(nn.Linear):
+    """(B, width) time embedding to (B, count, width) modulations; zero at init, so blocks start as the identity."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, count * width)
+        self.count = count
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return linear_float32(self, embedding).unflatten(-1, (self.count, -1))
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the timestep says to one token sequence: (B, count, width), and which tokens are references.
+
+    References are clean at every step, so they follow `clean`, the modulation of t = 1.
+    """
+
+    noisy: Tensor
+    clean: Tensor | None = None
+    is_reference: Tensor | None = None
+
+    def with_table(self, table: Tensor) -> tuple[Tensor, ...]:
+        """`count` tensors of (B, 1, width), or (B, N, width) with references, for a block's table (count, width)."""
+        noisy = (self.noisy + table.float()).unsqueeze(2).unbind(1)
+        if self.clean is None or self.is_reference is None:
+            return noisy
+        clean = (self.clean + table.float()).unsqueeze(2).unbind(1)
+        is_reference = self.is_reference[:, None]
+        return tuple(torch.where(is_reference, c, n) for c, n in zip(clean, noisy, strict=True))
+
+    def select(self, start: int, stop: int) -> "Modulation":
+        """The modulations `start` to `stop` of each token."""
+        clean = self.clean[:, start:stop] if self.clean is not None else None
+        return Modulation(self.noisy[:, start:stop], clean, self.is_reference)
+
+    def padded(self, tokens: int) -> "Modulation":
+        """The same with `tokens` more tokens, no references, at the end."""
+        if self.is_reference is None:
+            return self
+        return Modulation(self.noisy, self.clean, F.pad(self.is_reference, (0, tokens)))
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm over channels without weights of its own, then `* (1 + scale) + shift`, in float32."""
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift, normed, 1 + scale).to(x.dtype)
+
+
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """x + gate * update, summed in float32."""
+    return torch.addcmul(x.float(), update.float(), gate).to(x.dtype)

@@ -1,0 +1,73 @@
+"""Rotary position embedding: three axes on video, one on audio, on one time axis counted in video latents.
+
+Positions are real numbers, so references on negative times and audio between two video latents need no tables of
+their own (paper, sections 3.1 and 3.3).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """Cosines and sines, float32, (..., N, head_width / 2); leading dimensions broadcast against (B, heads)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def then(self, other: "RotaryTable") -> "RotaryTable":
+        """The tables of two token sequences one after the other."""
+        lead = torch.broadcast_shapes(self.cos.shape[:-2], other.cos.shape[:-2])
+        pairs = ((self.cos, other.cos), (self.sin, other.sin))
+        cos, sin = (torch.cat([part.expand(*lead, *part.shape[-2:]) for part in pair], -2) for pair in pairs)
+        return RotaryTable(cos, sin)
+
+
+def axis_widths(head_width: int) -> tuple[int, int, int]:
+    """How a head's channels are shared out to (time, height, width): two sixths to each side, the rest to time."""
+    side = 2 * (head_width // 6)
+    return head_width - 2 * side, side, side
+
+
+def rotary_table(positions: Tensor, widths: tuple[int, ...], theta: float) -> RotaryTable:
+    """Angles for `positions` (..., N, axes), `widths` channels for each axis, of frequencies theta^(-2i/width).
+
+    Computed in float32 whatever the model's precision: bfloat16 cannot hold position 1000.
+    """
+    angles = []
+    for axis, width in enumerate(widths):
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        angles.append(positions[..., axis, None].float() * theta**-exponents)
+    joined = torch.cat(angles, -1)
+    return RotaryTable(joined.cos(), joined.sin())
+
+
+def rotate(x: Tensor, table: RotaryTable) -> Tensor:
+    """Rotate `x` (B, heads, N, head_width) by `table`; channel i pairs with channel i + head_width / 2."""
+    first, second = x.float().chunk(2, -1)
+    turned = torch.cat((first * table.cos - second * table.sin, second * table.cos + first * table.sin), -1)
+    return turned.to(x.dtype)
+
+
+def grid_positions(times: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(time, row, column) of every token of a T x H x W grid, (T * H * W, 3), time outermost."""
+    return torch.stack(torch.meshgrid(times, rows, columns, indexing="ij"), -1).flatten(0, 2)
+
+
+def reference_times(lengths: list[int], device: torch.device | None = None) -> Tensor:
+    """Temporal index -N + i of reference latent i of N (paper, eq. 9); several references lie one after another."""
+    total = sum(lengths)
+    return torch.arange(-total, 0, device=device, dtype=torch.float32)
+
+
+def audio_times(length: int, scale: float | Tensor, device: torch.device | None = None, references: int = 0) -> Tensor:
+    """Times of `references` + `length` audio latents in video latents: index times `scale`, references negative.
+
+    `scale` is `ClipShape.audio_time_scale`; a (B,) tensor of them gives (B, N) for clips of several lengths.
+    """
+    index = torch.arange(-references, length, device=device, dtype=torch.float32)
+    if isinstance(scale, Tensor):
+        return index * scale.to(index)[:, None]
+    return index * scale
