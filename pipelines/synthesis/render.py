@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,20 +11,11 @@ from pipelines.synthesis.camera import View, reach, view_at
 from pipelines.synthesis.film import Film, Shot
 from pipelines.synthesis.overlays import Stamp, lay_over, make_stamps
 from pipelines.synthesis.physics import SQUASH_SECONDS, World, solve
-from pipelines.synthesis.shapes import Sprite, make_sprite, warp_sprite
+from pipelines.synthesis.shapes import Box, Sprite, make_sprite, warp_alpha, warp_colour
 from pipelines.synthesis.styles import apply_style, style_mask
 from pipelines.synthesis.textures import background_canvas
 
 GRAIN_SLACK = 61  # how far the noise tile moves between frames, in pixels
-
-
-class Layer(NamedTuple):
-    """One subject's opacity `alpha` (h, w) uint8 with its top left corner at (x, y) of the frame."""
-
-    name: str
-    alpha: np.ndarray
-    x: int
-    y: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +83,24 @@ def masks_at(ready: Set, index: int) -> dict[str, np.ndarray]:
         if bar:
             mask[:bar] = mask[-bar:] = False
     return found
+
+
+def covered_at(ready: Set, index: int) -> np.ndarray:
+    """(H, W) bool: pixels that subjects hide the background from altogether. Not defined during a dissolve."""
+    film = ready.film
+    number, elapsed = locate(film, index)
+    if _transition(film, number, elapsed)[0] == "dissolve":
+        raise ValueError(f"frame {index} lies in a dissolve, where every pixel shows some background")
+    stage = ready.stages[number]
+    view = view_at(stage.shot.camera, stage.world.aspect, elapsed, stage.seconds)
+    open_ground = np.ones((film.size[1], film.size[0]), bool)
+    for subject in range(len(stage.sprites)):
+        placed = _place(stage, subject, view, elapsed)
+        if placed is not None:
+            matrix, (x0, y0, x1, y1) = placed
+            alpha = warp_alpha(stage.sprites[subject], matrix, (x0, y0, x1, y1))
+            open_ground[y0:y1, x0:x1] &= alpha < 255
+    return ~style_mask(stage.shot.scene.style, open_ground)
 
 
 def locate(film: Film, index: int) -> tuple[int, float]:
@@ -168,7 +176,8 @@ def _paste(stage: Stage, number: int, view: View, time: float, frame: np.ndarray
     if placed is None:
         return
     matrix, box = placed
-    colour, alpha = warp_sprite(stage.sprites[number], matrix, box, colour=True)
+    colour = warp_colour(stage.sprites[number], matrix, box)
+    alpha = warp_alpha(stage.sprites[number], matrix, box)
     flash = 1 + 0.3 * _dent(stage, number, time)
     share = alpha.astype(np.float32)[..., None] * (1 / 255)
     region = frame[box[1] : box[3], box[0] : box[2]]
@@ -184,7 +193,7 @@ def _visible(stage: Stage, time: float) -> dict[str, np.ndarray]:
         if placed is None:
             continue
         matrix, (x0, y0, x1, y1) = placed
-        _, alpha = warp_sprite(stage.sprites[number], matrix, (x0, y0, x1, y1), colour=False)
+        alpha = warp_alpha(stage.sprites[number], matrix, (x0, y0, x1, y1))
         for mask in found.values():
             mask[y0:y1, x0:x1] &= alpha < 255
         mask = np.zeros((height, width), bool)
@@ -194,7 +203,7 @@ def _visible(stage: Stage, time: float) -> dict[str, np.ndarray]:
     return {name: style_mask(style, mask) for name, mask in found.items() if mask.any()}
 
 
-def _place(stage: Stage, number: int, view: View, time: float) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
+def _place(stage: Stage, number: int, view: View, time: float) -> tuple[np.ndarray, Box] | None:
     """(2, 3) matrix from sprite pixels to frame pixels and the box it touches; None when hidden or out of view."""
     subject, sprite = stage.shot.scene.subjects[number], stage.sprites[number]
     if subject.hidden:

@@ -69,10 +69,17 @@ def sample_film(
     return Film(made, size, Fraction(fps), sound=sample_sound(rng, seconds, sound), seed=seed)
 
 
-def sample_impact_film(seed: int, *, impacts: int = 6, **knobs: Any) -> Film:
+def sample_impact_film(
+    seed: int,
+    *,
+    size: tuple[int, int] = (256, 256),
+    fps: Fraction | int = 24,
+    seconds: float = 5.0,
+    impacts: int = 6,
+) -> Film:
     """A film of one bouncing ball and little else, with at least `impacts` irregular impacts, heard without music."""
     for attempt in range(100):
-        film = sample_film(seed + 7919 * attempt, **({"seconds": 5.0, "sound": "impacts"} | knobs), subjects=1)
+        film = sample_film(seed + 7919 * attempt, size=size, fps=fps, seconds=seconds, subjects=1, sound="impacts")
         shot = film.shots[0]
         rng = np.random.default_rng((seed, attempt, 0x1B))
         ball = replace(
@@ -116,7 +123,8 @@ def _lines(rng: np.random.Generator, seconds: float, *, sung: bool) -> tuple[Lin
     language = _choice(rng, tuple(SENTENCES))
     pitch = float(rng.choice([105, 120, 135, 190, 215]))
     scale = (0, 2, 4, 5, 7, 9, 11, 12)
-    lines, at = [], 0.15
+    lines: list[Line] = []
+    at = 0.15
     for index in rng.permutation(len(SENTENCES[language])):
         text, phonetic = SENTENCES[language][int(index)]
         vowels = sum(letter in "aeiouy" for letter in phonetic)

@@ -9,6 +9,7 @@ import numpy as np
 from pipelines.synthesis.film import COLOURS, ShapeName, Subject
 from pipelines.synthesis.textures import subject_texture
 
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, ends exclusive
 MARGIN = 2  # transparent pixels round a sprite, so that a shifted one never touches its border
 
 
@@ -81,15 +82,19 @@ def _polygon(x: np.ndarray, y: np.ndarray, corners: list[tuple[float, float]]) -
     return np.where(inside, -nearest, nearest)
 
 
-def warp_sprite(
-    sprite: Sprite, matrix: np.ndarray, box: tuple[int, int, int, int], *, colour: bool
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Sprite seen through `matrix` (2, 3: sprite pixel -> frame pixel) in the frame's box (x0, y0, x1, y1)."""
-    x0, y0, x1, y1 = box
+def warp_colour(sprite: Sprite, matrix: np.ndarray, box: Box) -> np.ndarray:
+    """Colours of a sprite seen through `matrix` (2, 3: sprite pixel -> frame pixel) in the frame's box."""
+    local, size = _into(matrix, box)
+    return cv2.warpAffine(sprite.colour, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def warp_alpha(sprite: Sprite, matrix: np.ndarray, box: Box) -> np.ndarray:
+    """Opacity of a sprite seen likewise."""
+    local, size = _into(matrix, box)
+    return cv2.warpAffine(sprite.alpha, local, size, flags=cv2.INTER_LINEAR)
+
+
+def _into(matrix: np.ndarray, box: Box) -> tuple[np.ndarray, tuple[int, int]]:
     local = matrix.copy()
-    local[:, 2] -= (x0, y0)
-    size = (x1 - x0, y1 - y0)
-    alpha = cv2.warpAffine(sprite.alpha, local, size, flags=cv2.INTER_LINEAR)
-    if not colour:
-        return None, alpha
-    return cv2.warpAffine(sprite.colour, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), alpha
+    local[:, 2] -= box[:2]
+    return local, (box[2] - box[0], box[3] - box[1])

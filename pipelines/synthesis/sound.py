@@ -1,5 +1,6 @@
 """Sounds from first principles: struck materials, plucked chords, tones, ambience. All (N,) float32 at unit peak."""
 
+import functools
 import math
 
 import numpy as np
@@ -80,6 +81,7 @@ def play_ambience(ambience: Ambience, samples: int, sample_rate: int, seed: int)
     return (shaped / np.sqrt(np.mean(shaped**2))).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=128)
 def _pluck(note: float, seconds: float, sample_rate: int) -> np.ndarray:
     """A plucked string of MIDI `note`: harmonics that die away the faster the higher they are."""
     frequency = 440.0 * 2 ** ((note - 69) / 12)

@@ -31,7 +31,9 @@ def subject_texture(texture: TextureName, base: np.ndarray, x: np.ndarray, y: np
     elif texture == "dots":
         share = np.clip(6 * (np.cos(8.5 * x) * np.cos(8.5 * y) - 0.45), 0, 1)
     elif texture == "marble":
-        noise = fractal_noise(*x.shape, np.random.default_rng(7), coarsest=max(4, x.shape[0] / 3), decay=0.6)
+        noise = fractal_noise(
+            x.shape[0], x.shape[1], np.random.default_rng(7), coarsest=max(4, x.shape[0] / 3), decay=0.6
+        )
         share = np.clip(0.5 + 0.5 * np.sin(5 * x + 2 * y + 1.6 * noise), 0, 1) * 0.8
     else:
         share = np.zeros_like(x)

@@ -58,6 +58,9 @@ STOPS: dict[str, tuple[float, bool]] = {
 }
 
 
+NoiseBurst = tuple[int, int, float, float, float]  # first hop, hops, centre in Hz, bandwidth in Hz, level
+
+
 @dataclass(frozen=True)
 class Spoken:
     """Samples (N,) float32 at unit peak, and what made them: "espeak-ng" or "formant"."""
@@ -104,7 +107,7 @@ def _formant(line: Line, sample_rate: int) -> np.ndarray:
     hops = [max(1, round(seconds / HOP_SECONDS)) for _, seconds, _ in sounds]
     total = sum(hops)
     formants, voicing, pitch = np.zeros((total, 3)), np.zeros(total), np.zeros(total)
-    noise: list[tuple[int, int, float, float, float]] = []
+    noise: list[NoiseBurst] = []
     at, last = 0, VOWELS["a"]
     for (sound, _, hertz), length in zip(sounds, hops, strict=True):
         span = slice(at, at + length)
@@ -163,7 +166,7 @@ def _filtered(
     formants: np.ndarray,
     voicing: np.ndarray,
     pitch: np.ndarray,
-    noise: list[tuple[int, int, float, float, float]],
+    noise: list[NoiseBurst],
     sung: bool,
     sample_rate: int,
 ) -> np.ndarray:
@@ -186,8 +189,9 @@ def _filtered(
     for at, length, centre, width, strength in noise:
         span = slice(max(0, at) * hop, (at + length) * hop)
         count = span.stop - span.start
-        band = [max(100.0, centre - width / 2), min(0.48 * sample_rate, centre + width / 2)]
-        burst = signal.sosfilt(signal.butter(2, band, "band", fs=sample_rate, output="sos"), rng.standard_normal(count))
+        edges = [max(100.0, centre - width / 2), min(0.48 * sample_rate, centre + width / 2)]
+        shape = signal.butter(2, edges, "band", fs=sample_rate, output="sos")
+        burst = signal.sosfilt(shape, rng.standard_normal(count))
         wave[span] += strength * burst * np.hanning(count + 2)[1:-1]
     return wave
 

@@ -1,0 +1,157 @@
+"""The same film before and after an edit, exact to the pixel: what the mask leaves out is equal in both.
+
+Hidden subjects go on moving and colliding unseen, so taking one away disturbs nobody else.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pipelines.synthesis.annotations import pack_mask
+from pipelines.synthesis.captions import CAMERA_WORDS, STYLE_WORDS, phrase
+from pipelines.synthesis.film import (
+    COLOURS,
+    Background,
+    Camera,
+    CameraKind,
+    Film,
+    Overlay,
+    Scene,
+    Shot,
+    StyleName,
+    Subject,
+)
+from pipelines.synthesis.overlays import overlay_mask
+from pipelines.synthesis.render import Set, build, covered_at, masks_at
+from pipelines.synthesis.studio import write_film
+
+EditKind = Literal["insert", "delete", "recolour", "restyle", "background", "camera", "remove-text", "remove-watermark"]
+GLOBAL_EDITS = ("restyle", "camera")
+
+
+@dataclass(frozen=True)
+class EditPair:
+    """`instruction` turns `before` into `after`; `target` is the subject's or overlay's name, if the edit has one."""
+
+    kind: EditKind
+    before: Film
+    after: Film
+    instruction: str
+    target: str | None = None
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """(H, W) bool per frame: True wherever the edit may change a pixel; equal elsewhere."""
+        full = build(self.after if self.kind == "insert" else self.before)
+        return (self._mask(full, index) for index in range(self.before.frames))
+
+    def _mask(self, full: Set, index: int) -> np.ndarray:
+        width, height = self.before.size
+        if self.kind in GLOBAL_EDITS:
+            return np.ones((height, width), bool)
+        if self.kind == "background":
+            return ~covered_at(full, index)
+        if self.kind in ("remove-text", "remove-watermark"):
+            return overlay_mask(full.stamps[-1:], self.before.size, index / self.before.fps)
+        return masks_at(full, index).get(f"shot0/{self.target}", np.zeros((height, width), bool))
+
+
+def make_pair(film: Film, kind: EditKind, seed: int = 0) -> EditPair:
+    """An edit of the first shot of a single-shot film; which subject, colour, style ... is drawn from the seed."""
+    if len(film.shots) != 1:
+        raise ValueError(f"an edit pair is made of one shot, the film has {len(film.shots)}")
+    rng = np.random.default_rng((seed, 0xED))
+    shot = film.shots[0]
+    if kind in ("insert", "delete", "recolour"):
+        return _edit_subject(film, shot, kind, rng)
+    if kind == "restyle":
+        style: StyleName = _other(rng, get_args(StyleName), shot.scene.style)
+        return EditPair(kind, film, _with_scene(film, style=style), f"Change the style to {STYLE_WORDS[style]}.")
+    if kind == "background":
+        return _swap_background(film, shot, rng)
+    if kind == "camera":
+        move: CameraKind = _other(rng, get_args(CameraKind), shot.camera.kind)
+        camera = Camera(move, {"static": 0.0, "shake": 0.03}.get(move, 0.25), seed=seed)
+        instruction = f"Change the camera work: {CAMERA_WORDS[move].lower()}"
+        return EditPair(kind, film, replace(film, shots=(replace(shot, camera=camera),)), instruction)
+    if kind in ("remove-text", "remove-watermark"):
+        return _remove_overlay(film, kind, rng)
+    raise ValueError(f"unknown edit {kind!r}; one of {', '.join(get_args(EditKind))}")
+
+
+def write_pair(pair: EditPair, folder: str | Path, name: str) -> Path:
+    """Write `name`.before.mp4, `name`.after.mp4, their annotations and `name`.edit.json with packed masks."""
+    folder = Path(folder)
+    for film, role in ((pair.before, "before"), (pair.after, "after")):
+        write_film(film, folder, f"{name}.{role}")
+    edit = {
+        "kind": pair.kind,
+        "instruction": pair.instruction,
+        "target": pair.target,
+        "before": f"{name}.before.mp4",
+        "after": f"{name}.after.mp4",
+        "size": list(pair.before.size),
+        "masks": [pack_mask(mask) for mask in pair.masks()],
+    }
+    path = folder / f"{name}.edit.json"
+    path.write_text(json.dumps(edit, ensure_ascii=False) + "\n", "utf-8")
+    return path
+
+
+def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generator) -> EditPair:
+    cast = [k for k, subject in enumerate(shot.scene.subjects) if not subject.hidden]
+    if not cast:
+        raise ValueError(f"{kind}: the scene shows no subject")
+    place = int(rng.choice(cast))
+    subject = shot.scene.subjects[place]
+    name = phrase(subject)
+    if kind == "recolour":
+        colour = _other(rng, tuple(COLOURS), subject.colour)
+        after = _with_subject(film, place, replace(subject, colour=colour))
+        return EditPair(kind, film, after, f"Change the colour of {_the(name)} to {colour}.", subject.name)
+    without = _with_subject(film, place, replace(subject, hidden=True))
+    if kind == "insert":
+        return EditPair(kind, without, film, f"Add {name} to the scene.", subject.name)
+    return EditPair(kind, film, without, f"Remove {_the(name)} from the scene.", subject.name)
+
+
+def _swap_background(film: Film, shot: Shot, rng: np.random.Generator) -> EditPair:
+    old = shot.scene.background
+    first = _other(rng, ("teal", "grey", "brown", "green", "blue", "orange"), old.colours[0])
+    background = Background("textured", (first, old.colours[0]), int(rng.integers(1 << 31)))
+    instruction = f"Replace the background by a textured one of {first} and {old.colours[0]}."
+    return EditPair("background", film, _with_scene(film, background=background), instruction)
+
+
+def _remove_overlay(film: Film, kind: EditKind, rng: np.random.Generator) -> EditPair:
+    if kind == "remove-text":
+        overlay = Overlay("text", "Hello World", position=(0.5, float(rng.uniform(0.2, 0.8))))
+    else:
+        corner = (float(rng.choice([0.18, 0.82])), float(rng.choice([0.1, 0.9])))
+        overlay = Overlay("watermark", "STOCK", position=corner, opacity=0.5)
+    marked = replace(film, overlays=(*film.overlays, overlay))
+    what = f'text "{overlay.text}"' if kind == "remove-text" else "watermark"
+    return EditPair(kind, marked, film, f"Remove the {what}.", overlay.text)
+
+
+def _with_subject(film: Film, place: int, subject: Subject) -> Film:
+    subjects = film.shots[0].scene.subjects
+    return _with_scene(film, subjects=(*subjects[:place], subject, *subjects[place + 1 :]))
+
+
+def _with_scene(film: Film, **changes: object) -> Film:
+    shot = film.shots[0]
+    scene: Scene = replace(shot.scene, **changes)  # type: ignore[arg-type]
+    return replace(film, shots=(replace(shot, scene=scene),))
+
+
+def _the(noun_phrase: str) -> str:
+    return "the " + noun_phrase.split(" ", 1)[1]
+
+
+def _other(rng: np.random.Generator, options: tuple[Any, ...], not_this: Any) -> Any:
+    rest = [option for option in options if option != not_this]
+    return rest[int(rng.integers(len(rest)))]

@@ -1,0 +1,194 @@
+"""A labelled folder of many files: clean clips, cuts, fades, one planted fault per file, duplicates, offsets, sounds.
+
+Every file is made from its plan entry alone, so a plan can be rendered anywhere, in any order, in parts.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipelines.synthesis import defects
+from pipelines.synthesis.film import Camera, Film, Motion, Overlay
+from pipelines.synthesis.sampler import sample_film, sample_impact_film
+from pipelines.synthesis.sentences import SIGNS
+from pipelines.synthesis.studio import Rendered, render
+from skyreels.media.encode import write_flac, write_video
+
+# One turn of the world. Repeated with new seeds as often as the number of files asks for.
+CYCLE = (
+    "clean", "cuts", "clean-speech", "blur", "av-late", "dissolves", "clean", "over-exposed", "fades", "audio-speech",
+    "clean-impacts", "under-exposed", "exact-duplicate", "static", "av-early", "audio-noise", "clean", "shake",
+    "near-duplicate-reencoded", "audio-clipped", "letterbox", "cuts", "image", "repeated-frames", "audio-music",
+    "near-duplicate-cropped", "audio-silent", "watermark", "clean-speech", "audio-low-bandwidth", "text-overlay",
+    "near-duplicate-brightened", "audio-singing", "subtitles", "clean", "audio-sfx",
+)  # fmt: skip
+GROUND_TRUTH_FILES = 2 * len(CYCLE)
+FAULTS = (
+    "blur", "over-exposed", "under-exposed", "static", "shake", "repeated-frames", "audio-noise", "audio-clipped",
+    "audio-silent", "audio-low-bandwidth", "letterbox", "watermark", "text-overlay", "subtitles",
+)  # fmt: skip
+SOUND_ONLY = {"audio-speech": "speech", "audio-music": "music", "audio-singing": "singing", "audio-sfx": "impacts"}
+OFFSETS = (0.12, 0.2, 0.28)  # seconds between picture and sound
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file to be: its name without ending, what it is, the seed of its film, and the file it is made after."""
+
+    name: str
+    kind: str
+    seed: int
+    original: str | None = None
+
+
+def plan_world(count: int, seed: int) -> list[Entry]:
+    """`count` entries, the cycle over and over; duplicates follow the clean clip that opens their turn."""
+    entries: list[Entry] = []
+    for index in range(count):
+        turn, place = divmod(index, len(CYCLE))
+        kind, name = CYCLE[place], f"{index:06d}-{CYCLE[place]}"
+        if "duplicate" in kind:
+            first = entries[turn * len(CYCLE)]
+            entries.append(Entry(name, kind, first.seed, first.name))
+        else:
+            entries.append(Entry(name, kind, seed * 1_000_003 + index))
+    return entries
+
+
+def render_world(
+    folder: str | Path,
+    count: int = GROUND_TRUTH_FILES,
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (256, 256),
+    fps: Fraction | int = 24,
+    seconds: float = 5.0,
+    progress: Callable[[list[Entry]], Iterator[Entry]] = iter,
+) -> list[dict[str, Any]]:
+    """Write the files of a plan, their annotations and `truth.jsonl`, one row per file; returns the rows."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        render_entry(entry, folder, size=size, fps=fps, seconds=seconds) for entry in progress(plan_world(count, seed))
+    ]
+    lines = [json.dumps(row, ensure_ascii=False, default=float) + "\n" for row in rows]
+    (folder / "truth.jsonl").write_text("".join(lines), "utf-8")
+    return rows
+
+
+def render_entry(
+    entry: Entry, folder: str | Path, *, size: tuple[int, int], fps: Fraction | int, seconds: float
+) -> dict[str, Any]:
+    """Write one file with its annotation beside it; returns its row of truth."""
+    folder = Path(folder)
+    film = _film(entry, size, Fraction(fps), seconds)
+    rendered = render(film)
+    row: dict[str, Any] = {
+        "file": f"{entry.name}.mp4",
+        "media": "video",
+        "kind": entry.kind,
+        "clean": entry.kind.startswith("clean"),
+        "fault": entry.kind if entry.kind in FAULTS else None,
+        "cuts": rendered.annotation["cuts"],
+        "duplicate_of": f"{entry.original}.mp4" if entry.original else None,
+        "av_offset": 0.0,
+        "audio_class": _audio_class(film),
+        "annotation": f"{entry.name}.json",
+    }
+    if entry.kind == "image":
+        row |= {"file": f"{entry.name}.png", "media": "image", "audio_class": None, "cuts": []}
+        middle = next(defects.trim(rendered.frames(), film.frames // 2, 1))
+        cv2.imwrite(str(folder / row["file"]), cv2.cvtColor(middle, cv2.COLOR_RGB2BGR))
+    elif entry.kind in SOUND_ONLY:
+        row |= {"file": f"{entry.name}.flac", "media": "audio", "cuts": []}
+        write_flac(folder / row["file"], rendered.audio, film.sample_rate)
+    else:
+        frames, audio, offset = _tampered(entry, rendered)
+        row["av_offset"] = offset
+        crf = 30 if entry.kind == "near-duplicate-reencoded" else 18
+        write_video(folder / row["file"], frames, film.fps, audio=audio, sample_rate=film.sample_rate, crf=crf)
+    annotation = {"file": row["file"], "plan": asdict(entry), **rendered.annotation}
+    text = json.dumps(annotation, ensure_ascii=False, default=float)
+    (folder / row["annotation"]).write_text(text + "\n", "utf-8")
+    return row
+
+
+def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) -> Film:
+    kind, seed = entry.kind, entry.seed
+    rng = np.random.default_rng((seed, 0x3D))
+    if kind in ("clean-impacts", "av-late", "av-early", "audio-sfx"):
+        return sample_impact_film(seed, size=size, fps=fps, seconds=seconds)
+    if kind in ("cuts", "dissolves", "fades"):
+        transition = {"cuts": "cut", "dissolves": "dissolve", "fades": "fade"}[kind]
+        shots = int(rng.integers(2, 5)) if kind == "cuts" else 2
+        # A shot is no shorter than the original clips: cutting one out leaves something to keep.
+        return sample_film(seed, size=size, fps=fps, seconds=0.6 * shots * seconds, shots=shots, transition=transition)  # type: ignore[arg-type]
+    sound: Any = "speech" if kind == "clean-speech" else SOUND_ONLY.get(kind, "full")
+    film = sample_film(seed, size=size, fps=fps, seconds=seconds, sound=sound)
+    shot = film.shots[0]
+    if kind == "static":
+        cast = tuple(replace(s, motion=Motion("still", s.motion.start)) for s in shot.scene.subjects)
+        shot = replace(shot, scene=replace(shot.scene, subjects=cast), camera=Camera())
+    elif kind == "shake":
+        shot = replace(shot, camera=Camera("shake", 0.08, seed=seed))
+    film = replace(film, shots=(shot,))
+    if kind == "letterbox":
+        return replace(film, letterbox=float(rng.uniform(0.1, 0.16)))
+    return replace(film, overlays=_overlays(kind, rng, seconds))
+
+
+def _overlays(kind: str, rng: np.random.Generator, seconds: float) -> tuple[Overlay, ...]:
+    if kind == "watermark":
+        return (Overlay("watermark", "STOCK MEDIA", position=(0.5, 0.5), size=0.12, opacity=0.45),)
+    language = list(SIGNS)[int(rng.integers(len(SIGNS)))]
+    signs = SIGNS[language]
+    if kind == "text-overlay":
+        return (Overlay("text", signs[0], language, (0.5, float(rng.uniform(0.3, 0.7))), 0.13),)
+    if kind == "subtitles":
+        step = seconds / len(signs)
+        return tuple(
+            Overlay("subtitle", text, language, (0.5, 0.92), 0.07, start=n * step, end=(n + 1) * step)
+            for n, text in enumerate(signs)
+        )
+    return ()
+
+
+def _tampered(entry: Entry, rendered: Rendered) -> tuple[Iterator[np.ndarray], np.ndarray, float]:
+    """(frames, audio, how many seconds the sound is late) of the file, its one fault planted."""
+    film, frames, audio = rendered.set.film, rendered.frames(), rendered.audio
+    if entry.kind in ("av-late", "av-early"):
+        delay = OFFSETS[entry.seed % len(OFFSETS)] * (1 if entry.kind == "av-late" else -1)
+        samples = round(delay * film.sample_rate)
+        return frames, defects.shift_sound(audio, samples), samples / film.sample_rate
+    pictures: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+        "blur": lambda: defects.blur(frames),
+        "over-exposed": lambda: defects.expose(frames, 2.5),
+        "under-exposed": lambda: defects.expose(frames, -4.5),
+        "repeated-frames": lambda: defects.repeat_frames(frames, 4),
+        "near-duplicate-cropped": lambda: defects.crop(frames),
+        "near-duplicate-brightened": lambda: defects.brighten(frames),
+    }
+    sounds: dict[str, Callable[[], np.ndarray]] = {
+        "audio-noise": lambda: defects.add_noise(audio, 3.0, entry.seed),
+        "audio-clipped": lambda: defects.clip_sound(audio),
+        "audio-silent": lambda: defects.mute(audio, 0.8),
+        "audio-low-bandwidth": lambda: defects.limit_bandwidth(audio, film.sample_rate),
+    }
+    return (
+        pictures[entry.kind]() if entry.kind in pictures else frames,
+        sounds[entry.kind]() if entry.kind in sounds else audio,
+        0.0,
+    )
+
+
+def _audio_class(film: Film) -> str:
+    track = film.sound
+    if track.lines:
+        return "singing" if track.lines[0].notes else "speech"
+    return "music" if track.music is not None else "sfx"
