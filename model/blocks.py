@@ -151,12 +151,24 @@ class CrossModalAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.width))
 
     def forward(
-        self, media: Tensor, normed: Tensor, other: Tensor, context: BranchContext, other_context: BranchContext
+        self,
+        media: Tensor,
+        normed: Tensor,
+        other: Tensor,
+        context: BranchContext,
+        other_context: BranchContext,
+        rows: bool | Tensor,
     ) -> Tensor:
-        """media + gate * CrossAttn(Q=normed, K=V=other), aligned by rotary time alone (paper, eq. 5)."""
+        """media + gate * CrossAttn(Q=normed, K=V=other), aligned by rotary time alone (paper, eq. 5).
+
+        `rows` (B,) bool closes the gate of the samples it is False for.
+        """
         keys_values = self.attention.keys_values(other, other_context.time_rotary)
         update = self.attention(normed, keys_values, other_context.media_mask, context.time_rotary)
-        return gated_residual(media, update, other_context.level + self.gate.float())
+        gate = other_context.level + self.gate.float()
+        if isinstance(rows, Tensor):
+            gate = gate * rows.to(gate)[:, None, None]
+        return gated_residual(media, update, gate)
 
 
 class JointLayer(nn.Module):
@@ -180,15 +192,15 @@ class JointLayer(nn.Module):
         audio: tuple[Tensor, Tensor] | None,
         video_context: BranchContext | None,
         audio_context: BranchContext | None,
-        cross_modal: bool,
+        cross_modal: bool | Tensor,
     ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
         """(media, text) of each branch to the same; a branch given as None stays out."""
         if video is not None:
             video = self.video.attend(*video, video_context, self.index)
         if audio is not None:
             audio = self.audio.attend(*audio, audio_context, self.index)
-        if cross_modal and video is not None and audio is not None:
-            video_media, audio_media = self._exchange(video[0], audio[0], video_context, audio_context)
+        if cross_modal is not False and video is not None and audio is not None:
+            video_media, audio_media = self._exchange(video[0], audio[0], video_context, audio_context, cross_modal)
             video, audio = (video_media, video[1]), (audio_media, audio[1])
         if video is not None:
             video = self.video.streams.feed_forward(*video, video_context)
@@ -197,15 +209,20 @@ class JointLayer(nn.Module):
         return video, audio
 
     def _exchange(
-        self, video: Tensor, audio: Tensor, video_context: BranchContext, audio_context: BranchContext
+        self,
+        video: Tensor,
+        audio: Tensor,
+        video_context: BranchContext,
+        audio_context: BranchContext,
+        rows: bool | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Audio reads video; then video reads the audio that has read it (eq. 5), or as it was where parallel."""
         video_seen = self.video.towards_other(video, video_context)
         audio_seen = self.audio.towards_other(audio, audio_context)
-        audio = self.audio_reads_video(audio, audio_seen, video_seen, audio_context, video_context)
+        audio = self.audio_reads_video(audio, audio_seen, video_seen, audio_context, video_context, rows)
         if self.audio_first:
             audio_seen = self.audio.towards_other(audio, audio_context)
-        video = self.video_reads_audio(video, video_seen, audio_seen, video_context, audio_context)
+        video = self.video_reads_audio(video, video_seen, audio_seen, video_context, audio_context, rows)
         return video, audio
 
 

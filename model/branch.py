@@ -124,7 +124,7 @@ class VideoBranch(Branch):
             extra_positions = keyframe_positions(keyframes.indices, size, (height, width), device)
             positions = torch.cat((positions, extra_positions))
         references = sum(lengths) * per_frame
-        mask = _pad_mask(inputs.video_mask, per_frame, references, tokens.shape[1])
+        mask = _token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, tokens.shape)
         return MediaTokens(
             tokens=tokens,
             rotary=rotary_table(positions, axis_widths(self.config.head_width), self.config.rope_theta),
@@ -193,7 +193,7 @@ class AudioBranch(Branch):
             rotary=table,
             time_rotary=table,
             references=references,
-            mask=_pad_mask(inputs.audio_mask, 1, references, tokens.shape[1]),
+            mask=_token_mask(inputs.audio_mask, 1, inputs.reference_rows, references, tokens.shape),
         )
 
     def latents(self, tokens: Tensor, inputs: JointInputs) -> Tensor:
@@ -207,10 +207,21 @@ def reference_channels(latents: Tensor) -> Tensor:
     return torch.cat((latents, latents, torch.ones_like(latents[:, :1])), 1)
 
 
-def _pad_mask(mask: Tensor | None, repeats: int, before: int, total: int) -> Tensor | None:
-    """A (B, T) mask over frames to tokens, with existing tokens before it and up to `total` after it."""
-    if mask is None:
+def _token_mask(
+    frames: Tensor | None, tokens_per_frame: int, reference_rows: Tensor | None, references: int, shape: torch.Size
+) -> Tensor | None:
+    """(B, N) bool over reference, sequence and keyframe tokens; None where all exist.
+
+    `frames` (B, T) tells which frames of the sequence exist, `reference_rows` (B,) whose references do.
+    """
+    if frames is None and (reference_rows is None or not references):
         return None
-    tokens = mask.bool().repeat_interleave(repeats, 1)
-    after = total - before - tokens.shape[1]
-    return torch.nn.functional.pad(tokens, (before, after), value=True)
+    batch, total, _ = shape
+    device = frames.device if frames is not None else reference_rows.device
+    mask = torch.ones(batch, total, dtype=torch.bool, device=device)
+    if frames is not None:
+        stop = references + frames.shape[1] * tokens_per_frame
+        mask[:, references:stop] = frames.bool().repeat_interleave(tokens_per_frame, 1)
+    if reference_rows is not None:
+        mask[:, :references] = reference_rows.bool()[:, None]
+    return mask

@@ -42,8 +42,10 @@ class JointInputs:
     keyframes: KeyframeInput | None = None
     sparsity: float = 0.0
     """Share of key cubes that Video Sparse Attention skips; only for models built with `sparse`."""
-    cross_modal: bool = True
-    """False keeps the branches from reading each other: the other side of modality guidance."""
+    reference_rows: Tensor | None = None
+    """(B,) bool: samples whose references are attended to; False is the sample without them (reference guidance)."""
+    cross_modal: bool | Tensor = True
+    """False keeps the branches from reading each other; a (B,) bool tensor chooses per sample (modality guidance)."""
 
     def __post_init__(self) -> None:
         if self.video is None and self.audio is None:
