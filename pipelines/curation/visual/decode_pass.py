@@ -3,16 +3,21 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+
 from pipelines.curation.visual.meters import BlendMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
 from pipelines.curation.visual.shots import CutThresholds, find_cuts
 from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.transitions import TransitionThresholds, find_transitions
 from pipelines.curation.visual.working_frame import WorkingFrame
+from pipelines.curation.visual_events import MotionEvents
 from skyreels.media.decode import DecodeReport, iter_video_frames
 from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.probe import Probe
+
+EVENTS_SIZE = (64, 36)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def run_decode_pass(
     probe: Probe,
     *,
     limits: MediaLimits = DEFAULT_LIMITS,
-    config: DecodePassConfig = DecodePassConfig(),  # noqa: B008 (frozen)
+    config: DecodePassConfig = DecodePassConfig(),
 ) -> Timeline:
     """Decode `path` once and measure everything. Memory grows by ~70 bytes a frame and ~25 kB a sampled frame.
 
@@ -46,6 +51,7 @@ def run_decode_pass(
     report = DecodeReport()
     per_frame, per_blend = FrameMeter(), BlendMeter()
     per_flow, per_look = FlowMeter(config.flow_rate), LookMeter(config.look_rate)
+    events = MotionEvents()
     sampler = FrameSampler(
         max(config.sample_interval_s, probe.duration_s / config.max_samples),
         config.sample_short_side,
@@ -55,6 +61,7 @@ def run_decode_pass(
         working = WorkingFrame(frame)
         for consumer in (per_frame, per_blend, per_flow, per_look, sampler):
             consumer.see(working)
+        events.update(cv2.resize(working.small, EVENTS_SIZE, interpolation=cv2.INTER_AREA), working.time_s)
     frames, blends = per_frame.curves(), per_blend.curves()
     transitions = find_transitions(frames, blends, config.transitions)
     width, height = probe.video.display_size
@@ -67,6 +74,7 @@ def run_decode_pass(
         blends=blends,
         flow=per_flow.curves(),
         looks=per_look.curves(),
+        events=events.curve(),
         samples=sampler.samples,
         cuts=find_cuts(frames, transitions, config.cuts),
         transitions=transitions,

@@ -16,8 +16,8 @@ class Exposure(NamedTuple):
 
     mean: float
     std: float
-    low: float  # 1st percentile
-    high: float  # 99th percentile
+    low: float  # 3rd percentile
+    high: float  # 97th percentile
     dark: float
     bright: float
 
@@ -28,5 +28,5 @@ def exposure(luma: NDArray[np.uint8]) -> Exposure:
     below = share.cumsum()
     mean = float(share @ _LEVELS)
     variance = float(share @ (_LEVELS - mean) ** 2)
-    low, high = np.searchsorted(below, (0.01, 0.99))
+    low, high = np.searchsorted(below, (0.03, 0.97))
     return Exposure(mean, variance**0.5, float(low), float(high), float(below[DARK - 1]), float(1 - below[BRIGHT]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.curation.visual_events import MotionCurve
 from skyreels.media.decode import DecodeReport
 
 Floats = NDArray[np.float32]
@@ -39,8 +40,8 @@ class FrameCurves(_Rows):
     time_s: NDArray[np.float64]
     luma_mean: Floats
     luma_std: Floats
-    luma_low: Floats  # 1st percentile
-    luma_high: Floats  # 99th percentile
+    luma_low: Floats  # 3rd percentile
+    luma_high: Floats  # 97th percentile
     dark_fraction: Floats  # pixels with luma < 32
     bright_fraction: Floats  # pixels with luma > 229
     content_change: Floats
@@ -134,6 +135,7 @@ class Timeline:
     blends: BlendCurves
     flow: FlowCurves
     looks: Looks
+    events: MotionCurve
     samples: list[SampledFrame]
     cuts: list[Cut]
     transitions: list[Transition]

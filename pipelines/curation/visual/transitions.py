@@ -14,11 +14,11 @@ _NOISE = 4.0  # luma variance of a thumbnail that is noise and coding
 
 @dataclass(frozen=True)
 class TransitionThresholds:
-    """`blank_std` and the two lumas say what an empty black or white frame is (0-255 as stored)."""
+    """An empty frame has nearly all of its luma within `blank_spread` of black or white; a watermark may lie on it."""
 
-    blank_std: float = 6.0
-    black_mean: float = 40.0
-    white_mean: float = 215.0
+    blank_spread: float = 14.0
+    black: float = 40.0
+    white: float = 215.0
     min_fade_s: float = 0.12
     max_fade_s: float = 3.0
     dissolve_gain: float = 0.2
@@ -66,8 +66,8 @@ def find_fades(frames: FrameCurves, thresholds: TransitionThresholds) -> list[Tr
     A fade to one colour scales every deviation from it alike, so the frame's standard deviation falls in a straight
     line. A run without such a ramp on either side (a cut to black) is a "blank".
     """
-    mean, std, time_s = frames.luma_mean, frames.luma_std, frames.time_s
-    blank = (std <= thresholds.blank_std) & ((mean <= thresholds.black_mean) | (mean >= thresholds.white_mean))
+    low, high, std, time_s = frames.luma_low, frames.luma_high, frames.luma_std, frames.time_s
+    blank = (high - low <= thresholds.blank_spread) & ((high <= thresholds.black) | (low >= thresholds.white))
     found = []
     for first, last in _runs(blank):
         before = _ramp(std, time_s, first, -1, thresholds.max_fade_s)

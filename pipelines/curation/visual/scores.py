@@ -1,0 +1,191 @@
+"""From a timeline to the numbers of one clip. No verdicts: a recipe's rules compare these numbers with its thresholds."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.curation.visual.blur import sharpness
+from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
+from pipelines.curation.visual.duplicates import repeats
+from pipelines.curation.visual.exposure import exposure
+from pipelines.curation.visual.marks import FixedMarks, fixed_marks
+from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise
+from pipelines.curation.visual.perceptual_hash import perceptual_hash
+from pipelines.curation.visual.sampled_frames import read_luma
+from pipelines.curation.visual.text import TextLine, text_lines
+from pipelines.curation.visual.timeline import Timeline
+from pipelines.curation.visual.working_frame import SMALL_SIDE, halve_to
+
+_SCENERY_MOVES = 0.5  # share of fixed edges above which a mark cannot be told from the scenery
+_SOURCE_SAMPLES = 48
+
+
+class VisualScores(BaseModel):
+    """What was measured on a clip or an image; None where a measurement says nothing (an image has no motion).
+
+    Luma is 0-255 with black at 16 and white at 235; speeds are in diagonals of the frame per second.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    luma_mean: float = Field(description="mean luma")
+    contrast: float = Field(description="mean standard deviation of luma within a frame")
+    dark_fraction: float = Field(description="share of pixels with luma < 32")
+    bright_fraction: float = Field(description="share of pixels with luma > 229")
+    luma_flicker: float | None = Field(None, description="standard deviation of the frames' mean luma over time")
+    sharpness: float | None = Field(None, description="0-1, share of edge contrast that a 9-tap blur removes; median")
+    sharpness_peak: float | None = Field(None, description="the same for the sharpest tenth of the picture")
+    border_fraction: float = Field(description="share of the frame taken by black bars")
+    text_area: float = Field(description="share of the picture inside lines of text; in a clip only lines that stay")
+    subtitle_fraction: float | None = Field(None, description="share of samples with a line in the lower third's middle")
+    watermark_area: float | None = Field(None, description="share of the picture inside marks that never move")
+    motion: float | None = Field(None, description="mean optical flow")
+    object_motion: float | None = Field(None, description="mean optical flow that the camera does not explain")
+    pan_x: float | None = Field(None, description="the picture's drift to the right; the camera pans the other way")
+    pan_y: float | None = Field(None, description="the picture's drift downwards")
+    zoom: float | None = Field(None, description="relative growth of the picture per second")
+    roll: float | None = Field(None, description="radians per second, clockwise")
+    shake: float | None = Field(None, description="RMS distance of the camera from its smooth path, diagonals")
+    moving_fraction: float | None = Field(None, description="share of the time with a flow above 0.01")
+    camera: str | None = Field(None, description="static, pan_*, tilt_*, zoom_*, roll or handheld")
+    repeated_fraction: float | None = Field(None, description="share of frames that repeat the last amid motion")
+    frozen_fraction: float | None = Field(None, description="share of frames without any change")
+    frozen_s: float | None = Field(None, description="longest stretch without any change, seconds")
+
+
+def clip_scores(
+    timeline: Timeline,
+    start_s: float,
+    end_s: float,
+    *,
+    camera: CameraThresholds = CameraThresholds(),  # noqa: B008 (frozen)
+) -> VisualScores:
+    """Scores of the clip [start_s, end_s) of a source. Raises ValueError where the clip holds no frame."""
+    span = timeline.frames.between(start_s, end_s)
+    frames = timeline.frames
+    if span.stop <= span.start:
+        raise ValueError(f"the clip {start_s:.3f}-{end_s:.3f} s holds no frame of a {timeline.duration_s:.3f} s video")
+    looks = timeline.looks.between(start_s, end_s)
+    # The first entry measures movement since before the clip.
+    flow = timeline.flow.between(start_s, end_s)
+    movement = summarise(timeline.flow, slice(flow.start + 1, flow.stop))
+    still = repeats(frames.time_s[span], frames.block_change[span])
+    box = clip_crop(timeline, start_s, end_s)
+    lumas = [read_luma(sample) for sample in timeline.samples_between(start_s, end_s)]
+    lines = [text_lines(luma) for luma in lumas]
+    staying = _staying(lines)
+    return VisualScores(
+        luma_mean=float(frames.luma_mean[span].mean()),
+        contrast=float(frames.luma_std[span].mean()),
+        dark_fraction=float(frames.dark_fraction[span].mean()),
+        bright_fraction=float(frames.bright_fraction[span].mean()),
+        luma_flicker=float(frames.luma_mean[span].std()),
+        sharpness=_median(timeline.looks.sharpness[looks]),
+        sharpness_peak=_median(timeline.looks.sharpness_peak[looks]),
+        border_fraction=1.0 - box.width * box.height / (timeline.width * timeline.height),
+        text_area=float(np.mean([_area(some) for some in staying])) if staying else 0.0,
+        subtitle_fraction=float(np.mean([any(map(_is_subtitle, some)) for some in staying])) if staying else None,
+        watermark_area=_watermark_area(timeline, lumas),
+        motion=movement and movement.motion,
+        object_motion=movement and movement.object_motion,
+        pan_x=movement and movement.pan_x,
+        pan_y=movement and movement.pan_y,
+        zoom=movement and movement.zoom,
+        roll=movement and movement.roll,
+        shake=movement and movement.shake,
+        moving_fraction=movement and movement.moving_fraction,
+        camera=movement and camera_label(movement, camera),
+        repeated_fraction=still.repeated_fraction,
+        frozen_fraction=still.frozen_fraction,
+        frozen_s=still.frozen_s,
+    )
+
+
+def image_scores(rgb: NDArray[np.uint8]) -> VisualScores:
+    """Scores of a still image, (H, W, 3) RGB."""
+    luma = video_luma(rgb)
+    light = exposure(halve_to(luma, SMALL_SIDE))
+    sharp = sharpness(luma)
+    box = image_crop(rgb)
+    return VisualScores(
+        luma_mean=light.mean,
+        contrast=light.std,
+        dark_fraction=light.dark,
+        bright_fraction=light.bright,
+        sharpness=_median(np.array([sharp.overall])),
+        sharpness_peak=_median(np.array([sharp.peak])),
+        border_fraction=1.0 - box.width * box.height / luma.size,
+        text_area=_area(text_lines(luma)),
+    )
+
+
+def clip_crop(timeline: Timeline, start_s: float, end_s: float) -> CropBox:
+    """The clip's picture without black bars, in pixels of the upright source."""
+    looks = timeline.looks.between(start_s, end_s)
+    rows, columns = timeline.looks.lit_rows[looks], timeline.looks.lit_columns[looks]
+    return crop_box(rows, columns, timeline.width, timeline.height)
+
+
+def image_crop(rgb: NDArray[np.uint8]) -> CropBox:
+    rows, columns = lit_profiles(video_luma(rgb))
+    return crop_box(rows[None], columns[None], rgb.shape[1], rgb.shape[0])
+
+
+def clip_hashes(timeline: Timeline, start_s: float, end_s: float) -> tuple[list[int], list[float]]:
+    """Perceptual hashes of a clip and their times from its start, seconds."""
+    looks = timeline.looks.between(start_s, end_s)
+    return timeline.looks.hashes[looks].tolist(), (timeline.looks.time_s[looks] - start_s).tolist()
+
+
+def image_hash(rgb: NDArray[np.uint8]) -> int:
+    """Perceptual hash of an (H, W, 3) RGB image."""
+    return perceptual_hash(video_luma(rgb))
+
+
+def video_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) BT.601 luma in video range (16-235), which all measurements expect."""
+    return cv2.convertScaleAbs(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), alpha=219 / 255, beta=16)
+
+
+def _median(values: NDArray[np.float32]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _area(lines: list[TextLine]) -> float:
+    return float(sum(line.width * line.height for line in lines))
+
+
+def _staying(samples: list[list[TextLine]]) -> list[list[TextLine]]:
+    """Only the lines that the sample before or after has too: texture passes, text stays to be read."""
+    if len(samples) < 2:
+        return samples
+    return [
+        [
+            line
+            for line in lines
+            if any(_same_place(line, other) for near in (i - 1, i + 1) if 0 <= near < len(samples) for other in samples[near])
+        ]
+        for i, lines in enumerate(samples)
+    ]
+
+
+def _same_place(a: TextLine, b: TextLine) -> bool:
+    """Whether two lines overlap by more than half of the smaller one's width and height."""
+    across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    down = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    return across > 0.5 * min(a.width, b.width) and down > 0.5 * min(a.height, b.height)
+
+
+def _is_subtitle(line: TextLine) -> bool:
+    return line.y + line.height / 2 > 2 / 3 and abs(line.x + line.width / 2 - 0.5) < 0.2
+
+
+def _watermark_area(timeline: Timeline, clip: list[NDArray[np.uint8]]) -> float | None:
+    """From the clip itself where its scenery moves, else from the whole source's shots."""
+    marks: FixedMarks | None = fixed_marks(clip)
+    if marks is None or marks.scenery_fixed > _SCENERY_MOVES:
+        step = max(1, len(timeline.samples) // _SOURCE_SAMPLES)
+        marks = fixed_marks([read_luma(sample) for sample in timeline.samples[::step]])
+    return None if marks is None or marks.scenery_fixed > _SCENERY_MOVES else marks.area

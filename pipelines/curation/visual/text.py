@@ -1,0 +1,69 @@
+"""Lines of text on a picture: thin strokes of one line height, close together, on quieter ground."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_STROKE = np.ones((7, 7), np.uint8)  # strokes are thinner than this, at 288 lines
+_LINES = 288
+_SPILL = 0.3  # most ink just above and below a line, as a share of the ink in it: texture goes on, a line ends
+_CONTRAST = 36  # luma levels between a stroke and its ground
+
+
+class TextLine(NamedTuple):
+    """A box in fractions of the picture, and the share of its pixels that are strokes."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    ink: float
+
+
+def text_lines(luma: NDArray[np.uint8]) -> list[TextLine]:
+    """Text-like lines of a (H, W) picture."""
+    scale = _LINES / min(luma.shape)
+    size = (max(16, round(luma.shape[1] * scale)), max(16, round(luma.shape[0] * scale)))
+    picture = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    found = []
+    for stroke in (
+        cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, _STROKE),
+        cv2.morphologyEx(picture, cv2.MORPH_BLACKHAT, _STROKE),
+    ):
+        strokes = cv2.threshold(stroke, _CONTRAST, 1, cv2.THRESH_BINARY)[1]
+        found += _lines(strokes)
+    return [
+        TextLine(x / size[0], y / size[1], w / size[0], h / size[1], ink) for x, y, w, h, ink in _without_nested(found)
+    ]
+
+
+def _lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]:
+    joined = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 11), np.uint8))
+    joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, 9), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
+    found = []
+    for x, y, w, h, area in boxes[1:].tolist():
+        if not (5 <= h <= 0.16 * strokes.shape[0] and w >= 2.8 * h and area >= 0.5 * w * h):
+            continue
+        inside = strokes[y : y + h, x : x + w]
+        ink = float(inside.mean())
+        turns = np.count_nonzero(inside[:, 1:] != inside[:, :-1]) / h / (w / h)
+        gap = max(2, h // 3)
+        around = np.concatenate([strokes[max(0, y - gap) : y, x : x + w], strokes[y + h : y + h + gap, x : x + w]])
+        if 0.15 <= ink <= 0.75 and 2.0 <= turns <= 14.0 and around.mean() <= _SPILL * ink:
+            found.append((x, y, w, h, ink))
+    return found
+
+
+def _without_nested(boxes: list[tuple[int, int, int, int, float]]) -> list[tuple[int, int, int, int, float]]:
+    """One box per line: bright letters with dark rims are found twice."""
+    kept: list[tuple[int, int, int, int, float]] = []
+    for box in sorted(boxes, key=lambda b: b[2] * b[3], reverse=True):
+        x, y, w, h, _ = box
+        if not any(
+            min(x + w, a + c) - max(x, a) > 0.5 * w and min(y + h, b + d) - max(y, b) > 0.5 * h for a, b, c, d, _ in kept
+        ):
+            kept.append(box)
+    return kept
