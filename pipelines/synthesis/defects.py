@@ -53,7 +53,7 @@ def trim(frames: Frames, first: int, count: int) -> Iterator[np.ndarray]:
     return islice(iter(frames), first, first + count)
 
 
-def clip_sound(audio: np.ndarray, share: float = 0.08) -> np.ndarray:
+def clip_sound(audio: np.ndarray, share: float = 0.2) -> np.ndarray:
     """Overdrive until `share` of the samples sit at full scale."""
     ceiling = float(np.quantile(np.abs(audio), 1 - share))
     if ceiling <= 0:
@@ -61,7 +61,7 @@ def clip_sound(audio: np.ndarray, share: float = 0.08) -> np.ndarray:
     return np.clip(audio / ceiling, -1.0, 1.0).astype(np.float32)
 
 
-def add_noise(audio: np.ndarray, snr_db: float = 3.0, seed: int = 0) -> np.ndarray:
+def add_noise(audio: np.ndarray, snr_db: float = 0.0, seed: int = 0) -> np.ndarray:
     """White noise `snr_db` below the sound's mean power; the mix is scaled down where it would clip."""
     noise = np.random.default_rng((seed, 0x9E)).standard_normal(audio.shape)
     noisy = audio + noise * np.sqrt(np.mean(np.square(audio)) / 10 ** (snr_db / 10))

@@ -156,7 +156,7 @@ class Line:
     speed: float = 1.0
     speaker: str = "narrator"
     notes: tuple[int, ...] = ()
-    level: float = 0.5
+    level: float = 0.8
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,13 @@ from pipelines.synthesis.film import (
 )
 from pipelines.synthesis.physics import solve
 from pipelines.synthesis.sentences import SENTENCES
+from pipelines.synthesis.voice import VOWELS, speak
 
 Split = Literal["train", "held-out", "any"]
 SUBJECT_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 BACKGROUND_COLOURS = ("teal", "grey", "brown", "green", "blue", "orange", "purple")
+LINE_RATE = 16000  # Hz, enough to measure how long a line takes
+MAJOR_SCALE = (57, 59, 61, 62, 64, 66, 68, 69)  # MIDI notes
 HELD_OUT_SHARE = 8  # one combination in this many
 
 
@@ -101,40 +104,43 @@ def sample_impact_film(
 def sample_sound(rng: np.random.Generator, seconds: float, kind: str) -> Soundtrack:
     """Music, ambience, lines and impacts as `kind` asks."""
     ambience = Ambience(_choice(rng, get_args(AmbienceKind)), 0.0015)
+    room = Ambience("room", 0.01)
     if kind == "impacts":
-        return Soundtrack(ambience=replace(ambience, kind="room"))
+        return Soundtrack(ambience=room)
     music = Music(
         key=int(rng.integers(50, 62)),
         progression=_choice(rng, ((0, 5, 7, 0), (0, 9, 5, 7), (0, 7, 9, 5), (0, 3, 5, 7))),
         minor=bool(rng.random() < 0.4),
         tempo=float(rng.integers(76, 132)),
-        level=0.3,
+        level=0.5,
         mood=_choice(rng, ("calm", "bright")),
     )
     if kind == "music":
         return Soundtrack(impacts=False, music=music)
     if kind in ("speech", "singing"):
-        return Soundtrack(False, None, replace(ambience, kind="room"), _lines(rng, seconds, sung=kind == "singing"))
+        return Soundtrack(False, None, replace(room, level=0.003), _lines(rng, seconds, sung=kind == "singing"))
     return Soundtrack(music=music, ambience=ambience)
 
 
 def _lines(rng: np.random.Generator, seconds: float, *, sung: bool) -> tuple[Line, ...]:
-    """Lines one after another until the time is filled, by one speaker."""
+    """Lines by one speaker, one after another, spoken as slowly as it takes to fill the time."""
     language = _choice(rng, tuple(SENTENCES))
     pitch = float(rng.choice([105, 120, 135, 190, 215]))
-    scale = (0, 2, 4, 5, 7, 9, 11, 12)
-    lines: list[Line] = []
-    at = 0.15
-    for index in rng.permutation(len(SENTENCES[language])):
-        text, phonetic = SENTENCES[language][int(index)]
-        vowels = sum(letter in "aeiouy" for letter in phonetic)
-        length = vowels * (0.5 if sung else 0.21) + 0.3
-        if at + length > seconds and lines:
+    order = rng.permutation(len(SENTENCES[language]))
+    gap, at, lines = 0.12, 0.1, list[Line]()
+    for turn in range(1000):
+        text, phonetic = SENTENCES[language][int(order[turn % len(order)])]
+        vowels = sum(letter in VOWELS for letter in phonetic)
+        notes = tuple(int(note) for note in rng.choice(MAJOR_SCALE, vowels)) if sung else ()
+        line = Line(text, at, language, phonetic, pitch, notes=notes)
+        at += speak(line, LINE_RATE).samples.size / LINE_RATE + gap
+        if lines and at > seconds:
             break
-        notes = tuple(int(57 + scale[k]) for k in rng.integers(0, 8, vowels)) if sung else ()
-        lines.append(Line(text, at, language, phonetic, pitch, notes=notes))
-        at += length + 0.25
-    return tuple(lines)
+        lines.append(line)
+    spoken = [speak(line, LINE_RATE).samples.size / LINE_RATE for line in lines]
+    speed = max(0.75, sum(spoken) / (seconds - 0.2 - gap * len(lines)))
+    starts = 0.1 + np.cumsum([0.0, *(length / speed + gap for length in spoken)])
+    return tuple(replace(line, start=float(start), speed=speed) for line, start in zip(lines, starts, strict=False))
 
 
 def _shot_lengths(rng: np.random.Generator, shots: int, seconds: float) -> list[float]:

@@ -55,9 +55,9 @@ def play_music(music: Music, samples: int, sample_rate: int, seed: int) -> np.nd
     for step in range(math.ceil(samples / sample_rate / (beat / 2))):
         start = round(step * beat / 2 * sample_rate)
         root = music.key + music.progression[(step // 4) % len(music.progression)]
-        mix_in(out, 0.5 * _pluck(root + chord[pattern[step % 4]], 1.1, sample_rate), start, 0.35 + 0.1 * (step % 4))
+        mix_in(out, 0.5 * _pluck(root + chord[pattern[step % 4]], 0.7, sample_rate), start, 0.35 + 0.1 * (step % 4))
         if step % 4 == 0:
-            mix_in(out, 0.8 * _pluck(root - 12, 1.6, sample_rate), start, 0.5)
+            mix_in(out, 0.8 * _pluck(root - 12, 1.0, sample_rate), start, 0.5)
         if step % 2:
             hat = rng.standard_normal(sample_rate // 12) * np.exp(-DECAY_60_DB * np.arange(sample_rate // 12) / 3000)
             mix_in(out, 0.12 * np.diff(hat, prepend=0.0), start, 0.6)

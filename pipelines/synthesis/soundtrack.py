@@ -72,7 +72,7 @@ def _record_impacts(ready: Set, out: np.ndarray) -> list[SoundEvent]:
             start = round((first + hit.time) * film.sample_rate)
             if not struck or first + hit.time >= last or start >= film.samples:
                 continue
-            gain = (0.25 + 0.45 * min(1.0, hit.strength / 1.5)) / len(struck)
+            gain = (0.4 + 0.5 * min(1.0, hit.strength / 1.5)) / len(struck)
             for k in struck:
                 rng = np.random.default_rng((film.seed, number, count, k))
                 sound = impact_sound(subjects[k].material, subjects[k].size, film.sample_rate, rng)

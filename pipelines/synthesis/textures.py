@@ -45,7 +45,7 @@ def background_canvas(background: Background, height: int, width: int, scale: fl
     rng = np.random.default_rng((background.seed, 0xCA))
     first, second = (np.array(COLOURS[name], np.float32) for name in background.colours)
     # Towards mid grey: a set behind the subjects, well exposed whatever its colour.
-    first, second = (0.6 * colour + 0.4 * 120.0 for colour in (first, second))
+    first, second = (0.7 * colour + 0.3 * 125.0 for colour in (first, second))
     rows = np.arange(height, dtype=np.float32)[:, None]
     if background.kind == "flat":
         return np.broadcast_to(first.astype(np.uint8), (height, width, 3)).copy()
@@ -56,6 +56,9 @@ def background_canvas(background: Background, height: int, width: int, scale: fl
     else:
         share = np.clip(0.5 + 0.28 * fractal_noise(height, width, rng, coarsest=0.5 * scale, decay=0.55), 0.0, 1.0)
     canvas = first + share[..., None] * (second - first)
-    relief = fractal_noise(height, width, rng, coarsest=max(4.0, 0.12 * scale), decay=0.75)
-    canvas *= (1.0 + (0.16 if background.kind == "textured" else 0.08) * relief)[..., None]
+    relief = fractal_noise(height, width, rng, coarsest=max(4.0, 0.12 * scale), decay=0.85)
+    # A lamp at the upper left, out of the frame.
+    columns = np.arange(width, dtype=np.float32)[None]
+    light = 1.35 - 0.75 * np.hypot(columns / width - 0.1, rows / height)
+    canvas *= (light * (1.0 + (0.22 if background.kind == "textured" else 0.14) * relief))[..., None]
     return np.clip(canvas, 0, 255).astype(np.uint8)

@@ -175,7 +175,7 @@ def _tampered(entry: Entry, rendered: Rendered) -> tuple[Iterator[np.ndarray], n
         "near-duplicate-brightened": lambda: defects.brighten(frames),
     }
     sounds: dict[str, Callable[[], np.ndarray]] = {
-        "audio-noise": lambda: defects.add_noise(audio, 3.0, entry.seed),
+        "audio-noise": lambda: defects.add_noise(audio, seed=entry.seed),
         "audio-clipped": lambda: defects.clip_sound(audio),
         "audio-silent": lambda: defects.mute(audio, 0.8),
         "audio-low-bandwidth": lambda: defects.limit_bandwidth(audio, film.sample_rate),
