@@ -18,7 +18,7 @@ def decibels(power: np.ndarray | float) -> np.ndarray:
 
 def mean_volume_db(samples: np.ndarray) -> float:
     """Root mean square over all channels and samples, dBFS, as ffmpeg's volumedetect reports `mean_volume`."""
-    return float(decibels(np.mean(np.square(samples, dtype=np.float64)) if samples.size else 0.0))
+    return float(decibels(sum(float(np.dot(channel, channel)) for channel in samples) / max(1, samples.size)))
 
 
 def sample_peak_db(samples: np.ndarray) -> float:
