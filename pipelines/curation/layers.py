@@ -8,6 +8,7 @@ part by part; a clip whose answer failed is asked again by the next run.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,23 +42,23 @@ class Layer:
 
     @property
     def identity(self) -> str:
-        return hashlib.blake2b(stable_json(dict(self.made_by)), digest_size=6).hexdigest()
+        return digest(dict(self.made_by))
 
     def storage(self, output: Storage) -> Storage:
         return output.sub(f"layers/{self.name}-{self.identity}")
 
 
+def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]:
+    """The clips that have no answer in this layer yet, in order of key."""
+    answered = {key for commit in CommitLog(layer.storage(output)).all() for key in commit.keys}
+    return sorted((clip for clip in clips if clip["key"] not in answered), key=lambda clip: str(clip["key"]))
+
+
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
-    """Ask for the clips that have no answer yet; yields the number of clips answered as parts are committed."""
-    store = layer.storage(output)
-    answered = {key for commit in CommitLog(store).all() for key in commit.keys}
-    missing = sorted((clip for clip in clips if clip["key"] not in answered), key=lambda clip: str(clip["key"]))
+    """Ask the layer's workers about these clips; yields the number of clips as parts are committed."""
     size = layer.workers.clips_per_part
-    parts = [{"clips": missing[start : start + size]} for start in range(0, len(missing), size)]
-    if not parts:
-        return
-    dataset = ray.data.from_items([{"part": stable_json(part).decode()} for part in parts])
-    answers = dataset.repartition(len(parts)).map(
+    parts = [{"part": stable_json(clips[start : start + size]).decode()} for start in range(0, len(clips), size)]
+    answers = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
         _LayerActor,
         fn_constructor_kwargs={"layer": layer, "output": output.root},
         compute=ray.data.ActorPoolStrategy(size=min(layer.workers.count, len(parts))),
@@ -89,9 +90,7 @@ class _LayerActor:
         self._worker = layer.make_worker(**layer.arguments)
 
     def __call__(self, row: Row) -> Row:
-        import json
-
-        clips = json.loads(row["part"])["clips"]
+        clips = json.loads(row["part"])
         answers = checked(clips, self._worker(clips))
         self._commit(answers)
         return {"clips": len(answers)}
@@ -107,6 +106,11 @@ class _LayerActor:
         CommitLog(self._store).commit(
             Commit(part_id=part_id, files=(file,), facts={"made_by": dict(self._layer.made_by), "failed": failed})
         )
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """12 hex digits that name a set of settings."""
+    return hashlib.blake2b(stable_json(value), digest_size=6).hexdigest()
 
 
 def checked(clips: Sequence[Row], answers: Sequence[Row]) -> list[Row]:

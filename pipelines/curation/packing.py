@@ -34,22 +34,34 @@ class Pack:
     keys: tuple[str, ...]
 
 
-def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, config: ShardConfig) -> list[Pack]:
+@dataclass(frozen=True)
+class PackPlan:
+    """All packs of a dataset, and the name under which the plan is stored."""
+
+    name: str
+    packs: tuple[Pack, ...]
+
+    def remaining(self, dataset: Storage) -> list[Pack]:
+        done = CommitLog(dataset).done()
+        return [pack for pack in self.packs if pack.pack_id not in done]
+
+
+def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, config: ShardConfig) -> PackPlan:
     """The packs for these clips (key -> row with `bucket` and `bytes`), stored so that a resume finds the same.
 
     `identity` names everything else that goes into a sample (captions, shard sizes): packs made under another
     identity are not kept.
     """
-    wanted = hashlib.blake2b(stable_json([sorted(chosen), identity]), digest_size=10).hexdigest()
-    name = f"_packs/{wanted}.json"
+    name = f"_packs/{hashlib.blake2b(stable_json([sorted(chosen), identity]), digest_size=10).hexdigest()}.json"
     if dataset.exists(name):
-        return [Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in json.loads(dataset.read(name))]
+        stored = json.loads(dataset.read(name))
+        return PackPlan(name, tuple(Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in stored))
     kept = [pack for pack in _current_packs(dataset, identity) if all(key in chosen for key in pack.keys)]
     placed = {key for pack in kept for key in pack.keys}
     packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
     described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
     dataset.write(name, stable_json(described))
-    return packs
+    return PackPlan(name, tuple(packs))
 
 
 def write_packs(
@@ -60,38 +72,20 @@ def write_packs(
     dataset: Storage,
     config: ShardConfig,
 ) -> Iterator[int]:
-    """Write the packs that have no commit yet, one Ray task each; yields clips written.
+    """Write these packs, one Ray task each; yields clips written as packs are committed.
 
     `samples` gives per key the `members` in the pool and the `json` of the finished sample.
     """
-    done = CommitLog(dataset).done()
     rows = [
         {
             "pack_id": pack.pack_id,
             "bucket": pack.bucket,
-            "samples": stable_json(
-                [[key, samples[key]["members"], samples[key]["json"]] for key in pack.keys]
-            ).decode(),
+            "samples": stable_json([[k, samples[k]["members"], samples[k]["json"]] for k in pack.keys]).decode(),
         }
         for pack in packs
-        if pack.pack_id not in done
     ]
-    if not rows:
-        return
-    work = (
-        ray.data.from_items(rows)
-        .repartition(len(rows))
-        .map(
-            _write_row,
-            fn_kwargs={
-                "identity": identity,
-                "pool": pool.root,
-                "dataset": dataset.root,
-                "config": config.model_dump_json(),
-            },
-            num_cpus=0.5,
-        )
-    )
+    arguments = {"identity": identity, "pool": pool.root, "dataset": dataset.root, "config": config.model_dump_json()}
+    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_write_row, fn_kwargs=arguments, num_cpus=0.5)
     for row in work.iter_rows():
         yield int(row["clips"])
 
@@ -120,15 +114,12 @@ def write_pack(
     CommitLog(dataset).commit(Commit(part_id=pack.pack_id, files=tuple(shards.files), facts=facts))
 
 
-def drop_stale(packs: Sequence[Pack], dataset: Storage) -> None:
+def drop_stale(plan: PackPlan, dataset: Storage) -> None:
     """Remove packs, plans and shards that the finished dataset does not name; call when its manifest is written."""
     log = CommitLog(dataset)
-    current = {pack.pack_id for pack in packs}
-    for pack_id in sorted(log.done() - current):
+    for pack_id in sorted(log.done() - {pack.pack_id for pack in plan.packs}):
         log.revoke(pack_id)
-    for name in log.orphans("shards"):
-        dataset.delete(name)
-    for name in sorted(dataset.names("_packs"))[:-1]:
+    for name in [*log.orphans("shards"), *(name for name in dataset.names("_packs") if name != plan.name)]:
         dataset.delete(name)
 
 

@@ -22,7 +22,7 @@ from pipelines.curation.plan import Part, Plan
 from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
-from skyreels.commits import CommitLog
+from skyreels.commits import Commit, CommitLog
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
 from skyreels.storage import Storage
@@ -81,14 +81,16 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
     clips, sources = [], []
     for part in plan.parts:
         if part.part_id in done:
-            clips.append(_current(pool, f"clips/{part.part_id}.parquet", part, latest))
-            sources.append(_current(pool, f"sources/{part.part_id}.parquet", part, latest))
+            commit = log.read(part.part_id)
+            clips.append(_current(pool, commit, "clips/", latest))
+            sources.append(_current(pool, commit, "sources/", latest))
     return Pool(tables.concat(clips), tables.concat(sources))
 
 
-def _current(pool: Storage, name: str, part: Part, latest: dict[str, str]) -> pa.Table:
-    table = tables.decode(pool.read(name))
-    mask = [latest.get(source) == part.part_id for source in table.column("source_id").to_pylist()]
+def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:
+    """A part's table, without the sources that a later part did again."""
+    table = tables.decode(pool.read(next(file.name for file in commit.files if file.name.startswith(prefix))))
+    mask = [latest.get(source) == commit.part_id for source in table.column("source_id").to_pylist()]
     return table.filter(pa.array(mask, pa.bool_()))
 
 

@@ -56,8 +56,7 @@ def clip_rows(part_id: str, clips: Iterable[Clip], members: dict[str, Members]) 
     for clip in clips:
         row = clip.model_dump(exclude={"scores", "rejection"}, mode="json")
         row |= {"part_id": part_id, "parts": json.dumps(row["parts"]), **rejection_columns(clip.rejection)}
-        placed = {name: [m.shard, m.offset, m.size] for name, m in members.get(clip.key, {}).items()}
-        rows.append(row | {"members": json.dumps(placed)} | clip.scores)
+        rows.append(row | {"members": encode_members(members.get(clip.key, {}))} | clip.scores)
     return rows
 
 
@@ -98,6 +97,10 @@ def clip_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def source_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), pa.schema(_SOURCE_TYPES))
+
+
+def encode_members(members: Members) -> str:
+    return json.dumps({name: [member.shard, member.offset, member.size] for name, member in members.items()})
 
 
 def members_of(row: dict[str, Any]) -> Members:

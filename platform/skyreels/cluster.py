@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
@@ -32,6 +32,25 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         yield
     finally:
         ray.shutdown()
+
+
+class LazyCluster:
+    """A connection that is made when first needed: a run with nothing to do never starts Ray."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._joined = False
+
+    def join(self) -> None:
+        if not self._joined:
+            self._stack.enter_context(connect())
+            self._joined = True
+
+    def __enter__(self) -> "LazyCluster":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
 
 def prepare_worker() -> None:

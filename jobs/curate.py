@@ -1,0 +1,151 @@
+"""Raw media in, training shards out.
+
+    ray job submit -- python jobs/curate.py --input films/ --output s3://bucket/data --recipe default
+    python jobs/curate.py refilter --output data --recipe strict          other thresholds, nothing decoded again
+    python jobs/curate.py takedown --output data --source '*/clip-17.mp4' remove a source from everything
+
+Any setting of the recipe can be given as key=value, such as `extract.segments.max_s=10` or `dedup.exact=false`.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipelines.curation import pipeline
+from pipelines.curation.dataset import Dataset
+from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
+from pipelines.curation.sources import InputError
+from skyreels import tracking
+from skyreels.config import ConfigError
+from skyreels.storage import StorageError
+
+_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
+_EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, LookupError, pipeline.Incomplete)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
+    words = sys.argv[1:] if argv is None else argv
+    settings = tuple(word for word in words if _SETTING.fullmatch(word))
+    arguments = _parser().parse_args(_with_command([word for word in words if not _SETTING.fullmatch(word)]))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        recipe = load_recipe(arguments.recipe, settings)
+        return int(arguments.run(arguments, recipe))
+    except _EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what is committed", file=sys.stderr)
+        return 130
+
+
+def _curate(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    if arguments.dry_run:
+        return _print_plan(arguments, recipe)
+    params = {"inputs": " ".join(arguments.input), "output": arguments.output, "recipe": recipe.name}
+    with tracking.track("curation", run_name=recipe.name, params=params, enabled=not arguments.no_tracking) as run:
+        options = pipeline.Options(replay_rejects=arguments.replay_rejects, quiet=arguments.quiet)
+        dataset = pipeline.curate(arguments.input, arguments.output, recipe, options)
+        _log(run, dataset)
+    _print(dataset)
+    return 0
+
+
+def _refilter(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    _print(pipeline.refilter(arguments.output, recipe, pipeline.Options(quiet=arguments.quiet)))
+    return 0
+
+
+def _takedown(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    removed, dataset = pipeline.takedown(arguments.output, arguments.source, recipe)
+    print(f"took down {len(removed)} sources:", *removed, sep="\n  ")
+    _print(dataset)
+    return 0
+
+
+def _print_plan(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    plan, remaining = pipeline.plan_inputs(arguments.input, arguments.output, recipe)
+    kinds: dict[str, int] = {}
+    for source in plan.sources.values():
+        kinds[source.kind.value] = kinds.get(source.kind.value, 0) + 1
+    size = sum(source.size for part in remaining for source in part.sources) / 2**30
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
+    print(f"sources   {len(plan.sources)} ({counted})")
+    print(f"parts     {len(plan.parts)}, of which {len(remaining)} to do ({size:.2f} GiB to read)")
+    print(
+        f"recipe    {recipe.name}: {len(recipe.filters)} filters, captions by {recipe.captions.backend}, "
+        f"embeddings by {recipe.embedding.backend}, extraction {recipe.extract.identity}"
+    )
+    for part in remaining[:20]:
+        print(f"  {part.part_id}  {len(part.sources):4d} sources  {part.sources[0].uri} …")
+    if len(remaining) > 20:
+        print(f"  … and {len(remaining) - 20} more")
+    return 0
+
+
+def _print(dataset: Dataset) -> None:
+    share = dataset.kept / dataset.clips if dataset.clips else 0.0
+    print(
+        f"\n{dataset.sources} sources ({dataset.seconds_in / 3600:.2f} h), {dataset.failed_sources} unreadable; "
+        f"{dataset.clips} clips cut, {dataset.kept} kept ({share:.0%}, {dataset.seconds_kept / 3600:.2f} h) "
+        f"in {dataset.wall_s:.1f} s"
+    )
+    for reason, count in list(dataset.rejected.items())[:12]:
+        print(f"  {count:6d}  {reason}")
+    print(f"shards    {dataset.location}/shards")
+    print(f"manifest  {dataset.manifest}")
+    print(f"rejects   {dataset.rejects}")
+    print(f"report    {dataset.report}")
+
+
+def _log(run: tracking.TrackedRun, dataset: Dataset) -> None:
+    numbers = {name: value for name, value in asdict(dataset).items() if isinstance(value, int | float)}
+    run.metrics(numbers | {f"rejected/{name.replace(':', '/')}": count for name, count in dataset.rejected.items()})
+    run.params({"dataset": dataset.location, "report": dataset.report})
+
+
+def _parser() -> argparse.ArgumentParser:
+    shipped = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", required=True, help="folder or s3://… that holds the pool and its datasets")
+    common.add_argument("--recipe", default="default", help=f"a YAML file or one that is shipped: {shipped}")
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    top = argparse.ArgumentParser(
+        prog="jobs/curate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", metavar="run | refilter | takedown")
+
+    run = commands.add_parser("run", parents=[common], help="curate inputs (the default command)")
+    run.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        help="folders, files, globs, s3://…, manifests (csv, jsonl, parquet) or WebDataset tars",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("--replay-rejects", action="store_true", help="try the sources that failed once more")
+    run.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
+    run.set_defaults(run=_curate)
+
+    refilter = commands.add_parser("refilter", parents=[common], help="another dataset from the same pool")
+    refilter.set_defaults(run=_refilter)
+
+    takedown = commands.add_parser("takedown", parents=[common], help="remove sources from everything, for good")
+    takedown.add_argument("--source", nargs="+", required=True, help="locations, source ids or globs")
+    takedown.set_defaults(run=_takedown)
+    return top
+
+
+def _with_command(argv: Sequence[str]) -> list[str]:
+    """`--input …` alone means `run --input …`."""
+    named = {"run", "refilter", "takedown", "-h", "--help"}
+    return list(argv) if argv and argv[0] in named else ["run", *argv]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

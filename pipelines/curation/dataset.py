@@ -1,0 +1,186 @@
+"""From the pool to a dataset: choose, caption what was chosen, pack it, say what is in and what is not.
+
+<output>/datasets/<name>/shards/<bucket>/*.tar    what a trainer reads
+<output>/datasets/<name>/manifest.parquet         one row per sample
+<output>/datasets/<name>/rejects.parquet          one row per thing that is not in, with reason and remedy
+<output>/datasets/<name>/report.html              the same to look at
+<output>/datasets/<name>/recipe.yaml              what made it
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import yaml
+
+from pipelines.curation import annotators, layers, packing, progress, tables
+from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
+from pipelines.curation.pool import Pool
+from pipelines.curation.recipe import Recipe
+from pipelines.curation.records import Rejection, Status
+from pipelines.curation.selection import Decisions, Row, select, with_buckets
+from skyreels.cluster import LazyCluster
+from skyreels.commits import CommitLog
+from skyreels.storage import Storage
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset: where it is and what it came to."""
+
+    location: str
+    sources: int
+    failed_sources: int
+    clips: int
+    kept: int
+    seconds_in: float
+    seconds_kept: float
+    buckets: dict[str, int]
+    rejected: dict[str, int]  # `stage:reason` -> count
+    wall_s: float
+    cpu_s: dict[str, float] = field(default_factory=dict)  # per stage
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.location}/manifest.parquet"
+
+    @property
+    def rejects(self) -> str:
+        return f"{self.location}/rejects.parquet"
+
+    @property
+    def report(self) -> str:
+        return f"{self.location}/report.html"
+
+
+def finish_dataset(
+    root: Storage,
+    pool: Pool,
+    recipe: Recipe,
+    taken_down: frozenset[str],
+    cluster: LazyCluster,
+    started: float,
+    *,
+    quiet: bool,
+) -> Dataset:
+    """Everything after the pool and its layers."""
+    store = root.sub(f"datasets/{recipe.name}")
+    sources = pool.sources.to_pylist()
+    clips = with_buckets(_joined(pool, sources, annotators.answers_before_selection(recipe, root)), recipe)
+    decisions = select(clips, recipe, _kept_before(store), taken_down)
+    captions = _caption([c for c in clips if decisions[c["key"]] is None], recipe, root, cluster, decisions, quiet)
+    chosen = {clip["key"]: clip for clip in clips if decisions[clip["key"]] is None}
+    plan = _pack(chosen, captions, recipe, root, store, cluster, quiet)
+
+    wanted = {pack.pack_id for pack in plan.packs}
+    commits = [commit for commit in CommitLog(store).all() if commit.part_id in wanted]
+    rejects = rejects_table(clips, decisions, sources)
+    store.write("rejects.parquet", tables.encode(rejects))
+    store.write("recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+    store.write("manifest.parquet", tables.encode(manifest_table(chosen, captions, plan.packs, commits)))
+    packing.drop_stale(plan, store)
+    return _summary(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
+
+
+def _joined(pool: Pool, sources: Sequence[Row], answers: dict[str, Row]) -> list[Row]:
+    """Clips with what selection needs of their source and of the layers."""
+    by_id = {source["source_id"]: source for source in sources}
+    rows = []
+    for clip in pool.clips.to_pylist():
+        source = by_id[clip["source_id"]]
+        size = sum(member.size for member in tables.members_of(clip).values())
+        extra = {name: source[name] for name in ("uri", "sha256", "meta")}
+        rows.append({**clip, **extra, "bytes": size, **answers.get(clip["key"], {})})
+    return rows
+
+
+def _kept_before(store: Storage) -> frozenset[str]:
+    if not store.exists("manifest.parquet"):
+        return frozenset()
+    return frozenset(tables.decode(store.read("manifest.parquet")).column("key").to_pylist())
+
+
+def _caption(
+    clips: Sequence[Row], recipe: Recipe, root: Storage, cluster: LazyCluster, decisions: Decisions, quiet: bool
+) -> dict[str, Row]:
+    """Captions by key; a clip whose caption failed is decided out, and asked again by the next run."""
+    layer = annotators.caption_layer(recipe, root)
+    if layer is None:
+        return {}
+    missing = layers.unanswered(layer, clips, root)
+    if missing:
+        cluster.join()
+        with progress.shown("caption", len(missing), "clips", quiet=quiet) as bar:
+            for count in layers.fill(layer, missing, root):
+                bar.update(count)
+    answers = layers.read_layer(layer, root)
+    for clip in clips:
+        error = answers[clip["key"]]["error"]
+        if error is not None:
+            remedy = "run the same command again; only failed captions are asked for"
+            decisions[clip["key"]] = Rejection(stage="caption", reason="no_caption", remedy=remedy, detail=error)
+    return {clip["key"]: answers[clip["key"]] for clip in clips if decisions[clip["key"]] is None}
+
+
+def _pack(
+    chosen: dict[str, Row],
+    captions: dict[str, Row],
+    recipe: Recipe,
+    root: Storage,
+    store: Storage,
+    cluster: LazyCluster,
+    quiet: bool,
+) -> packing.PackPlan:
+    made_by = annotators.provenance(recipe)
+    identity = layers.digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
+    plan = packing.plan_packs(chosen, identity, store, recipe.shards)
+    packs = plan.remaining(store)
+    if packs:
+        cluster.join()
+        keys = [key for pack in packs for key in pack.keys]
+        samples = {
+            key: {
+                "members": chosen[key]["members"],
+                "json": sample_json(chosen[key], captions.get(key), made_by),
+            }
+            for key in keys
+        }
+        with progress.shown("pack", len(keys), "clips", quiet=quiet) as bar:
+            for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
+                bar.update(count)
+    return plan
+
+
+def _summary(
+    store: Storage,
+    sources: Sequence[Row],
+    clips: Sequence[Row],
+    chosen: dict[str, Row],
+    rejects: Sequence[Row],
+    wall_s: float,
+) -> Dataset:
+    rejected: dict[str, int] = {}
+    buckets: dict[str, int] = {}
+    cpu: dict[str, float] = {}
+    for row in rejects:
+        name = f"{row['stage']}:{row['reason']}"
+        rejected[name] = rejected.get(name, 0) + 1
+    for clip in chosen.values():
+        buckets[clip["bucket"]] = buckets.get(clip["bucket"], 0) + 1
+    for source in sources:
+        for stage, seconds in json.loads(source["timings"]).items():
+            cpu[stage] = cpu.get(stage, 0.0) + seconds
+    return Dataset(
+        location=store.root,
+        sources=len(sources),
+        failed_sources=sum(source["status"] == Status.FAILED for source in sources),
+        clips=sum(clip["stage"] is None for clip in clips),
+        kept=len(chosen),
+        seconds_in=sum(source["seconds"] for source in sources),
+        seconds_kept=sum(clip["end_s"] - clip["start_s"] for clip in chosen.values()),
+        buckets=dict(sorted(buckets.items())),
+        rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
+        wall_s=wall_s,
+        cpu_s=cpu,
+    )

@@ -1,0 +1,98 @@
+"""What a finished dataset says of itself: `manifest.parquet` (what is in) and `rejects.parquet` (what is not, why)."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.curation import tables
+from pipelines.curation.packing import Pack
+from pipelines.curation.records import Rejection
+from skyreels.commits import Commit
+
+Row = dict[str, Any]
+_REJECT_TYPES = {
+    **dict.fromkeys(("uri", "source_id", "key", "kind"), pa.string()),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "status": pa.string(),
+    **dict.fromkeys(("stage", "reason", "remedy", "detail"), pa.string()),
+    "attempts": pa.int32(),
+}
+_INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes"})
+
+
+def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -> Row:
+    """The `json` of a training sample: what it is, how it sounds and looks in numbers, captions, where it is from."""
+    scores = {name: value for name, value in clip.items() if "." in name and value is not None}
+    facts = ("key", "kind", "bucket", "width", "height", "fps", "frames", "has_audio", "speech", "transcript")
+    source = {name: clip[name] for name in ("source_id", "uri", "sha256", "start_s", "end_s", "crop")}
+    source["meta"] = {name: value for name, value in json.loads(clip["meta"]).items() if not name.startswith("_")}
+    source["parts"] = json.loads(clip["parts"])
+    return {
+        **{name: clip[name] for name in facts},
+        "seconds": round(clip["end_s"] - clip["start_s"], 6),
+        "captions": {k: v for k, v in (caption or {}).items() if k not in ("key", "error")},
+        "scores": scores,
+        "source": source,
+        "provenance": dict(provenance),
+    }
+
+
+def manifest_table(
+    chosen: Mapping[str, Row], captions: Mapping[str, Row], packs: Sequence[Pack], commits: Iterable[Commit]
+) -> pa.Table:
+    """One row per sample of the dataset, in order of key: where it lies, its bucket, its scores and captions."""
+    pack_of = {key: pack.pack_id for pack in packs for key in pack.keys}
+    members = {key: files for commit in commits for key, files in commit.facts["members"].items()}
+    rows = []
+    for key in sorted(chosen):
+        row = {name: value for name, value in chosen[key].items() if name not in _INTERNAL}
+        said = {f"caption_{k}": v for k, v in captions.get(key, {}).items() if isinstance(v, str) and k != "key"}
+        shard = next(iter(members[key].values()))[0]
+        row |= {"pack_id": pack_of[key], "shard": shard, "members": json.dumps(members[key]), **said}
+        rows.append(row)
+    return tables.clip_table(rows)
+
+
+def rejects_table(clips: Sequence[Row], decisions: Mapping[str, Rejection | None], sources: Sequence[Row]) -> pa.Table:
+    """One row per source that gave nothing, per span that became no clip, and per clip that was not chosen."""
+    rows = [_of_source(source) for source in sources if source["stage"] is not None]
+    for source in sources:
+        rows += [_of_span(source, *span) for span in json.loads(source["uncovered"])]
+        if source["stage"] is None and source["clips"] == 0 and source["uncovered"] == "[]":
+            nothing = Rejection(stage="segment", reason="no_clip", remedy="nothing in it was long enough for a clip")
+            rows.append(_of_source(source | nothing.model_dump()))
+    by_id = {source["source_id"]: source for source in sources}
+    for clip in clips:
+        why = decisions[clip["key"]]
+        if why is not None:
+            source = by_id[clip["source_id"]]
+            rows.append(_row(source, why, clip["key"], clip["start_s"], clip["end_s"]))
+    return pa.Table.from_pylist(rows, pa.schema(_REJECT_TYPES))
+
+
+def _of_source(source: Row) -> Row:
+    why = Rejection(**{name: source[name] for name in ("stage", "reason", "remedy", "detail")})
+    return _row(source, why, None, 0.0, source["seconds"])
+
+
+def _of_span(source: Row, start_s: float, end_s: float, reason: str) -> Row:
+    remedy = "change extract.segments in the recipe; this makes new parts"
+    return _row(source, Rejection(stage="segment", reason=reason, remedy=remedy), None, start_s, end_s)
+
+
+def _row(source: Row, why: Rejection, key: str | None, start_s: float, end_s: float) -> Row:
+    status = source["status"] if key is None else "rejected"
+    return {
+        "uri": source["uri"],
+        "source_id": source["source_id"],
+        "key": key,
+        "kind": source["kind"],
+        "start_s": start_s,
+        "end_s": end_s,
+        "status": status,
+        "attempts": source["attempts"],
+        **why.model_dump(),
+    }

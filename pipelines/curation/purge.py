@@ -1,0 +1,90 @@
+"""Take-down: rewrite everything in the pool and the layers that holds a source, so that its bytes are gone.
+
+Each part is rewritten under new names, committed, and only then are the old files deleted: a kill at any point
+leaves the part as it was or as it shall be, and the same take-down run again finishes.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.curation import tables
+from skyreels.commits import Commit, CommitLog, CommittedFile, describe
+from skyreels.shards import open_shards, read_member
+from skyreels.storage import Storage
+
+
+def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
+    """Remove these sources' clips from every pool part and their answers from every layer."""
+    pool = root.sub("pool")
+    log = CommitLog(pool)
+    gone: set[str] = set()
+    for commit in list(log.all()):
+        if source_ids & commit.facts["sources"].keys():
+            gone |= _purge_part(pool, log, commit, source_ids)
+    for name in _layer_names(root):
+        _purge_layer(root.sub(f"layers/{name}"), gone)
+    for folder in ("shards", "clips", "sources"):
+        for name in log.orphans(folder):
+            pool.delete(name)
+
+
+def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: frozenset[str]) -> set[str]:
+    """Rewrite one part without the sources; returns the keys that went. What a source was rejected for stays known."""
+    revision = int(commit.facts.get("revision", 0)) + 1
+    name = f"{commit.part_id}-r{revision}"
+    clips = _table(pool, commit, "clips/")
+    stays = [not _touches(row, source_ids) for row in clips.to_pylist()]
+    kept = clips.filter(pa.array(stays, pa.bool_()))
+    rows = []
+    with open_shards(pool, f"shards/{name}") as shards:
+        for row in kept.to_pylist():
+            members = tables.members_of(row)
+            if members:
+                shards.add(row["key"], {ext: read_member(pool, member) for ext, member in members.items()})
+            rows.append(row | {"members": tables.encode_members(shards.members.get(row["key"], {}))})
+    sources = _table(pool, commit, "sources/")
+    sources = sources.filter(pc.invert(pc.is_in(sources.column("source_id"), pa.array(sorted(source_ids)))))
+    files = [*shards.files]
+    for folder, table in (("clips", tables.clip_table(rows)), ("sources", sources)):
+        files.append(_write_table(pool, f"{folder}/{name}.parquet", table))
+    remaining = {key: value for key, value in commit.facts["sources"].items() if key not in source_ids}
+    facts = {**commit.facts, "revision": revision, "sources": remaining}
+    log.commit(Commit(part_id=commit.part_id, files=tuple(files), facts=facts))
+    return {row["key"] for row, stay in zip(clips.to_pylist(), stays, strict=True) if not stay}
+
+
+def _purge_layer(store: Storage, keys: set[str]) -> None:
+    log = CommitLog(store)
+    for commit in list(log.all()):
+        if not keys & {*commit.keys, *commit.facts["failed"]}:
+            continue
+        revision = int(commit.facts.get("revision", 0)) + 1
+        table = _table(store, commit, "parts/")
+        left = table.filter(pc.invert(pc.is_in(table.column("key"), pa.array(sorted(keys)))))
+        file = _write_table(store, f"parts/{commit.part_id}-r{revision}.parquet", left)
+        file = file.model_copy(update={"keys": tuple(key for key in commit.keys if key not in keys)})
+        failed = {key: why for key, why in commit.facts["failed"].items() if key not in keys}
+        facts = {**commit.facts, "revision": revision, "failed": failed}
+        log.commit(Commit(part_id=commit.part_id, files=(file,), facts=facts))
+    for name in log.orphans("parts"):
+        store.delete(name)
+
+
+def _touches(row: dict[str, object], source_ids: frozenset[str]) -> bool:
+    """Whether a clip is of one of the sources, or was joined from one."""
+    return row["source_id"] in source_ids or any(source in str(row["parts"]) for source in source_ids)
+
+
+def _table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
+    name = next(file.name for file in commit.files if file.name.startswith(prefix))
+    return tables.decode(store.read(name))
+
+
+def _write_table(store: Storage, name: str, table: pa.Table) -> CommittedFile:
+    with store.staged(name) as path:
+        path.write_bytes(tables.encode(table))
+        return describe(name, path)
+
+
+def _layer_names(root: Storage) -> list[str]:
+    return sorted({name.split("/")[1] for name in root.names("layers")})

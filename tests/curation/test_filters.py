@@ -1,0 +1,39 @@
+"""Filters are pure functions of scores; every bound, scope and message."""
+
+import pytest
+
+from pipelines.curation.filters import Rule, first_broken
+from pipelines.curation.records import Kind
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "kept"),
+    [
+        ({"min": 1}, {"s": 1.0}, True),
+        ({"min": 1}, {"s": 0.99}, False),
+        ({"max": 1}, {"s": 1.01}, False),
+        ({"max_abs": 3}, {"s": -3.0}, True),
+        ({"max_abs": 3}, {"s": -3.5}, False),
+        ({"one_of": ["a", "b"]}, {"s": "a"}, True),
+        ({"one_of": ["a", "b"]}, {"s": "c"}, False),
+        ({"min": 1}, {"s": None}, True),
+        ({"min": 1}, {}, True),
+        ({"min": 1, "missing": "reject"}, {}, False),
+        ({"min": 1, "when": {"c": ["speech"]}}, {"s": 0, "c": "music"}, True),
+        ({"min": 1, "when": {"c": ["speech"]}}, {"s": 0, "c": "speech"}, False),
+        ({"min": 1, "kinds": ["image"]}, {"s": 0}, True),
+    ],
+)
+def test_bounds(rule, scores, kept):
+    assert (first_broken([Rule(score="s", **rule)], Kind.VIDEO, scores) is None) is kept
+
+
+def test_the_rejection_names_rule_value_bound_and_remedy():
+    why = first_broken([Rule(score="visual.sharpness", min=0.4, group="basic")], Kind.VIDEO, {"visual.sharpness": 0.25})
+    assert (why.stage, why.reason, why.detail) == ("filter", "basic:visual.sharpness", "visual.sharpness = 0.25 < 0.4")
+    assert "refilter" in why.remedy
+
+
+def test_a_rule_without_a_bound_is_refused():
+    with pytest.raises(ValueError, match="has no bound"):
+        Rule(score="s")
