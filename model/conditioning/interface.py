@@ -1,0 +1,83 @@
+"""The one interface all tasks share: condition latents I and keep_mask M beside the noisy latents V."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.shapes import ClipShape
+
+Encode = Callable[[Tensor], Tensor]
+"""A codec's encoder. Video: pixels (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, T, h, w).
+Audio: waveforms (B, channels, samples) to (B, Ca, L)."""
+
+BLACK = -1.0
+"""The value of a black pixel in [-1, 1]."""
+
+VIDEO_AND_AUDIO = frozenset({"video", "audio"})
+
+
+@dataclass(frozen=True)
+class VideoCondition:
+    """I and M of the paper's Concat(V, I, M).
+
+    `latents` (B, C, T, h, w): condition latents, black-image latents where there is none. `keep_mask` (B, 1, T, h, w)
+    float: 1 = keep, 0 = generate. B may be 1 and serve any batch.
+    """
+
+    latents: Tensor
+    keep_mask: Tensor
+
+    def channels(self, noisy: Tensor) -> Tensor:
+        """The transformer's video input (B, 2C+1, T, h, w) for noisy latents V (B, C, T, h, w)."""
+        batch = noisy.shape[0]
+        parts = (part.expand(batch, *part.shape[1:]).to(noisy) for part in (self.latents, self.keep_mask))
+        return torch.cat((noisy, *parts), 1)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a task makes of its pixels and sound.
+
+    `generates` names the streams to sample. `given` holds clean latents of streams that are inputs: they enter the
+    model at timestep 1 and take no loss. `condition` is None for audio alone. `references` go before the video in
+    time. `source` (B, 3, F, H, W) and `source_keep` (B, 1, F, H, W) bool tell which output pixels are the source's own.
+    """
+
+    generates: frozenset[str]
+    condition: VideoCondition | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    references: tuple[Tensor, ...] = ()
+    source: Tensor | None = None
+    source_keep: Tensor | None = None
+
+
+class Task(Protocol):
+    """A kind of generation with the media it starts from."""
+
+    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
+        """Encode what is given for a clip of that shape. Raises ValueError where the media do not fit it."""
+        ...
+
+
+def generated_streams(clip: ClipShape) -> frozenset[str]:
+    """Video, and audio where the clip has a codec for it."""
+    return VIDEO_AND_AUDIO if clip.audio is not None else frozenset({"video"})
+
+
+def unconditioned(clip: ClipShape, encode_video: Encode, like: Tensor | None = None) -> VideoCondition:
+    """Black-image latents in every frame and nothing to keep, in the device and precision of pixels `like`."""
+    black = torch.full((1, 3, 1, clip.height, clip.width), BLACK)
+    latent = encode_video(black if like is None else black.to(like))
+    latents = latent.expand(-1, -1, clip.latent_frames, -1, -1)
+    return VideoCondition(latents, torch.zeros_like(latents[:, :1]))
+
+
+def check_size(pixels: Tensor, clip: ClipShape, what: str) -> None:
+    """Raise ValueError unless the last two dimensions are the clip's height and width."""
+    if pixels.shape[-2:] != (clip.height, clip.width):
+        raise ValueError(
+            f"{what} is {tuple(pixels.shape[-2:])} pixels but the clip {(clip.height, clip.width)}: resize it first"
+        )

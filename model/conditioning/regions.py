@@ -1,0 +1,74 @@
+"""Tasks that keep part of the picture: inpainting and editing of regions, static or moving.
+
+The sound of an inpainted clip is generated anew: audio is never masked (paper, section 3.2).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.conditioning.interface import (
+    Conditioning,
+    Encode,
+    VideoCondition,
+    check_size,
+    generated_streams,
+    unconditioned,
+)
+from model.conditioning.masks import blank, latent_keep_mask
+from model.conditioning.references import fit_frames
+from model.shapes import ClipShape
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Generate where `keep_mask` is 0. `video` (B, 3, F, H, W); `keep_mask` (B, 1, F or 1 for static, H, W)."""
+
+    video: Tensor
+    keep_mask: Tensor
+
+    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
+        """All but the region is kept; the region is black before anything is encoded."""
+        check_size(self.video, clip, "the video")
+        if self.video.shape[2] != clip.frames:
+            raise ValueError(f"the video has {self.video.shape[2]} frames but the clip {clip.frames}")
+        if self.keep_mask.shape[2] not in (1, clip.frames):
+            raise ValueError(f"keep_mask has {self.keep_mask.shape[2]} frames; give 1 or the clip's {clip.frames}")
+        check_size(self.keep_mask, clip, "keep_mask")
+        keep = self.keep_mask.bool().expand(self.video.shape[0], 1, clip.frames, clip.height, clip.width)
+        latents = encode_video(blank(self.video, keep))
+        condition = VideoCondition(latents, latent_keep_mask(keep, clip.video).to(latents))
+        return Conditioning(generated_streams(clip), condition, source=self.video, source_keep=keep)
+
+
+@dataclass(frozen=True)
+class ImageInpainting:
+    """Inpainting of an `image` (B, 3, H, W) where `keep_mask` (B, 1, H, W) is 0."""
+
+    image: Tensor
+    keep_mask: Tensor
+
+    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
+        """As a clip of one frame."""
+        return Inpainting(self.image[:, :, None], self.keep_mask[:, :, None]).prepare(clip, encode_video)
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Change `video` (B, 3, F, H, W) as the prompt says, within the region where `keep_mask` is 0.
+
+    Without a mask the whole picture may change (style, camera, weather): then the source is read as a reference in
+    context and nothing is kept. With one, the model sees the source outside the region only.
+    """
+
+    video: Tensor
+    keep_mask: Tensor | None = None
+
+    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
+        """Keep what the mask keeps."""
+        if self.keep_mask is not None:
+            return Inpainting(self.video, self.keep_mask).prepare(clip, encode_video)
+        check_size(self.video, clip, "the video")
+        condition = unconditioned(clip, encode_video, self.video)
+        reference = encode_video(fit_frames(self.video, clip.video))
+        return Conditioning(generated_streams(clip), condition, references=(reference,))
