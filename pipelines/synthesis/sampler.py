@@ -90,7 +90,7 @@ def sample_impact_film(
             shape="circle",
             size=0.13,
             material=_choice(rng, ("wood", "stone", "glass")),
-            motion=Motion("bouncing", (0.35 * film.aspect, 0.35), (0.3, 0.0), spin=float(rng.uniform(0.5, 2))),
+            motion=Motion("bouncing", _spot(rng, film.aspect), (0.3, 0.0), spin=float(rng.uniform(0.5, 2))),
         )
         scene = replace(shot.scene, subjects=(ball,))
         times = [hit.time for hit in solve(scene, film.aspect, shot.seconds).impacts]
@@ -143,6 +143,10 @@ def _lines(rng: np.random.Generator, seconds: float, *, sung: bool) -> tuple[Lin
     return tuple(replace(line, start=float(start), speed=speed) for line, start in zip(lines, starts, strict=False))
 
 
+def _spot(rng: np.random.Generator, aspect: float) -> tuple[float, float]:
+    return float(rng.uniform(0.25, 0.6)) * aspect, float(rng.uniform(0.2, 0.5))
+
+
 def _shot_lengths(rng: np.random.Generator, shots: int, seconds: float) -> list[float]:
     shares = rng.uniform(0.8, 1.2, shots)
     return [float(share) for share in seconds * shares / shares.sum()]
@@ -163,7 +167,7 @@ def _scene(rng: np.random.Generator, aspect: float, seconds: float, count: int, 
     )
     cast: list[Subject] = []
     for number in range(count):
-        shape, colour = _look(rng, {(s.shape, s.colour) for s in cast}, split)
+        shape, colour = _look(rng, {(s.shape, s.colour) for s in cast}, background.colours, split)
         size = float(rng.uniform(0.09, 0.14))
         cast.append(
             Subject(
@@ -179,11 +183,14 @@ def _scene(rng: np.random.Generator, aspect: float, seconds: float, count: int, 
     return Scene(tuple(cast), background, seed=int(rng.integers(1 << 31)))
 
 
-def _look(rng: np.random.Generator, taken: set[tuple[Any, str]], split: Split) -> tuple[ShapeName, str]:
+def _look(
+    rng: np.random.Generator, taken: set[tuple[Any, str]], behind: tuple[str, str], split: Split
+) -> tuple[ShapeName, str]:
+    """A shape and a colour that no other subject has, told apart from what is behind."""
     while True:
         shape, colour = _choice(rng, get_args(ShapeName)), _choice(rng, SUBJECT_COLOURS)
         fits = split == "any" or is_held_out(shape, colour) == (split == "held-out")
-        if fits and (shape, colour) not in taken:
+        if fits and (shape, colour) not in taken and colour not in behind:
             return shape, colour
 
 

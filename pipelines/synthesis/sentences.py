@@ -1,5 +1,7 @@
 """What voices say and signs show, in several languages: (text, how it sounds in the formant voice's letters).
 
+Japanese lines are in kana: espeak-ng does not read Han characters as Japanese.
+
 Letters of the formant voice: c = "sh", q = "ch", x = the "ch" of "Bach", j = "y" of "yes", y = "u" of "tu".
 """
 
@@ -41,9 +43,9 @@ SENTENCES: dict[str, tuple[tuple[str, str], ...]] = {
         ("今天天气很好。", "djin tjen tjen qi hen hau"),
     ),
     "ja": (
-        ("赤いボールが落ちます。", "akai boru ga oqimas"),
+        ("あかいボールがおちます。", "akai boru ga oqimas"),
         ("おはようございます。", "ohajo gozaimas"),
-        ("今日はいい天気です。", "kjo wa i tenki des"),
+        ("きょうはいいてんきです。", "kjo wa i tenki des"),
     ),
     "ko": (
         ("빨간 공이 떨어져요.", "balgan gon i derojo"),
