@@ -14,7 +14,7 @@ import soundfile
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -23,7 +23,7 @@ BT709 = 1  # the code point of BT.709 primaries, transfer and matrix in H.273
 
 def write_video(
     path: str | Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[np.ndarray | VideoFrame],
     fps: Fraction | int | float,
     *,
     audio: np.ndarray | None = None,
@@ -32,13 +32,16 @@ def write_video(
     preset: str = "veryfast",
     gop: int | None = None,
     audio_codec: str = "aac",
+    audio_bit_rate: int = 96_000,
 ) -> int:
     """Write an H.264 (yuv420p, BT.709) MP4, with sound where `audio` is given; returns the number of frames.
 
-    `frames` yields (H, W, 3) uint8 RGB, all of one even size; they are encoded as they come, never gathered.
+    `frames` yields (H, W, 3) uint8 RGB, or pictures that are limited-range BT.709 yuv420p already, all of one even
+    size; they are encoded as they come, never gathered.
     `audio` is (C, N) float32 in [-1, 1], sample 0 at the time of frame 0. The encoder's priming samples are
     trimmed by the container's edit list, so a decoder that honours it gets sample n back at n / sample_rate.
-    `gop` is the largest distance between keyframes in frames (default: two seconds).
+    `gop` is the largest distance between keyframes in frames (default: two seconds); `audio_bit_rate` is bits per
+    second and channel.
     """
     rate = Fraction(fps).limit_denominator(1001)
     if rate <= 0:
@@ -53,7 +56,11 @@ def write_video(
     mp4_options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=mp4_options) as container:
         video = _video_stream(container, rate, size, crf, preset, gop or max(1, round(2 * rate)))
-        sound = None if audio is None else _audio_stream(container, audio_codec, sample_rate, audio.shape[0])
+        sound = (
+            None
+            if audio is None
+            else _audio_stream(container, audio_codec, sample_rate, audio.shape[0], audio_bit_rate)
+        )
         # Sound goes in as the picture advances: the muxer interleaves packets without holding a stream back.
         blocks = iter(()) if sound is None or audio is None else _audio_blocks(audio, sample_rate, sound)
         count, heard = 0, 0.0
@@ -74,7 +81,8 @@ def write_video(
 def write_flac(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write (C, N) float32 in [-1, 1] as 16-bit FLAC: as many samples as given, each within one step."""
     audio = _checked_audio(audio, path)
-    pcm = np.clip(np.rint(audio * 32767.0), -32767, 32767).astype(np.int16)
+    # Readers divide by 32768: the same scale here makes reading and writing again change nothing.
+    pcm = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
     soundfile.write(str(path), pcm.T, sample_rate, format="FLAC", subtype="PCM_16")
 
 
@@ -94,12 +102,14 @@ def _video_stream(
     return stream
 
 
-def _audio_stream(container: OutputContainer, codec: str, sample_rate: int, channels: int) -> AudioStream:
+def _audio_stream(
+    container: OutputContainer, codec: str, sample_rate: int, channels: int, bit_rate: int
+) -> AudioStream:
     layout = {1: "mono", 2: "stereo"}.get(channels)
     if layout is None:
         raise ValueError(f"audio has {channels} channels; write_video takes mono (1, N) or stereo (2, N)")
     # A fixed rate per channel keeps the band up to 16 kHz and more, which the encoder's default does not.
-    options = {"b": str(96_000 * channels), "flags": "+bitexact"}
+    options = {"b": str(bit_rate * channels), "flags": "+bitexact"}
     stream = container.add_stream(codec, rate=sample_rate, layout=layout, options=options)
     if not isinstance(stream, AudioStream):
         raise ValueError(f"{codec!r} is not an audio codec; use 'aac'")
@@ -107,16 +117,27 @@ def _audio_stream(container: OutputContainer, codec: str, sample_rate: int, chan
     return stream
 
 
-def _video_frame(array: np.ndarray, index: int, rate: Fraction, size: tuple[int, int], path: str | Path) -> VideoFrame:
+def _video_frame(
+    picture: np.ndarray | VideoFrame, index: int, rate: Fraction, size: tuple[int, int], path: str | Path
+) -> VideoFrame:
+    frame = _converted(picture, index, size, path)
+    frame.pict_type = PictureType.NONE  # a decoded picture would bring its own type, and x264 would obey it
+    frame.pts = index
+    frame.time_base = 1 / rate
+    return frame
+
+
+def _converted(array: np.ndarray | VideoFrame, index: int, size: tuple[int, int], path: str | Path) -> VideoFrame:
+    if isinstance(array, VideoFrame):
+        if (array.height, array.width) != size or array.format.name != "yuv420p":
+            raise ValueError(f"write_video({path}): frame {index} is {array}, the first was yuv420p {size}")
+        return array
     if array.dtype != np.uint8 or array.shape != (*size, 3):
         raise ValueError(
             f"write_video({path}): frame {index} is {array.dtype} {array.shape}, the first was uint8 {(*size, 3)}"
         )
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-    frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-    frame.pts = index
-    frame.time_base = 1 / rate
-    return frame
+    return rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
 
 
 def _audio_blocks(audio: np.ndarray, sample_rate: int, stream: AudioStream) -> Iterator[AudioFrame]:
@@ -138,10 +159,13 @@ def _checked_audio(audio: np.ndarray, path: str | Path) -> np.ndarray:
     return np.clip(audio, -1.0, 1.0).astype(np.float32, copy=False)
 
 
-def _checked_size(frame: np.ndarray, path: str | Path) -> tuple[int, int]:
-    if frame.ndim != 3 or frame.shape[2] != 3:
+def _checked_size(frame: np.ndarray | VideoFrame, path: str | Path) -> tuple[int, int]:
+    if isinstance(frame, VideoFrame):
+        height, width = frame.height, frame.width
+    elif frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"write_video({path}): frames must be (H, W, 3) RGB, got {frame.shape}")
-    height, width = frame.shape[:2]
+    else:
+        height, width = frame.shape[:2]
     if height % 2 or width % 2:
         raise ValueError(f"write_video({path}): yuv420p needs even sides, got {width}x{height}; crop or pad by one")
     return height, width
