@@ -1,0 +1,95 @@
+"""Packs: deterministic, resumable to the same bytes, and only new clips make new ones."""
+
+import pytest
+
+from pipelines.curation import packing, tables
+from pipelines.curation.recipe import ShardConfig
+from skyreels.commits import CommitLog, stable_json, verify
+from skyreels.shards import open_shards, read_member
+from skyreels.storage import Storage
+
+CONFIG = ShardConfig(pack_bytes=2500, max_bytes=1 << 20)
+KEYS = [f"k{i:02d}" for i in range(10)]
+
+
+@pytest.fixture
+def pool(tmp_path):
+    store = Storage(str(tmp_path / "pool"))
+    with open_shards(store, "shards/p") as shards:
+        for i, key in enumerate(KEYS):
+            shards.add(key, {"mp4": bytes([i]) * 700, "flac": bytes([100 + i]) * 100, "f0.jpg": b"frame"})
+    return store, {key: tables.encode_members(files) for key, files in shards.members.items()}
+
+
+def _chosen(keys):
+    return {key: {"key": key, "bucket": "a" if int(key[1:]) % 2 else "b", "bytes": 800} for key in keys}
+
+
+def _write(keys, pool, dataset, identity="i", limit=None):
+    store, members = pool
+    plan = packing.plan_packs(_chosen(keys), identity, dataset, CONFIG)
+    samples = {k: [k, tables.members_of({"members": members[k]}), {"key": k}] for k in keys}
+    for pack in plan.remaining(dataset)[:limit]:
+        packing.write_pack(pack, [tuple(samples[k]) for k in pack.keys], identity, store, dataset, CONFIG)
+    return plan
+
+
+def _finish(plan, dataset):
+    rows = [{"key": key, "pack_id": pack.pack_id} for pack in plan.packs for key in pack.keys]
+    dataset.write("manifest.parquet", tables.encode(tables.clip_table(rows)))
+    packing.drop_stale(plan, dataset)
+
+
+def _checksums(dataset):
+    return {file.name: file.sha256 for commit in CommitLog(dataset).all() for file in commit.files}
+
+
+def test_packs_hold_every_clip_once_by_bucket(pool, tmp_path):
+    dataset = Storage(str(tmp_path / "d"))
+    plan = _write(KEYS, pool, dataset)
+    assert sorted(key for pack in plan.packs for key in pack.keys) == KEYS
+    assert all(len({int(key[1:]) % 2 for key in pack.keys}) == 1 and len(pack.keys) <= 3 for pack in plan.packs)
+    commits = list(CommitLog(dataset).all())
+    assert [verify(dataset, commit) for commit in commits] == [[]] * len(commits)
+    files = next(commit.facts["members"]["k03"] for commit in commits if "k03" in commit.keys)
+    assert sorted(files) == ["flac", "json", "mp4"]
+    member = tables.members_of({"members": stable_json(files)})
+    assert read_member(dataset, member["mp4"]) == bytes([3]) * 700
+    assert read_member(dataset, member["json"]) == b'{"key":"k03"}'
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_an_interrupted_packing_ends_with_the_same_bytes(pool, tmp_path, written):
+    whole, broken = Storage(str(tmp_path / "whole")), Storage(str(tmp_path / "broken"))
+    _write(KEYS, pool, whole)
+    _write(KEYS, pool, broken, limit=written)
+    _write(KEYS, pool, broken)
+    assert _checksums(broken) == _checksums(whole)
+
+
+def test_new_clips_leave_old_packs_alone(pool, tmp_path):
+    dataset = Storage(str(tmp_path / "d"))
+    _finish(_write(KEYS[:6], pool, dataset), dataset)
+    before = _checksums(dataset)
+    plan = _write(KEYS, pool, dataset)
+    _finish(plan, dataset)
+    assert before.items() <= _checksums(dataset).items()
+    assert sorted(key for pack in plan.packs for key in pack.keys) == KEYS
+
+
+def test_a_clip_that_leaves_takes_its_pack_along_and_nothing_stale_stays(pool, tmp_path):
+    dataset = Storage(str(tmp_path / "d"))
+    _finish(_write(KEYS, pool, dataset), dataset)
+    _finish(_write(KEYS[1:], pool, dataset), dataset)
+    held = sorted(key for commit in CommitLog(dataset).all() for key in commit.keys)
+    assert held == KEYS[1:]
+    assert sorted(dataset.names("shards")) == sorted(_checksums(dataset))
+    assert len(dataset.names("_packs")) == 1
+
+
+def test_another_identity_packs_anew(pool, tmp_path):
+    dataset = Storage(str(tmp_path / "d"))
+    _finish(_write(KEYS, pool, dataset, identity="old captions"), dataset)
+    before = _checksums(dataset)
+    _finish(_write(KEYS, pool, dataset, identity="new captions"), dataset)
+    assert not before.keys() & _checksums(dataset).keys()
