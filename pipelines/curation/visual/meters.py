@@ -58,7 +58,7 @@ class FrameMeter:
         self._last = small
         self._times.append(frame.time_s)
         self._values.extend((*exposure(small), self._content_change(frame.small_bgr), luma_change, block_change))
-        self._thumbs.append(frame.colour_thumb)
+        self._thumbs.append(frame.thumb)
         if len(self._thumbs) > 1:
             self._steps.append(cv2.norm(self._thumbs[-1], self._thumbs[0], cv2.NORM_L1) / self._thumbs[0].size)
 
@@ -82,7 +82,7 @@ class BlendMeter:
     def see(self, frame: WorkingFrame) -> None:
         if not self._clock.strikes(frame.time_s):
             return
-        moment = (frame.time_s, frame.thumb)
+        moment = (frame.time_s, frame.thumb.astype(np.float32))
         if not self._kept:
             self._kept.extend([moment] * self._middle)
         self._push(moment)
@@ -92,8 +92,8 @@ class BlendMeter:
             last = self._kept[-1]
             for _ in range(self._middle):
                 self._push(last)
-        values = np.array(self._values, np.float32).reshape(len(self._times), len(BLEND_HALVES_S), 2)
-        return BlendCurves(np.array(self._times), BLEND_HALVES_S, values[..., 0], values[..., 1])
+        values = np.array(self._values, np.float32).reshape(len(self._times), len(BLEND_HALVES_S), 3)
+        return BlendCurves(np.array(self._times), BLEND_HALVES_S, *np.moveaxis(values, -1, 0))
 
     def _push(self, moment: tuple[float, NDArray[np.float32]]) -> None:
         self._kept.append(moment)

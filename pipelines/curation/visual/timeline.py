@@ -54,14 +54,15 @@ class FrameCurves(_Rows):
 class BlendCurves(_Rows):
     """One entry per ~1/12 s: how far a frame is a mixture of the frames `half_s` before and after it.
 
-    `gain` is the share of the frame's variance that the mixture explains beyond the better of its two ends
-    (0.5 in the middle of a dissolve between unrelated pictures, ~0 elsewhere), `weight` the later frame's share.
+    `mixture` is the share of the picture that changes between those two and has gone the same part of its way, and
+    `weight` that part; ~0.5-1 with weights between 0 and 1 in a dissolve. `likeness` is the two frames' correlation.
     """
 
     time_s: NDArray[np.float64]
     half_s: tuple[float, ...]
-    gain: Floats  # (N, len(half_s))
+    mixture: Floats  # (N, len(half_s))
     weight: Floats  # (N, len(half_s))
+    likeness: Floats  # (N, len(half_s))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from pipelines.curation.visual.timeline import BlendCurves, Floats, FrameCurves, Transition
 
 BLEND_HALVES_S = (0.25, 0.5, 1.0)
-_NOISE = 4.0  # luma variance of a thumbnail that is noise and coding
+_CHANGED = 10.0  # levels by which a pixel of a thumbnail changes for more than noise
+_LEAST_SHARE = 0.05  # of changed pixels, below which nothing dissolves
+_AGREE = 0.15  # of the way that pixels may be apart and still agree
+_LONG_ENOUGH = 0.75
+_PARTLY = (0.2, 0.8)  # weights with which the middle is a mixture
 
 
 @dataclass(frozen=True)
@@ -21,36 +25,36 @@ class TransitionThresholds:
     white: float = 215.0
     min_fade_s: float = 0.12
     max_fade_s: float = 3.0
-    dissolve_gain: float = 0.2
-    min_dissolve_s: float = 0.12
+    mixture: float = 0.33
+    max_likeness: float = 0.9  # of the pictures before and after: a change of light is no dissolve
 
 
 class Blend(NamedTuple):
     """How `middle` is mixed of two other pictures; see `BlendCurves`."""
 
-    gain: float
+    mixture: float
     weight: float
+    likeness: float
 
 
 def blend(before: NDArray[np.float32], middle: NDArray[np.float32], after: NDArray[np.float32]) -> Blend:
-    """Least squares of `middle` on its two ends, thumbnails of luma.
+    """Of three small pictures in order.
 
-    With before = A, after = B unrelated and middle = (A + B) / 2 each end explains half of the variance and both
-    all of it: gain 0.5. Camera and object motion are no mixture of ends; a still picture needs only one of them.
+    In a dissolve every pixel has gone the same part of its way from `before` to `after`; behind moving things pixels
+    have gone all of it or nothing, and each another part where the camera moves.
     """
-    pictures = np.stack([before.ravel(), after.ravel(), middle.ravel()])
-    pictures -= pictures.mean(axis=1, keepdims=True)
-    (aa, ab, am), (_, bb, bm), (_, _, mm) = (pictures @ pictures.T / pictures.shape[1]).tolist()
-    aa, bb, mm = aa + _NOISE, bb + _NOISE, mm + _NOISE
-    determinant = aa * bb - ab * ab
-    if determinant <= 1e-6 * aa * bb:
-        return Blend(0.0, 0.0)
-    first, second = (am * bb - bm * ab) / determinant, (bm * aa - am * ab) / determinant
-    if first <= 0 or second <= 0:
-        return Blend(0.0, 0.0 if second <= 0 else 1.0)
-    together = (first * am + second * bm) / mm
-    alone = max(am * abs(am) / aa, bm * abs(bm) / bb) / mm
-    return Blend(max(0.0, together - alone), second / (first + second))
+    way = after - before
+    changed = np.abs(way) >= _CHANGED
+    share = float(changed.mean())
+    centred = [picture - picture.mean(axis=(0, 1)) for picture in (before, after)]
+    power = float((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    likeness = float((centred[0] * centred[1]).sum()) / (power**0.5 + 1.0)
+    if share < _LEAST_SHARE:
+        return Blend(0.0, 0.0, likeness)
+    gone = (middle - before)[changed] / way[changed]
+    weight = float(np.median(gone))
+    agreeing = float((np.abs(gone - weight) <= _AGREE).mean())
+    return Blend(share * agreeing, weight, likeness)
 
 
 def find_transitions(frames: FrameCurves, blends: BlendCurves, thresholds: TransitionThresholds) -> list[Transition]:
@@ -82,35 +86,38 @@ def find_fades(frames: FrameCurves, thresholds: TransitionThresholds) -> list[Tr
 
 def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> list[Transition]:
     """Runs of mixtures, stretched to where the later picture's weight reaches 0 and 1."""
-    found = []
-    for first, last in _runs(blends.gain.max(axis=1) >= thresholds.dissolve_gain) if len(blends) else ():
-        row, half = np.unravel_index(int(blends.gain[first : last + 1].argmax()), (last + 1 - first, len(BLEND_HALVES_S)))
-        peak = first + int(row)
-        start_s, end_s = _dissolve_span(blends, peak, int(half))
-        if end_s - start_s >= thresholds.min_dissolve_s:
-            found.append(Transition("dissolve", start_s, end_s, float(blends.gain[peak, half])))
+    partly = (blends.weight > _PARTLY[0]) & (blends.weight < _PARTLY[1])
+    mixture = np.where(partly, blends.mixture, 0.0)
+    found: list[Transition] = []
+    for first, last in _runs(mixture.max(axis=1, initial=0.0) >= thresholds.mixture):
+        strengths = mixture[first : last + 1].max(axis=0)
+        # A window shorter than the dissolve sees the same mixture all along: only a long one shows its ends.
+        half = int(np.flatnonzero(strengths >= _LONG_ENOUGH * strengths.max())[-1])
+        peak = first + int(mixture[first : last + 1, half].argmax())
+        if blends.likeness[first : last + 1].min() > thresholds.max_likeness:
+            continue
+        start_s, end_s = _dissolve_span(blends, peak, half)
+        dissolve = Transition("dissolve", start_s, end_s, float(strengths.max()))
+        if found and _overlap(found[-1], dissolve):
+            dissolve = max(found.pop(), dissolve, key=lambda transition: transition.strength)
+        found.append(dissolve)
     return found
 
 
 def _dissolve_span(blends: BlendCurves, peak: int, half: int) -> tuple[float, float]:
-    """Where the straight line through the weights around `peak` meets 0 and 1."""
+    """Where the straight line through the weights around `peak` meets 0 and 1, no further than the window reaches."""
+    weight, reach = blends.weight[:, half], blends.half_s[half]
     first = last = peak
-    while first > 0 and blends.gain[first - 1, half] > 0.05 and blends.weight[first - 1, half] < blends.weight[first, half]:
+    while first > 0 and 0.05 < weight[first - 1] < weight[first]:
         first -= 1
-    while (
-        last + 1 < len(blends)
-        and blends.gain[last + 1, half] > 0.05
-        and blends.weight[last + 1, half] > blends.weight[last, half]
-    ):
+    while last + 1 < len(blends) and weight[last] < weight[last + 1] < 0.95:
         last += 1
-    reach = BLEND_HALVES_S[half]
-    time_s, weight = blends.time_s[first : last + 1], blends.weight[first : last + 1, half]
     centre = float(blends.time_s[peak])
     if last - first < 1:
         return centre - reach / 2, centre + reach / 2
-    slope, offset = np.polyfit(time_s - centre, weight, 1)
+    slope, offset = np.polyfit(blends.time_s[first : last + 1] - centre, weight[first : last + 1], 1).tolist()
     length = min(1.0 / max(slope, 1e-3), 2 * reach)
-    middle = centre + (0.5 - float(offset)) / max(slope, 1e-3)
+    middle = centre + min(max((0.5 - offset) / max(slope, 1e-3), -reach), reach)
     return middle - length / 2, middle + length / 2
 
 

@@ -16,7 +16,7 @@ _FULL_TO_LIMITED_CHROMA = np.rint((np.arange(256) - 128) * (224 / 255) + 128).as
 
 
 class WorkingFrame:
-    """One decoded frame: its full luma plane, a small picture (no side above 384) and thumbnails. All upright."""
+    """One decoded frame: its full luma plane, a small picture (no side above 384) and a thumbnail. All upright."""
 
     def __init__(self, frame: DecodedFrame) -> None:
         self._frame = frame
@@ -44,12 +44,7 @@ class WorkingFrame:
         return cv2.cvtColor(np.concatenate(planes), cv2.COLOR_YUV2BGR_I420)
 
     @cached_property
-    def thumb(self) -> NDArray[np.float32]:
-        """(18, 32) luma."""
-        return cv2.resize(self.small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-    @cached_property
-    def colour_thumb(self) -> NDArray[np.uint8]:
+    def thumb(self) -> NDArray[np.uint8]:
         """(18, 32, 3) BGR."""
         return cv2.resize(self.small_bgr, (32, 18), interpolation=cv2.INTER_AREA)
 
