@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import butter, lfilter, sosfilt
 
+import pipelines  # noqa: F401  (before transformers: it makes torchvision importable)
+
 RATE = 44100
 VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_chunks_cover_everything_once_and_keep_their_bounds(sound):
     spans = chunk_spans(0.0, duration, sounding)
     assert spans[0][0] == 0.0
     assert spans[-1][1] == duration
-    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
     assert all(0 < end - start <= 15.0 + 1e-9 for start, end in spans)
     if duration >= 1.0:
         assert all(end - start >= 1.0 - 1e-9 for start, end in spans)
@@ -35,7 +37,7 @@ def test_a_cut_inside_sound_means_that_no_pause_was_in_reach(sound):
             continue
         latest = min(start + 15.0, duration - 1.0)
         covered = [(a, b) for a, b in sounding if b > start + 7.5 and a < latest]
-        gaps = [b for (_, b), (a, _) in zip(covered, covered[1:], strict=False) if a > b]
+        gaps = [b for (_, b), (a, _) in pairwise(covered) if a > b]
         assert not gaps
         assert covered[0][0] <= start + 7.5
         assert covered[-1][1] >= latest
@@ -72,5 +74,5 @@ def test_groups_hold_every_piece_once_and_fit(pieces, gap):
 def test_no_two_neighbouring_groups_of_a_class_could_have_been_one(pieces):
     for label in ("speech", "music"):
         groups = [group for group in join_groups(pieces) if group[0].label == label]
-        for group, following in zip(groups, groups[1:], strict=False):
+        for group, following in pairwise(groups):
             assert sum(piece.duration_s for piece in group) + following[0].duration_s > 15.0 - 1e-9
