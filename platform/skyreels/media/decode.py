@@ -16,7 +16,7 @@ from skyreels.media.container import check_pixels, open_container, video_stream
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import Probe, VideoInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
-from skyreels.media.picture import DecodedFrame
+from skyreels.media.picture import DecodedFrame, Scalers
 from skyreels.media.report import DecodeReport
 from skyreels.media.sound import AudioClip, decode_audio, iter_audio
 
@@ -120,13 +120,20 @@ class _Decoder:
 
     def _pictures(self, start: float, end: float) -> Iterator[DecodedFrame]:
         """Everything the decoder gives from here on, at times that never go back."""
+        scalers = Scalers()
         last = self.info.start_s - 1 / self.info.fps_float
         for picture in self._decoded(start, end):
             check_pixels(picture.width, picture.height, self.limits, self.path)
             known = picture.pts is not None
             last = max(last, self._seconds(picture.pts)) if known else last + 1 / self.info.fps_float
             yield DecodedFrame(
-                last, picture.key_frame, picture.is_corrupt, self.info.orientation, self.info.display_size, picture
+                last,
+                picture.key_frame,
+                picture.is_corrupt,
+                self.info.orientation,
+                self.info.display_size,
+                picture,
+                scalers,
             )
 
     def _decoded(self, start: float, end: float) -> Iterator[VideoFrame]:

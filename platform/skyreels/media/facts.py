@@ -87,3 +87,29 @@ class Probe(_Record):
     video: VideoInfo | None = None
     audio: AudioInfo | None = None
     image: ImageInfo | None = None
+
+
+class SoundReport(_Record):
+    """The FLAC that was cut; `padded_samples` at its end are silence because the track ended early."""
+
+    samples: int
+    sample_rate: int
+    channels: int
+    padded_samples: int
+    decode_errors: int
+
+
+class CutReport(_Record):
+    """The clip that was cut. `nominal_frames` and `decoded_frames` count source pictures in the span; `decode_errors`
+    those that were damaged; `repeated_frames` clip pictures that equal the one before. `sound` is None without a track.
+    """
+
+    frames: int
+    fps: str
+    width: int
+    height: int
+    repeated_frames: int
+    nominal_frames: int
+    decoded_frames: int
+    decode_errors: int
+    sound: SoundReport | None

@@ -20,6 +20,22 @@ class Orientation(NamedTuple):
         """(width, height) after turning; turning back swaps the same way."""
         return (height, width) if self.swaps_sides else (width, height)
 
+    def stored_rectangle(
+        self, rectangle: tuple[int, int, int, int], stored_size: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """(x, y, width, height) in the stored picture of a rectangle given in the upright one."""
+        x, y, width, height = rectangle
+        upright_width, upright_height = self.size(*stored_size)
+        if self.mirrored:
+            x = upright_width - x - width
+        if self.rotation == 90:
+            return y, upright_width - x - width, height, width
+        if self.rotation == 180:
+            return upright_width - x - width, upright_height - y - height, width, height
+        if self.rotation == 270:
+            return upright_height - y - height, x, height, width
+        return x, y, width, height
+
     def apply(self, picture: np.ndarray) -> np.ndarray:
         """`picture` (H, W, ...) turned; a view, not a copy."""
         turned = np.rot90(picture, k=-self.rotation // 90) if self.rotation else picture

@@ -1,17 +1,50 @@
 """One decoded picture, converted only when and as far as somebody asks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from skyreels.media.orientation import Orientation
 
-_UNSPECIFIED = 2  # H.273 code point of the matrix coefficients
-_HD_HEIGHT = 720
-# Pictures whose first plane is luma in whole bytes or in little-endian words.
+_HD_SIDE = 720
+_UNSPECIFIED = 2  # H.273: matrix coefficients nobody named
+_BT709, _BT601 = 1, 6
+_HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+# Pictures whose first plane is luma, in bytes or in little-endian words.
 _LUMA_FIRST = ("yuv4", "yuvj4", "yuva4", "nv12", "nv21", "nv16", "p010", "gray")
+_FULL_TO_LIMITED = np.rint(np.arange(256) * (219 / 255) + 16).astype(np.uint8)
+
+
+class Scalers:
+    """The scalers of one decode, one for each kind of output: setting one up costs more than using it."""
+
+    def __init__(self) -> None:
+        self._by_output: dict[tuple[int, int, str], VideoReformatter] = {}
+
+    def __call__(self, picture: VideoFrame, width: int, height: int, layout: str) -> VideoFrame:
+        """`picture` at another size and pixel layout; averages when it shrinks.
+
+        RGB comes out in full range, YUV as limited-range BT.709. HDR becomes SDR with its reference white
+        (203 cd/m2, BT.2408) at white.
+        """
+        scaler = self._by_output.setdefault((width, height, layout), VideoReformatter())
+        resolve_matrix(picture)
+        rgb, hdr = layout.startswith(("rgb", "bgr")), is_hdr(picture)
+        return scaler.reformat(
+            picture,
+            width,
+            height,
+            layout,
+            dst_colorspace=None if rgb else Colorspace.ITU709,
+            src_color_range=ColorRange.JPEG if is_full_range(picture) else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG if rgb else ColorRange.MPEG,
+            dst_color_trc=ColorTrc.BT709 if hdr else None,
+            dst_color_primaries=ColorPrimaries.BT709 if hdr else None,
+            interpolation="AREA" if width <= picture.width and height <= picture.height else "BICUBIC",
+            threads=1,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +52,7 @@ class DecodedFrame:
     """A picture at `time_s`; its methods give upright arrays and cost nothing until called.
 
     `display_size` is (width, height) upright and in square pixels, the default size of `rgb` and `bgr`.
+    `source` is the decoder's own picture, stored orientation and all.
     """
 
     time_s: float
@@ -27,6 +61,7 @@ class DecodedFrame:
     orientation: Orientation
     display_size: tuple[int, int]
     source: VideoFrame
+    scalers: Scalers = field(default_factory=Scalers, repr=False)
 
     def rgb(self, width: int | None = None, height: int | None = None) -> np.ndarray:
         """(height, width, 3) uint8 full-range RGB, stretched to the size given."""
@@ -37,64 +72,48 @@ class DecodedFrame:
         return self._packed("bgr24", width, height)
 
     def luma(self) -> np.ndarray:
-        """(H, W) uint8 luma in stored pixels, upright, black 16 and white 235; the decoder's own plane where it can be.
+        """(H, W) uint8 luma in stored pixels, upright, black 16, white 235; the decoder's own plane if it can be.
 
         Do not write into it. Full-range and deeper sources are converted.
         """
         source = self.source
         name = source.format.name
         if not name.startswith(_LUMA_FIRST) or name.endswith("be"):
-            source = source.reformat(format="yuv420p", dst_color_range=ColorRange.MPEG)
+            source = self.scalers(source, source.width, source.height, "yuv420p")
             name = source.format.name
         plane = _first_plane(source)
-        if source.format.components[0].bits > 8:
+        if plane.dtype != np.uint8:
             # p010 keeps its ten bits at the top of the word.
-            shift = 8 if name.startswith("p0") else source.format.components[0].bits - 8
-            plane = (plane >> shift).astype(np.uint8)
+            plane = (plane >> (8 if name.startswith("p0") else source.format.components[0].bits - 8)).astype(np.uint8)
         if is_full_range(source):
             plane = _FULL_TO_LIMITED[plane]
         return self.orientation.apply(plane)
 
     def _packed(self, layout: str, width: int | None, height: int | None) -> np.ndarray:
-        size = (width or self.display_size[0], height or self.display_size[1])
-        stored = self.orientation.size(*size)
-        picture = rescale(self.source, *stored, layout)
-        return self.orientation.apply(picture.to_ndarray())
+        stored = self.orientation.size(width or self.display_size[0], height or self.display_size[1])
+        return self.orientation.apply(self.scalers(self.source, *stored, layout).to_ndarray())
 
 
-def rescale(source: VideoFrame, width: int, height: int, layout: str) -> VideoFrame:
-    """`source` at another size and pixel layout; averages when it shrinks.
+def resolve_matrix(picture: VideoFrame) -> None:
+    """Give a YUV picture that names no matrix the one players assume: BT.709 for HD sizes, BT.601 below."""
+    if picture.colorspace == _UNSPECIFIED and not picture.format.is_rgb:
+        picture.colorspace = _BT709 if max(picture.height, picture.width) >= _HD_SIDE else _BT601
 
-    RGB comes out in full range, YUV as limited-range BT.709. A source that does not name its matrix is read as
-    BT.709 from 720 lines on and as BT.601 below, as players do.
-    """
-    matrix = None
-    if source.colorspace == _UNSPECIFIED:
-        matrix = Colorspace.ITU709 if max(source.height, source.width) >= _HD_HEIGHT else Colorspace.ITU601
-    to_rgb = layout.startswith(("rgb", "bgr"))
-    return source.reformat(
-        width,
-        height,
-        layout,
-        src_colorspace=matrix,
-        dst_colorspace=None if to_rgb else Colorspace.ITU709,
-        src_color_range=ColorRange.JPEG if is_full_range(source) else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG if to_rgb else ColorRange.MPEG,
-        interpolation="AREA" if width <= source.width and height <= source.height else "BICUBIC",
+
+def is_full_range(picture: VideoFrame) -> bool:
+    """Whether black is 0 rather than 16; grey and RGB layouts always are."""
+    return picture.color_range == ColorRange.JPEG or picture.format.name.startswith(
+        ("yuvj", "gray", "rgb", "bgr", "gbr")
     )
 
 
-def is_full_range(source: VideoFrame) -> bool:
-    name = source.format.name
-    return source.color_range == ColorRange.JPEG or name.startswith(("yuvj", "gray", "rgb", "bgr", "gbr"))
+def is_hdr(picture: VideoFrame) -> bool:
+    return picture.color_trc in _HDR_TRANSFERS
 
 
-def _first_plane(source: VideoFrame) -> np.ndarray:
-    """(H, W) view of the first plane: uint8, or uint16 for deep pictures."""
-    plane = source.planes[0]
-    kind = np.dtype(np.uint8) if source.format.components[0].bits == 8 else np.dtype("<u2")
-    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
-    return rows[: source.height, : source.width]
-
-
-_FULL_TO_LIMITED = np.rint(np.arange(256) * (219 / 255) + 16).astype(np.uint8)
+def _first_plane(picture: VideoFrame) -> np.ndarray:
+    """(H, W) view of the first plane: uint8, or little-endian uint16 for deep pictures."""
+    plane = picture.planes[0]
+    kind = np.dtype(np.uint8) if picture.format.components[0].bits == 8 else np.dtype("<u2")
+    rows = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // kind.itemsize)
+    return rows[: picture.height, : picture.width]

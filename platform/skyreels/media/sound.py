@@ -26,6 +26,8 @@ _PREROLL_S = 0.5
 # Timestamps may be rounded (Matroska: 1 ms); a larger jump is a real gap or overlap.
 _JUMP_S = 0.04
 _SILENCE_BLOCK = 1 << 16
+# Channel counts in FFmpeg's default order; decoded arrays carry no layout.
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def iter_audio(
     end_s: float | None = None,
     sample_rate: int | None = None,
     mono: bool = False,
+    stereo: bool = False,
     limits: MediaLimits = DEFAULT_LIMITS,
     report: DecodeReport | None = None,
 ) -> Iterator[AudioClip]:
@@ -72,7 +75,7 @@ def iter_audio(
 
     Times are those of the probe: codec priming and what an edit list hides are cut, gaps are silence, and silence
     leads up to a track that begins after `start_s`. The first sample is the one nearest to `start_s`; the last block
-    ends at `end_s` or where the track ends. `mono` is the mean of the channels.
+    ends at `end_s` or where the track ends. `mono` is the mean of the channels, `stereo` folds more than two into two.
     Raises `MediaError`: `no_audio_stream`, `too_long`, and what opening raises.
     """
     path = Path(path)
@@ -92,8 +95,9 @@ def iter_audio(
         if mono:
             blocks = (block.mean(axis=0, keepdims=True, dtype=np.float32) for block in blocks)
         out_rate = sample_rate or rate
-        if out_rate != rate:
-            blocks = _resampled(blocks, rate, out_rate)
+        folded = stereo and not mono and head.layout.nb_channels > 2
+        if out_rate != rate or folded:
+            blocks = _resampled(blocks, rate, out_rate, "stereo" if folded else None)
         position = 0
         for block in blocks:
             yield AudioClip(block, out_rate, first / rate + position / out_rate)
@@ -188,13 +192,14 @@ def _float_samples(frame: AudioFrame) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int, layout: str | None) -> Iterator[np.ndarray]:
     """The same sound at `out_rate`; sample 0 keeps its time and n samples become round(n * out_rate / rate)."""
     resampler: AudioResampler | None = None
     taken = given = 0
     for block in blocks:
-        resampler = resampler or AudioResampler(format="fltp", layout=f"{block.shape[0]}c", rate=out_rate)
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=f"{block.shape[0]}c")
+        source_layout = _LAYOUTS.get(block.shape[0], f"{block.shape[0]}c")
+        resampler = resampler or AudioResampler(format="fltp", layout=layout or source_layout, rate=out_rate)
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=source_layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, taken, Fraction(1, rate)
         taken += block.shape[1]
         for out in resampler.resample(frame):
