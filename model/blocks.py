@@ -3,7 +3,7 @@
 `JointLayer` holds the same layer of both branches and fixes the order in which they read each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,10 @@ class BranchContext:
     text: Tensor
     """(B, S, width) text as projected, before any layer mixed it: what the text cross-attention reads."""
     modulation: Modulation
-    """8 per media token: shift, scale, gate of attention and of the MLP, shift and scale towards the other branch."""
+    """Per media token, 6: shift, scale, gate of attention and of the MLP. In a joint model 9: then shift and scale
+    towards the other branch, and what this branch's noise level adds to the gate of the other's reading of it."""
     text_modulation: Modulation
     """6 per text token."""
-    level: Tensor | None
-    """(B, 1, width) what this branch's noise level says to the other branch's gate; None without another branch."""
     joint_mask: Tensor | None = None
     """(B, N + S) bool, True where a token exists."""
     media_mask: Tensor | None = None
@@ -100,7 +99,8 @@ class SingleStream(nn.Module):
         tokens = torch.cat((media, text), 1)
         shift, scale, gate, *_ = self._modulation(context, text.shape[1])
         normed = modulated_norm(tokens, shift, scale)
-        mixed = joint_attention(*self.attention(normed), context, self.coarse_gate, normed)
+        q, k, v = self.attention(normed)
+        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed)
         tokens = gated_residual(tokens, self.attention.out(mixed), gate)
         return _split(tokens, media.shape[1])
 
@@ -115,31 +115,47 @@ class SingleStream(nn.Module):
         return context.modulation.select(0, 6).padded(text_tokens).with_table(self.table)
 
 
+@dataclass(frozen=True)
+class BranchState:
+    """One branch between two layers: media (B, N, width), text (B, S, width), and what all layers share."""
+
+    media: Tensor
+    text: Tensor
+    context: BranchContext
+
+
 class BranchLayer(nn.Module):
     """One branch's part of a layer. Only video reads the text a second time (paper, eq. 4)."""
 
     def __init__(self, config: TransformerConfig, *, dual: bool, reads_text: bool, sparse: bool) -> None:
         super().__init__()
+        self.reads_text = reads_text
         self.streams = DualStream(config, sparse) if dual else SingleStream(config, sparse)
-        self.text_norm = nn.LayerNorm(config.width, eps=1e-6) if reads_text else None
-        self.text_attention = CrossAttention(config.width, config.heads) if reads_text else None
-        self.cross_table = nn.Parameter(torch.zeros(2, config.width)) if config.joint else None
+        if reads_text:
+            self.text_norm = nn.LayerNorm(config.width, eps=1e-6)
+            self.text_attention = CrossAttention(config.width, config.heads)
+        if config.joint:
+            self.cross_table = nn.Parameter(torch.zeros(2, config.width))
 
-    def attend(self, media: Tensor, text: Tensor, context: BranchContext, index: int) -> tuple[Tensor, Tensor]:
-        """Steps 1 and 2 of a layer: joint self-attention, then (video) media + Attn(Q=media, K=V=text)."""
-        media, text = self.streams.attend(media, text, context)
-        if self.text_attention is not None and self.text_norm is not None:
+    def attend(self, state: BranchState, index: int) -> BranchState:
+        """Steps 1 and 2 of layer `index`: joint self-attention, then (video) media + Attn(Q=media, K=V=text)."""
+        context = state.context
+        media, text = self.streams.attend(state.media, state.text, context)
+        if self.reads_text:
             cached = context.text_keys_values
             keys_values = cached[index] if cached else self.text_attention.keys_values(context.text)
             media = media + self.text_attention(self.text_norm(media), keys_values, context.text_mask)
-        return media, text
+        return BranchState(media, text, context)
 
-    def towards_other(self, media: Tensor, context: BranchContext) -> Tensor:
+    def feed_forward(self, state: BranchState) -> BranchState:
+        """Step 4: the MLPs."""
+        media, text = self.streams.feed_forward(state.media, state.text, state.context)
+        return BranchState(media, text, state.context)
+
+    def towards_other(self, state: BranchState) -> Tensor:
         """The media as the attention between branches sees them, on either side of it."""
-        if self.cross_table is None:
-            raise ValueError("this model was built with one branch: it has no attention between branches")
-        shift, scale = context.modulation.select(6, 8).with_table(self.cross_table)
-        return modulated_norm(media, shift, scale)
+        shift, scale = state.context.modulation.select(6, 8).with_table(self.cross_table)
+        return modulated_norm(state.media, shift, scale)
 
 
 class CrossModalAttention(nn.Module):
@@ -151,24 +167,18 @@ class CrossModalAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.width))
 
     def forward(
-        self,
-        media: Tensor,
-        normed: Tensor,
-        other: Tensor,
-        context: BranchContext,
-        other_context: BranchContext,
-        rows: bool | Tensor,
-    ) -> Tensor:
-        """media + gate * CrossAttn(Q=normed, K=V=other), aligned by rotary time alone (paper, eq. 5).
+        self, state: BranchState, seen: Tensor, other: BranchContext, other_seen: Tensor, rows: bool | Tensor
+    ) -> BranchState:
+        """media + gate * CrossAttn(Q=seen, K=V=other_seen), aligned by rotary time alone (paper, eq. 5).
 
         `rows` (B,) bool closes the gate of the samples it is False for.
         """
-        keys_values = self.attention.keys_values(other, other_context.time_rotary)
-        update = self.attention(normed, keys_values, other_context.media_mask, context.time_rotary)
-        gate = other_context.level + self.gate.float()
+        keys_values = self.attention.keys_values(other_seen, other.time_rotary)
+        update = self.attention(seen, keys_values, other.media_mask, state.context.time_rotary)
+        gate = other.modulation.noisy[:, 8:9] + self.gate.float()
         if isinstance(rows, Tensor):
             gate = gate * rows.to(gate)[:, None, None]
-        return gated_residual(media, update, gate)
+        return replace(state, media=gated_residual(state.media, update, gate))
 
 
 class JointLayer(nn.Module):
@@ -179,51 +189,37 @@ class JointLayer(nn.Module):
         self.index = index
         self.audio_first = config.audio_first
         dual = index < config.dual_blocks
-        self.video = (
-            BranchLayer(config, dual=dual, reads_text=True, sparse=config.sparse) if config.video_channels else None
-        )
-        self.audio = BranchLayer(config, dual=dual, reads_text=False, sparse=False) if config.audio_channels else None
-        self.audio_reads_video = CrossModalAttention(config) if config.joint else None
-        self.video_reads_audio = CrossModalAttention(config) if config.joint else None
+        if config.video_channels:
+            self.video = BranchLayer(config, dual=dual, reads_text=True, sparse=config.sparse)
+        if config.audio_channels:
+            self.audio = BranchLayer(config, dual=dual, reads_text=False, sparse=False)
+        if config.joint:
+            self.audio_reads_video = CrossModalAttention(config)
+            self.video_reads_audio = CrossModalAttention(config)
 
     def forward(
-        self,
-        video: tuple[Tensor, Tensor] | None,
-        audio: tuple[Tensor, Tensor] | None,
-        video_context: BranchContext | None,
-        audio_context: BranchContext | None,
-        cross_modal: bool | Tensor,
-    ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
-        """(media, text) of each branch to the same; a branch given as None stays out."""
+        self, video: BranchState | None, audio: BranchState | None, cross_modal: bool | Tensor
+    ) -> tuple[BranchState | None, BranchState | None]:
+        """Each branch's state to the next; a branch given as None stays out."""
         if video is not None:
-            video = self.video.attend(*video, video_context, self.index)
+            video = self.video.attend(video, self.index)
         if audio is not None:
-            audio = self.audio.attend(*audio, audio_context, self.index)
+            audio = self.audio.attend(audio, self.index)
         if cross_modal is not False and video is not None and audio is not None:
-            video_media, audio_media = self._exchange(video[0], audio[0], video_context, audio_context, cross_modal)
-            video, audio = (video_media, video[1]), (audio_media, audio[1])
+            video, audio = self._exchange(video, audio, cross_modal)
         if video is not None:
-            video = self.video.streams.feed_forward(*video, video_context)
+            video = self.video.feed_forward(video)
         if audio is not None:
-            audio = self.audio.streams.feed_forward(*audio, audio_context)
+            audio = self.audio.feed_forward(audio)
         return video, audio
 
-    def _exchange(
-        self,
-        video: Tensor,
-        audio: Tensor,
-        video_context: BranchContext,
-        audio_context: BranchContext,
-        rows: bool | Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def _exchange(self, video: BranchState, audio: BranchState, rows: bool | Tensor) -> tuple[BranchState, BranchState]:
         """Audio reads video; then video reads the audio that has read it (eq. 5), or as it was where parallel."""
-        video_seen = self.video.towards_other(video, video_context)
-        audio_seen = self.audio.towards_other(audio, audio_context)
-        audio = self.audio_reads_video(audio, audio_seen, video_seen, audio_context, video_context, rows)
+        video_seen, audio_seen = self.video.towards_other(video), self.audio.towards_other(audio)
+        audio = self.audio_reads_video(audio, audio_seen, video.context, video_seen, rows)
         if self.audio_first:
-            audio_seen = self.audio.towards_other(audio, audio_context)
-        video = self.video_reads_audio(video, video_seen, audio_seen, video_context, audio_context, rows)
-        return video, audio
+            audio_seen = self.audio.towards_other(audio)
+        return self.video_reads_audio(video, video_seen, audio.context, audio_seen, rows), audio
 
 
 def joint_attention(

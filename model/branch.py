@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model.attention import merge_masks
 from model.blocks import BranchContext
 from model.config import TransformerConfig
-from model.inputs import JointInputs
+from model.inputs import AUDIO, VIDEO, JointInputs
 from model.keyframes import keyframe_positions
 from model.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
 from model.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
@@ -34,9 +34,10 @@ class MediaTokens:
 class Branch(nn.Module):
     """Embeddings, modulations and output head of one branch; both branches have the same."""
 
-    def __init__(self, config: TransformerConfig, in_width: int, out_width: int) -> None:
+    def __init__(self, config: TransformerConfig, in_width: int, out_width: int, axes: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
+        self.axes = axes  # channels of a head that each axis of the positions rotates
         width = config.width
         self.media_in = nn.Linear(in_width, width)
         self.text_in = nn.Sequential(
@@ -46,10 +47,9 @@ class Branch(nn.Module):
             nn.Linear(width, width),
         )
         self.time = TimeEmbedding(width)
-        self.media_modulation = ModulationProjection(width, 8)
+        self.media_modulation = ModulationProjection(width, 9 if config.joint else 6)
         self.text_modulation = ModulationProjection(width, 6)
         self.head_modulation = ModulationProjection(width, 2)
-        self.level = ModulationProjection(width, 1) if config.joint else None
         self.head = nn.Linear(width, out_width)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -60,7 +60,7 @@ class Branch(nn.Module):
         timesteps: Tensor,
         text: Tensor,
         text_mask: Tensor | None,
-        text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None,
+        text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None,
     ) -> BranchContext:
         """What all layers of this branch share, for one timestep per sample (B,)."""
         batch, count, _ = media.tokens.shape
@@ -71,14 +71,12 @@ class Branch(nn.Module):
             clean = self.media_modulation(self.time(torch.ones_like(timesteps)))
             is_reference = torch.arange(count, device=device) < media.references
             modulation = Modulation(modulation.noisy, clean, is_reference)
-        still = rotary_table(torch.zeros(text.shape[1], 1, device=device), (self.config.head_width,), 1.0)
         return BranchContext(
-            rotary=media.rotary.then(still),
+            rotary=media.rotary.then(self.table(torch.zeros(text.shape[1], len(self.axes), device=device))),
             time_rotary=media.time_rotary,
             text=text,
             modulation=modulation,
             text_modulation=Modulation(self.text_modulation(embedding)),
-            level=self.level(embedding) if self.level is not None else None,
             joint_mask=merge_masks([(media.mask, count), (text_mask, text.shape[1])], batch, device),
             media_mask=media.mask,
             text_mask=text_mask,
@@ -91,6 +89,10 @@ class Branch(nn.Module):
         shift, scale = self.head_modulation(self.time(timesteps)).unsqueeze(2).unbind(1)
         return self.head(modulated_norm(tokens, shift, scale)).float()
 
+    def table(self, positions: Tensor) -> RotaryTable:
+        """Rotation for positions (..., N, axes); text stands at the origin, where the clip starts."""
+        return rotary_table(positions, self.axes, self.config.rope_theta)
+
     def time_table(self, times: Tensor) -> RotaryTable:
         """Rotation by time alone over the whole head, for times (..., N) in video latents."""
         return rotary_table(times[..., None], (self.config.head_width,), self.config.rope_theta)
@@ -101,12 +103,12 @@ class VideoBranch(Branch):
 
     def __init__(self, config: TransformerConfig) -> None:
         patch = config.patch[1] * config.patch[2]
-        super().__init__(config, (2 * config.video_channels + 1) * patch, config.video_channels * patch)
+        axes = axis_widths(config.head_width)
+        super().__init__(config, (2 * config.video_channels + 1) * patch, config.video_channels * patch, axes)
         self.keyframe_embedding = nn.Parameter(torch.zeros(config.width))
 
-    def embed(self, inputs: JointInputs) -> MediaTokens:
-        """Tokens of references, sequence and keyframes with their positions."""
-        video = inputs.video
+    def embed(self, video: Tensor, inputs: JointInputs) -> MediaTokens:
+        """Tokens of references, of the sequence `video` and of keyframes, with their positions."""
         dtype, device = self.media_in.weight.dtype, video.device
         lengths = [reference.shape[2] for reference in inputs.video_references]
         frames = torch.cat([*map(reference_channels, inputs.video_references), video], 2)
@@ -124,23 +126,23 @@ class VideoBranch(Branch):
             extra_positions = keyframe_positions(keyframes.indices, size, (height, width), device)
             positions = torch.cat((positions, extra_positions))
         references = sum(lengths) * per_frame
-        mask = _token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, tokens.shape)
+        mask = _token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, tokens)
         return MediaTokens(
             tokens=tokens,
-            rotary=rotary_table(positions, axis_widths(self.config.head_width), self.config.rope_theta),
+            rotary=self.table(positions),
             time_rotary=self.time_table(positions[:, 0]),
             references=references,
             mask=mask,
             sparse=self._sparse_plan(references, (time, height, width), inputs),
         )
 
-    def latents(self, tokens: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
+    def latents(self, tokens: Tensor, video: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
         """Last tokens to (B, C, T, H, W) of the sequence and (B, C, K, Hk, Wk) of the keyframes."""
-        video, keyframes = inputs.video, inputs.keyframes
+        keyframes = inputs.keyframes
         height, width = self._token_grid(video)
         start = sum(reference.shape[2] for reference in inputs.video_references) * height * width
         stop = start + video.shape[2] * height * width
-        values = self.project_out(tokens[:, start:], inputs.timesteps[:, 0])
+        values = self.project_out(tokens[:, start:], inputs.timesteps[:, VIDEO])
         sequence = self._unpatch(values[:, : stop - start], (height, width))
         if keyframes is None:
             return sequence, None
@@ -178,28 +180,26 @@ class AudioBranch(Branch):
     """One token per audio latent; references before them on negative times."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config, config.audio_channels, config.audio_channels)
+        super().__init__(config, config.audio_channels, config.audio_channels, (config.head_width,))
 
-    def embed(self, inputs: JointInputs) -> MediaTokens:
-        """Tokens of references and sequence with their positions."""
-        audio = torch.cat((*inputs.audio_references, inputs.audio), 2)
-        tokens = self.media_in(audio.mT.to(self.media_in.weight.dtype))
-        length = inputs.audio.shape[2]
-        references = audio.shape[2] - length
-        times = audio_times(length, inputs.audio_time_scale, audio.device, references)
+    def embed(self, audio: Tensor, inputs: JointInputs) -> MediaTokens:
+        """Tokens of references and of the sequence `audio`, with their positions."""
+        latents = torch.cat((*inputs.audio_references, audio), 2)
+        tokens = self.media_in(latents.mT.to(self.media_in.weight.dtype))
+        references = latents.shape[2] - audio.shape[2]
+        times = audio_times(audio.shape[2], inputs.audio_time_scale, audio.device, references)
         table = self.time_table(times if times.dim() == 1 else times[:, None])
         return MediaTokens(
             tokens=tokens,
             rotary=table,
             time_rotary=table,
             references=references,
-            mask=_token_mask(inputs.audio_mask, 1, inputs.reference_rows, references, tokens.shape),
+            mask=_token_mask(inputs.audio_mask, 1, inputs.reference_rows, references, tokens),
         )
 
-    def latents(self, tokens: Tensor, inputs: JointInputs) -> Tensor:
+    def latents(self, tokens: Tensor, audio: Tensor, inputs: JointInputs) -> Tensor:
         """Last tokens to (B, Ca, L) of the sequence."""
-        start = tokens.shape[1] - inputs.audio.shape[2]
-        return self.project_out(tokens[:, start:], inputs.timesteps[:, 1]).mT
+        return self.project_out(tokens[:, -audio.shape[2] :], inputs.timesteps[:, AUDIO]).mT
 
 
 def reference_channels(latents: Tensor) -> Tensor:
@@ -208,17 +208,15 @@ def reference_channels(latents: Tensor) -> Tensor:
 
 
 def _token_mask(
-    frames: Tensor | None, tokens_per_frame: int, reference_rows: Tensor | None, references: int, shape: torch.Size
+    frames: Tensor | None, tokens_per_frame: int, reference_rows: Tensor | None, references: int, like: Tensor
 ) -> Tensor | None:
-    """(B, N) bool over reference, sequence and keyframe tokens; None where all exist.
+    """(B, N) bool over reference, sequence and keyframe tokens `like`; None where all exist.
 
     `frames` (B, T) tells which frames of the sequence exist, `reference_rows` (B,) whose references do.
     """
     if frames is None and (reference_rows is None or not references):
         return None
-    batch, total, _ = shape
-    device = frames.device if frames is not None else reference_rows.device
-    mask = torch.ones(batch, total, dtype=torch.bool, device=device)
+    mask = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
     if frames is not None:
         stop = references + frames.shape[1] * tokens_per_frame
         mask[:, references:stop] = frames.bool().repeat_interleave(tokens_per_frame, 1)

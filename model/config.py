@@ -127,7 +127,7 @@ def load_preset(name: str | Path) -> Preset:
     missing = typed.keys() - values.keys()
     if missing:
         raise ValueError(f"{path} lacks the sections {sorted(missing)}")
-    parts = {key: from_mapping(kind, values.pop(key), f"{path}: {key}") for key, kind in typed.items()}
+    parts: dict[str, Any] = {key: from_mapping(kind, values.pop(key), f"{path}: {key}") for key, kind in typed.items()}
     return Preset(name=path.stem, sections=values, **parts)
 
 

@@ -29,7 +29,7 @@ class JointInputs:
     """(B, 2C+1, T, H, W): noisy latents V, condition latents I and keep_mask M (1 = keep) over channels."""
     audio: Tensor | None = None
     """(B, Ca, L) noisy latents."""
-    audio_time_scale: float | Tensor | None = None
+    audio_time_scale: float | Tensor = 0.0
     """`ClipShape.audio_time_scale`, or a (B,) tensor of them for clips of several lengths; needed with audio."""
     video_mask: Tensor | None = None
     """(B, T) bool: latent frames that exist, for clips of several lengths in one batch."""
@@ -50,7 +50,7 @@ class JointInputs:
     def __post_init__(self) -> None:
         if self.video is None and self.audio is None:
             raise ValueError("neither video nor audio latents were given")
-        if self.audio is not None and self.audio_time_scale is None:
+        if self.audio is not None and not isinstance(self.audio_time_scale, Tensor) and self.audio_time_scale <= 0:
             raise ValueError("audio needs audio_time_scale, the clip's video latents per audio latent")
         if self.timesteps.shape != (self.text.shape[0], 2):
             raise ValueError(f"timesteps {tuple(self.timesteps.shape)} must be (batch {self.text.shape[0]}, 2)")

@@ -7,14 +7,16 @@ Data lies at t = 1: z_t = t z_0 + (1 - t) eps, and velocities are z_0 - eps (eq.
 its latents out. While sampling, `predict` runs one step and `cache_text` saves what is the same in all of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.blocks import BranchContext, JointLayer
-from model.branch import AudioBranch, Branch, MediaTokens, VideoBranch
+from model.blocks import BranchState, JointLayer
+from model.branch import AudioBranch, VideoBranch
 from model.config import TransformerConfig
 from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 
@@ -47,70 +49,74 @@ class MMDiT(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.video = VideoBranch(config) if config.video_channels else None
-        self.audio = AudioBranch(config) if config.audio_channels else None
+        if config.video_channels:
+            self.video = VideoBranch(config)
+        if config.audio_channels:
+            self.audio = AudioBranch(config)
         self.layers = nn.ModuleList(JointLayer(config, index) for index in range(config.layers))
 
     def forward(self, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
         """Velocities of everything noisy in `inputs`."""
         cache = text_cache or self.embed_text(inputs.text, inputs.text_mask)
-        video, video_context = self._enter(self.video, "video", inputs, cache, VIDEO)
-        audio, audio_context = self._enter(self.audio, "audio", inputs, cache, AUDIO)
+        video, audio = self._enter_video(inputs, cache), self._enter_audio(inputs, cache)
         for layer in self.layers:
-            arguments = (video, audio, video_context, audio_context, inputs.cross_modal)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                video, audio = checkpoint(layer, *arguments, use_reentrant=False)
+                video, audio = checkpoint(layer, video, audio, inputs.cross_modal, use_reentrant=False)
             else:
-                video, audio = layer(*arguments)
+                video, audio = layer(video, audio, inputs.cross_modal)
         return self._leave(video, audio, inputs)
 
     def embed_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
         """Project text (B, S, text_width) into each branch."""
-        dtype = self.dtype
-        video = self.video.text_in(text.to(dtype)) if self.video is not None else None
-        audio = self.audio.text_in(text.to(dtype)) if self.audio is not None else None
+        text = text.to(self.dtype)
+        video = self.video.text_in(text) if self.config.video_channels else None
+        audio = self.audio.text_in(text) if self.config.audio_channels else None
         return TextCache(video, audio, mask)
 
+    @torch.no_grad()
     def cache_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
         """`embed_text` and the keys and values of every layer's text cross-attention, once per prompt, no gradients."""
-        with torch.no_grad():
-            cache = self.embed_text(text, mask)
-            if cache.video is None:
-                return cache
-            keys_values = tuple(layer.video.text_attention.keys_values(cache.video) for layer in self.layers)
-        return TextCache(cache.video, cache.audio, mask, keys_values)
+        cache = self.embed_text(text, mask)
+        if cache.video is None:
+            return cache
+        layers = cast(Iterable[JointLayer], self.layers)
+        keys_values = tuple(layer.video.text_attention.keys_values(cache.video) for layer in layers)
+        return replace(cache, keys_values=keys_values)
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the weights are kept in."""
         return next(self.parameters()).dtype
 
-    def _enter(
-        self, branch: Branch | None, name: str, inputs: JointInputs, cache: TextCache, column: int
-    ) -> tuple[tuple[Tensor, Tensor] | None, BranchContext | None]:
-        latents, text = getattr(inputs, name), getattr(cache, name)
-        if latents is None:
-            return None, None
-        if branch is None:
-            raise ValueError(f"{name} latents were given to a model built without {name} ({name}_channels is 0)")
-        media: MediaTokens = branch.embed(inputs)
-        keys_values = cache.keys_values if column == VIDEO else None
-        context = branch.context(media, inputs.timesteps[:, column], text, cache.mask, keys_values)
-        return (media.tokens, text), context
+    def _enter_video(self, inputs: JointInputs, cache: TextCache) -> BranchState | None:
+        if inputs.video is None:
+            return None
+        if cache.video is None:
+            raise ValueError("video latents were given to a model built without video (video_channels is 0)")
+        media = self.video.embed(inputs.video, inputs)
+        level = inputs.timesteps[:, VIDEO]
+        context = self.video.context(media, level, cache.video, cache.mask, cache.keys_values)
+        return BranchState(media.tokens, cache.video, context)
 
-    def _leave(
-        self, video: tuple[Tensor, Tensor] | None, audio: tuple[Tensor, Tensor] | None, inputs: JointInputs
-    ) -> JointOutputs:
+    def _enter_audio(self, inputs: JointInputs, cache: TextCache) -> BranchState | None:
+        if inputs.audio is None:
+            return None
+        if cache.audio is None:
+            raise ValueError("audio latents were given to a model built without audio (audio_channels is 0)")
+        media = self.audio.embed(inputs.audio, inputs)
+        context = self.audio.context(media, inputs.timesteps[:, AUDIO], cache.audio, cache.mask)
+        return BranchState(media.tokens, cache.audio, context)
+
+    def _leave(self, video: BranchState | None, audio: BranchState | None, inputs: JointInputs) -> JointOutputs:
         sequence = keyframes = sound = None
-        if video is not None:
-            channels = self.config.video_channels
-            sequence, keyframes = self.video.latents(video[0], inputs)
-            sequence = self._velocity(sequence, inputs.video[:, :channels], inputs.timesteps[:, VIDEO])
-            if keyframes is not None:
-                noisy = inputs.keyframes.latents[:, :channels]
-                keyframes = self._velocity(keyframes, noisy, inputs.timesteps[:, VIDEO])
-        if audio is not None:
-            sound = self.audio.latents(audio[0], inputs)
+        if video is not None and inputs.video is not None:
+            levels, channels = inputs.timesteps[:, VIDEO], self.config.video_channels
+            sequence, keyframes = self.video.latents(video.media, inputs.video, inputs)
+            sequence = self._velocity(sequence, inputs.video[:, :channels], levels)
+            if keyframes is not None and inputs.keyframes is not None:
+                keyframes = self._velocity(keyframes, inputs.keyframes.latents[:, :channels], levels)
+        if audio is not None and inputs.audio is not None:
+            sound = self.audio.latents(audio.media, inputs.audio, inputs)
             sound = self._velocity(sound, inputs.audio, inputs.timesteps[:, AUDIO])
         return JointOutputs(sequence, sound, keyframes)
 

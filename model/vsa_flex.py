@@ -91,4 +91,4 @@ def _block_mask(chosen: Tensor, exists: Tensor, tokens: int) -> BlockMask:
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks each query block has, and their indices first in ascending order."""
     counts = blocks.sum(-1, dtype=torch.int32)
-    return counts, blocks.int().argsort(-1, descending=True, stable=True).int()
+    return counts, blocks.int().argsort(stable=True, dim=-1, descending=True).int()
