@@ -47,6 +47,7 @@ def open_container(path: str | Path, limits: MediaLimits) -> Iterator[InputConta
         try:
             with av.open(
                 file,
+                "r",
                 format=demuxer,
                 options=options,
                 buffer_size=_READ_BYTES,

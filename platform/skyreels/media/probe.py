@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av.error
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
@@ -229,9 +231,11 @@ def _is_truncated(path: Path, kind: str, container: InputContainer, video: Video
 
 
 def _display_matrix(picture: VideoFrame | None) -> np.ndarray | None:
-    if picture is None or SideDataType.DISPLAYMATRIX not in picture.side_data:
+    if picture is None:
         return None
-    return np.frombuffer(picture.side_data[SideDataType.DISPLAYMATRIX], dtype=np.int32)
+    side_data = cast(SideDataContainer, picture.side_data)  # PyAV's stubs promise a dict
+    found = side_data.get(SideDataType.DISPLAYMATRIX)
+    return None if found is None else np.frombuffer(memoryview(found), dtype=np.int32)
 
 
 def _name(codes: type[ColorTrc] | type[ColorPrimaries], value: int) -> str:

@@ -188,7 +188,7 @@ def _float_samples(frame: AudioFrame) -> np.ndarray:
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128.0) / 128.0
     if samples.dtype.kind == "i":
-        return (samples / float(-int(np.iinfo(samples.dtype).min))).astype(np.float32)
+        return (samples / 2.0 ** (8 * samples.dtype.itemsize - 1)).astype(np.float32)
     return samples.astype(np.float32)
 
 
