@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-
 from pipelines.curation.visual.meters import BlendMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
 from pipelines.curation.visual.shots import CutThresholds, find_cuts
@@ -16,8 +14,6 @@ from skyreels.media.decode import DecodeReport, iter_video_frames
 from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.probe import Probe
-
-EVENTS_SIZE = (64, 36)
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,18 @@ def run_decode_pass(
     if probe.video is None:
         raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", Path(path).name)
     report = DecodeReport()
-    per_frame, per_blend = FrameMeter(), BlendMeter()
+    per_frame, per_blend, events = FrameMeter(), BlendMeter(), MotionEvents()
     per_flow, per_look = FlowMeter(config.flow_rate), LookMeter(config.look_rate)
-    events = MotionEvents()
     sampler = FrameSampler(
         max(config.sample_interval_s, probe.duration_s / config.max_samples),
         config.sample_short_side,
         config.sample_quality,
     )
     for frame in iter_video_frames(path, probe, limits=limits, threads=config.threads, report=report):
-        working = WorkingFrame(frame)
+        working = WorkingFrame(frame, probe.video.width, probe.video.height)
         for consumer in (per_frame, per_blend, per_flow, per_look, sampler):
             consumer.see(working)
-        events.update(cv2.resize(working.small, EVENTS_SIZE, interpolation=cv2.INTER_AREA), working.time_s)
+        events.update(working.tiny, working.time_s)
     frames, blends = per_frame.curves(), per_blend.curves()
     transitions = find_transitions(frames, blends, config.transitions)
     width, height = probe.video.display_size

@@ -54,5 +54,7 @@ def _marked_area(fixed: NDArray[np.bool_]) -> float:
     joined = cv2.morphologyEx(fixed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 9), np.uint8))
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     pixels = np.bincount(labels[fixed], minlength=count)
-    area = sum(w * h for (_, _, w, h, _), n in zip(boxes[1:].tolist(), pixels[1:], strict=True) if n >= _MIN_EDGE_PIXELS)
+    area = sum(
+        w * h for (_, _, w, h, _), n in zip(boxes[1:].tolist(), pixels[1:], strict=True) if n >= _MIN_EDGE_PIXELS
+    )
     return min(1.0, area / fixed.size)

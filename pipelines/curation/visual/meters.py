@@ -1,4 +1,4 @@
-"""Consumers of the decode pass: each sees every frame once, keeps a few numbers, and gives them as curves at the end."""
+"""Consumers of the decode pass: each sees every frame once, keeps a few numbers and gives curves at the end."""
 
 from array import array
 from collections import deque

@@ -1,4 +1,4 @@
-"""How much moves, and whether it is the camera: dense flow between frames ~0.1 s apart, and a fit of its global part."""
+"""How much moves, and whether it is the camera: dense flow between frames ~0.1 s apart, and the camera's part in it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Flow(NamedTuple):
 
 
 def camera_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Flow:
-    """Between two lumas of the same small size (192 pixels are plenty): dense inverse search at its coarsest setting."""
+    """Between two lumas of one small size (192 pixels are plenty): dense inverse search at its coarsest setting."""
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(before, after, None)
     cells = cv2.resize(flow, _GRID, interpolation=cv2.INTER_AREA)
     return fit_camera(cells / np.float32(np.hypot(*before.shape)), before.shape)

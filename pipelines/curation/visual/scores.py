@@ -1,4 +1,4 @@
-"""From a timeline to the numbers of one clip. No verdicts: a recipe's rules compare these numbers with its thresholds."""
+"""From a timeline to the numbers of one clip. No verdicts: a recipe's rules compare them with its thresholds."""
 
 import cv2
 import numpy as np
@@ -38,7 +38,9 @@ class VisualScores(BaseModel):
     sharpness_peak: float | None = Field(None, description="the same for the sharpest tenth of the picture")
     border_fraction: float = Field(description="share of the frame taken by black bars")
     text_area: float = Field(description="share of the picture inside lines of text; in a clip only lines that stay")
-    subtitle_fraction: float | None = Field(None, description="share of samples with a line in the lower third's middle")
+    subtitle_fraction: float | None = Field(
+        None, description="share of samples with a line in the lower third's middle"
+    )
     watermark_area: float | None = Field(None, description="share of the picture inside marks that never move")
     motion: float | None = Field(None, description="mean optical flow")
     object_motion: float | None = Field(None, description="mean optical flow that the camera does not explain")
@@ -165,7 +167,12 @@ def _staying(samples: list[list[TextLine]]) -> list[list[TextLine]]:
         [
             line
             for line in lines
-            if any(_same_place(line, other) for near in (i - 1, i + 1) if 0 <= near < len(samples) for other in samples[near])
+            if any(
+                _same_place(line, other)
+                for near in (i - 1, i + 1)
+                if 0 <= near < len(samples)
+                for other in samples[near]
+            )
         ]
         for i, lines in enumerate(samples)
     ]

@@ -63,7 +63,8 @@ def _without_nested(boxes: list[tuple[int, int, int, int, float]]) -> list[tuple
     for box in sorted(boxes, key=lambda b: b[2] * b[3], reverse=True):
         x, y, w, h, _ = box
         if not any(
-            min(x + w, a + c) - max(x, a) > 0.5 * w and min(y + h, b + d) - max(y, b) > 0.5 * h for a, b, c, d, _ in kept
+            min(x + w, a + c) - max(x, a) > 0.5 * w and min(y + h, b + d) - max(y, b) > 0.5 * h
+            for a, b, c, d, _ in kept
         ):
             kept.append(box)
     return kept

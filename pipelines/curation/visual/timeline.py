@@ -148,6 +148,6 @@ class Timeline:
     @property
     def nbytes(self) -> int:
         """Bytes held by the curves and the sampled frames."""
-        curves = (self.frames, self.blends, self.flow, self.looks)
+        curves = (self.frames, self.blends, self.flow, self.looks, self.events)
         arrays = (getattr(curve, f.name) for curve in curves for f in fields(curve))
         return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray)) + sum(len(s.jpeg) for s in self.samples)

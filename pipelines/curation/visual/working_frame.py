@@ -18,14 +18,19 @@ _FULL_TO_LIMITED_CHROMA = np.rint((np.arange(256) - 128) * (224 / 255) + 128).as
 class WorkingFrame:
     """One decoded frame: its full luma plane, a small picture (no side above 384) and a thumbnail. All upright."""
 
-    def __init__(self, frame: DecodedFrame) -> None:
+    def __init__(self, frame: DecodedFrame, width: int, height: int) -> None:
+        """`width` x `height` is the source's upright size; frames of another one (some streams change) are scaled."""
         self._frame = frame
+        self._shape = (height, width)
         self.time_s = frame.time_s
 
     @cached_property
     def luma(self) -> Gray:
         """(H, W) the whole luma plane, 16 to 235."""
-        return np.ascontiguousarray(self._frame.luma())
+        luma = np.ascontiguousarray(self._frame.luma())
+        if luma.shape != self._shape:
+            luma = cv2.resize(luma, self._shape[::-1], interpolation=cv2.INTER_AREA)
+        return luma
 
     @cached_property
     def small(self) -> Gray:
@@ -47,6 +52,11 @@ class WorkingFrame:
     def thumb(self) -> NDArray[np.uint8]:
         """(18, 32, 3) BGR."""
         return cv2.resize(self.small_bgr, (32, 18), interpolation=cv2.INTER_AREA)
+
+    @cached_property
+    def tiny(self) -> Gray:
+        """(h, w) luma, no side above 64."""
+        return halve_to(self.small, 64)
 
     def jpeg(self, short_side: int, quality: int) -> bytes:
         """The picture in true colours with its short side at `short_side`, never enlarged."""
