@@ -4,9 +4,10 @@ Decoding runs in a sandboxed child process under time and memory limits; whateve
 its rejection and leaves its neighbours alone. Only the store failing (a full disk, S3 down) fails the part.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from pipelines.curation import sources, tables
 from pipelines.curation.joining import join_short_audio
 from pipelines.curation.plan import Part
 from pipelines.curation.recipe import ExtractConfig
-from pipelines.curation.records import Clip, Rejection, Source, SourceReport, Status
+from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.media.errors import MediaError
 from skyreels.media.sandbox import Sandbox
@@ -71,6 +72,8 @@ def extract_source(
             report.sha256 = sha256_file(path)
             _in_sandbox(report, path, extract, sandbox, scratch)
     except MediaError as error:
+        if error.reason == "disk_full":  # not the source's fault: the part fails and is done again
+            raise OSError(errno.ENOSPC, f"scratch space for {source.uri}: {error.detail}") from error
         report.status = Status.FAILED
         report.rejection = Rejection(
             stage=_stage_of(report), reason=error.reason, remedy=error.remedy, detail=error.detail
@@ -83,28 +86,30 @@ def extract_source(
 
 
 def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbox: Sandbox, scratch: Path) -> None:
+    limits = extract.limits
     request: dict[str, Any] = {
         "path": str(path),
-        "source": report.source.model_dump(mode="json"),
+        "source_id": report.source.source_id,
         "extract": extract.model_dump(mode="json"),
+        "limits": asdict(sandbox.limits),
     }
-    limits = extract.limits
-    probed = sandbox.call(
-        "pipelines.curation.measure:probe_source", request, wall_s=limits.wall_floor_s, scratch=scratch
-    )
+
+    def ask(function: str, wall_s: float) -> dict[str, Any]:
+        return sandbox.call(f"pipelines.curation.{function}", request, wall_s=wall_s, scratch=scratch)
+
+    probed = ask("measure:probe_source", limits.wall_floor_s)
     report.probe, report.seconds = probed["probe"], probed["seconds"]
-    report.source.kind = probed["kind"]
+    report.source = report.source.model_copy(update={"kind": Kind(probed["kind"])})
+    request |= {"probe": probed["probe"], "kind": probed["kind"]}
     wall_s = limits.wall_floor_s + limits.wall_per_media_s * report.seconds
-    request["source"]["kind"] = probed["kind"]
-    request["probe"] = probed["probe"]
-    measured = sandbox.call("pipelines.curation.measure:measure_source", request, wall_s=wall_s, scratch=scratch)
+    measured = ask("measure:measure_source", wall_s)
     report.timings |= measured["timings"]
     report.uncovered = measured["uncovered"]
     if measured["rejection"] is not None:
         report.status, report.rejection = Status.REJECTED, Rejection(**measured["rejection"])
         return
     request["clips"] = measured["clips"]
-    cut = sandbox.call("pipelines.curation.cut:cut_clips", request, wall_s=wall_s, scratch=scratch)
+    cut = ask("cut:cut_clips", wall_s)
     report.timings |= cut["timings"]
     report.clips = [Clip.model_validate(clip) for clip in cut["clips"]]
 
@@ -113,7 +118,7 @@ def _stage_of(report: SourceReport) -> str:
     """The stage a source failed in, from how far it had come."""
     if not report.probe:
         return "probe"
-    return "cut" if "measure" in report.timings else "measure"
+    return "cut" if report.timings else "measure"
 
 
 def _write(part: Part, reports: list[SourceReport], extract: ExtractConfig, pool: Storage, scratch: Path) -> None:

@@ -115,7 +115,7 @@ def _to_row(part: Part) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _sandbox(extract: str) -> Sandbox:
     """One decoding child per worker process, kept for all its parts."""
-    return Sandbox(media_limits(ExtractConfig.model_validate_json(extract)))
+    return Sandbox(media_limits(ExtractConfig.model_validate_json(extract)), preload=("pipelines.curation.cut",))
 
 
 def media_limits(extract: ExtractConfig) -> MediaLimits:
@@ -124,5 +124,6 @@ def media_limits(extract: ExtractConfig) -> MediaLimits:
         max_file_bytes=int(limits.max_file_gb * 2**30),
         max_pixels=limits.max_pixels,
         max_duration_s=limits.max_hours * 3600,
+        cpu_s=limits.wall_floor_s + limits.wall_per_media_s * limits.max_hours * 3600,
         memory_bytes=int(limits.memory_gb * 2**30),
     )

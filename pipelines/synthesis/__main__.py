@@ -2,7 +2,7 @@
 
 import argparse
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import cv2
@@ -11,8 +11,8 @@ from tqdm import tqdm
 from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
     cv2.setNumThreads(1)
 
     def progress(entries: list[Entry]) -> Iterator[Entry]:

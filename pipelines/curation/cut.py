@@ -1,0 +1,96 @@
+"""What the sandboxed child does with the clips of a measured source: cut, normalise, score the exact samples.
+
+Files are left in the scratch folder: `<key>.mp4` and `<key>.flac`, `<key>.flac`, or `<key>.jpg`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import soundfile
+
+from pipelines.curation.audio.scores import audio_scores
+from pipelines.curation.measure import Request, Task, task_of
+from pipelines.curation.recipe import CutConfig
+from pipelines.curation.records import Clip, Kind, Rejection
+from skyreels.media.cut import cut_audio, cut_clip
+from skyreels.media.errors import MediaError
+from skyreels.media.image import read_image, write_image
+
+_EVEN = 2
+
+
+def cut_clips(request: Request, scratch: Path) -> dict[str, Any]:
+    """Cut every clip that the gate let through; one that cannot be cut is rejected and leaves the others alone."""
+    task = task_of(request, scratch)
+    clips = [Clip.model_validate(clip) for clip in request["clips"]]
+    by_kind = {Kind.VIDEO: _cut_video, Kind.IMAGE: _cut_image, Kind.AUDIO: _cut_sound}
+    for clip in clips:
+        if clip.rejection is not None:
+            continue
+        try:
+            by_kind[clip.kind](task, clip)
+        except MediaError as error:
+            for path in scratch.glob(f"{clip.key}.*"):
+                path.unlink()
+            clip.rejection = Rejection(stage="cut", reason=error.reason, remedy=error.remedy, detail=error.detail)
+    return {"clips": [clip.model_dump(mode="json") for clip in clips], "timings": task.timings}
+
+
+def _cut_video(task: Task, clip: Clip) -> None:
+    config = task.extract.cut
+    fps = min(config.fps or clip.fps, config.max_fps)
+    frames = max(1, int((clip.end_s - clip.start_s) * fps + 1e-6))
+    clip.end_s = clip.start_s + frames / fps  # sound and picture end together, on a whole frame
+    flac = task.scratch / f"{clip.key}.flac"
+    with task.timed("cut"):
+        report = cut_clip(
+            task.path, task.probe, start_s=clip.start_s, end_s=clip.end_s, fps=fps, crop=clip.crop,
+            size=clip_size(clip, config), video_path=task.scratch / f"{clip.key}.mp4",
+            audio_path=flac if clip.has_audio else None, sample_rate=config.sample_rate, crf=config.crf,
+            preset=config.preset, limits=task.limits,
+        )  # fmt: skip
+    clip.width, clip.height, clip.frames, clip.fps = report.width, report.height, report.frames, fps
+    clip.scores["decode.repeated_frames"] = float(report.repeated_frames)
+    if clip.has_audio:
+        _score_sound(task, clip, flac)
+
+
+def _cut_sound(task: Task, clip: Clip) -> None:
+    flac = task.scratch / f"{clip.key}.flac"
+    with task.timed("cut"):
+        cut_audio(
+            task.path, task.probe, start_s=clip.start_s, end_s=clip.end_s, audio_path=flac,
+            sample_rate=task.extract.cut.sample_rate, limits=task.limits,
+        )  # fmt: skip
+    _score_sound(task, clip, flac)
+
+
+def _cut_image(task: Task, clip: Clip) -> None:
+    config = task.extract.cut
+    with task.timed("cut"):
+        picture = read_image(task.path, task.limits)
+        if clip.crop is not None:
+            x, y, width, height = clip.crop
+            picture = picture[y : y + height, x : x + width]
+        size = clip_size(clip, config)
+        if size != (picture.shape[1], picture.shape[0]):
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        write_image(task.scratch / f"{clip.key}.jpg", picture, quality=config.image_quality)
+    clip.width, clip.height = size
+
+
+def clip_size(clip: Clip, config: CutConfig) -> tuple[int, int]:
+    """Width and height of the normalised clip: cropped, no short side above the cap, never enlarged, even."""
+    width, height = (clip.crop[2], clip.crop[3]) if clip.crop else (clip.width, clip.height)
+    scale = min(1.0, config.max_short_side / min(width, height))
+    return tuple(max(_EVEN, int(side * scale) // _EVEN * _EVEN) for side in (width, height))
+
+
+def _score_sound(task: Task, clip: Clip, flac: Path) -> None:
+    """Scores of the very samples that go into the shard."""
+    with task.timed("audio"):
+        samples, rate = soundfile.read(flac, dtype="float32", always_2d=True)
+        scores = audio_scores(samples.T, rate)
+        clip.scores |= {f"audio.{name}": value for name, value in scores.flat().items()}
+        clip.speech = scores.speech

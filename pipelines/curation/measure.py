@@ -1,0 +1,241 @@
+"""What the sandboxed child does with one source before it is cut: probe, prefilter, one decode, segments, scores.
+
+Requests and replies are plain JSON. Sampled frames are left in the scratch folder as `<key>.f<i>.jpg`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.curation.audio.chunks import chunk_spans
+from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
+from pipelines.curation.audio.scores import scores_for_span
+from pipelines.curation.audio.vad import active_intervals, speech_intervals
+from pipelines.curation.filters import first_broken
+from pipelines.curation.recipe import ExtractConfig
+from pipelines.curation.records import Clip, Kind, Rejection, clip_key
+from pipelines.curation.segments import SegmentLimits, segment
+from pipelines.curation.sync import measure_sync
+from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
+from pipelines.curation.visual.prefilter import prefilter_scores
+from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, image_crop, image_hash, image_scores
+from pipelines.curation.visual.timeline import SampledFrame, Timeline
+from skyreels.media.facts import Probe
+from skyreels.media.image import read_image
+from skyreels.media.limits import MediaLimits
+from skyreels.media.probe import probe
+from skyreels.media.report import DecodeReport
+from skyreels.media.sound import iter_audio
+
+Request = dict[str, Any]
+Uncovered = tuple[float, float, str]
+
+
+@dataclass
+class Task:
+    """One source as the child sees it."""
+
+    path: Path
+    source_id: str
+    kind: Kind
+    probe: Probe
+    extract: ExtractConfig
+    limits: MediaLimits
+    scratch: Path
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the block's CPU seconds to `timings[stage]`."""
+        started = time.process_time()
+        try:
+            yield
+        finally:
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.process_time() - started
+
+
+def probe_source(request: Request, scratch: Path) -> dict[str, Any]:
+    """What the file is, by its bytes: the probe, its kind and its length in seconds."""
+    found = probe(request["path"], MediaLimits(**request["limits"]))
+    kind = Kind.IMAGE if found.image else Kind.VIDEO if found.video else Kind.AUDIO
+    seconds = 0.0 if kind is Kind.IMAGE else found.duration_s
+    return {"probe": found.model_dump(mode="json"), "kind": kind.value, "seconds": seconds}
+
+
+def measure_source(request: Request, scratch: Path) -> dict[str, Any]:
+    """Everything that is known of a source before it is cut."""
+    task = task_of(request, scratch)
+    by_kind = {Kind.VIDEO: _measure_video, Kind.IMAGE: _measure_image, Kind.AUDIO: _measure_audio}
+    rejection, clips, uncovered = by_kind[task.kind](task)
+    return {
+        "rejection": rejection and rejection.model_dump(),
+        "clips": [clip.model_dump(mode="json") for clip in clips],
+        "uncovered": uncovered,
+        "timings": task.timings,
+    }
+
+
+def task_of(request: Request, scratch: Path) -> Task:
+    return Task(
+        path=Path(request["path"]),
+        source_id=request["source_id"],
+        kind=Kind(request["kind"]),
+        probe=Probe.model_validate(request["probe"]),
+        extract=ExtractConfig.model_validate(request["extract"]),
+        limits=MediaLimits(**request["limits"]),
+        scratch=scratch,
+    )
+
+
+_Found = tuple[Rejection | None, list[Clip], list[Uncovered]]
+
+
+def _measure_video(task: Task) -> _Found:
+    with task.timed("prefilter"):
+        rejection = _prefilter(task)
+    if rejection is not None:
+        return rejection, [], []
+    with task.timed("decode and score"):
+        config = DecodePassConfig(
+            sample_short_side=task.extract.frames.short_side, sample_quality=task.extract.frames.quality
+        )
+        timeline = run_decode_pass(task.path, task.probe, limits=task.limits, config=config)
+    with task.timed("audio"):
+        sound = _sound(task)
+    with task.timed("segment"):
+        spans, uncovered = _segments(task, timeline, sound)
+    clips = []
+    with task.timed("score clips"):
+        for index, (start_s, end_s) in enumerate(spans):
+            clips.append(_video_clip(task, timeline, sound, clip_key(task.source_id, index), start_s, end_s))
+    return None, clips, [tuple(item) for item in uncovered]
+
+
+def _prefilter(task: Task) -> Rejection | None:
+    """The recipe's rules on what the header and a pass over keyframes say."""
+    if not task.extract.prefilter or task.probe.video is None:
+        return None
+    found = prefilter_scores(task.path, task.probe, limits=task.limits)
+    scores = {f"prefilter.{name}": value for name, value in found.model_dump().items()}
+    scores["prefilter.has_audio"] = task.probe.audio is not None
+    return first_broken(task.extract.prefilter, Kind.VIDEO, scores, stage="prefilter")
+
+
+def _sound(task: Task) -> AudioFrames | None:
+    """Frame features of the whole track, streamed; None where there is no track or it is too short to say anything."""
+    if task.probe.audio is None or not task.extract.audio:
+        return None
+    timeline = AudioTimeline(task.probe.audio.sample_rate)
+    heard = 0
+    for block in iter_audio(task.path, limits=task.limits):
+        timeline.update(block.samples)
+        heard += block.samples.shape[1]
+    return timeline.finish() if heard else None
+
+
+def _segments(
+    task: Task, timeline: Timeline, sound: AudioFrames | None
+) -> tuple[list[tuple[float, float]], list[Uncovered]]:
+    config = task.extract.segments
+    cuts = [cut.time_s for cut in timeline.cuts]
+    transitions = [(transition.start_s, transition.end_s) for transition in timeline.transitions]
+    speech = speech_intervals(sound) if sound is not None else []
+    end_s = _picture_end(timeline)
+    limits = SegmentLimits(config.min_s, config.max_s)
+    spans, uncovered = segment(end_s, cuts, transitions, speech, limits)
+    return [tuple(span) for span in spans], [tuple(item) for item in uncovered]
+
+
+def _picture_end(timeline: Timeline) -> float:
+    """When the last decoded picture leaves the screen: less than the header says if the file is damaged."""
+    return float(timeline.frames.time_s[-1]) + 1.0 / timeline.frame_rate
+
+
+def _video_clip(
+    task: Task, timeline: Timeline, sound: AudioFrames | None, key: str, start_s: float, end_s: float
+) -> Clip:
+    scores: dict[str, Any] = {f"visual.{k}": v for k, v in clip_scores(timeline, start_s, end_s).model_dump().items()}
+    scores |= _decode_scores(timeline.report)
+    if sound is not None:
+        scores |= _sync_scores(timeline, sound, start_s, end_s)
+    hashes, times = clip_hashes(timeline, start_s, end_s)
+    _keep_frames(task, key, timeline.samples_between(start_s, end_s))
+    crop = clip_crop(timeline, start_s, end_s)
+    whole = (crop.width, crop.height) == (timeline.width, timeline.height)
+    clip = Clip(
+        key=key, source_id=task.source_id, kind=Kind.VIDEO, start_s=start_s, end_s=end_s,
+        width=timeline.width, height=timeline.height, fps=timeline.frame_rate,
+        crop=None if whole or not task.extract.cut.crop_borders else tuple(crop),
+        has_audio=sound is not None, scores=scores, hashes=hashes, hash_times=times,
+    )  # fmt: skip
+    clip.rejection = first_broken(task.extract.gate, Kind.VIDEO, scores, stage="gate")
+    return clip
+
+
+def _decode_scores(report: DecodeReport) -> dict[str, float]:
+    """How much of the source's pictures decoded as they were meant to; 1 is all."""
+    nominal = max(report.nominal_frames, 1)
+    return {
+        "decode.frames_ratio": min(1.0, report.decoded_frames / nominal),
+        "decode.corrupt_ratio": report.corrupt_frames / nominal,
+        "decode.errors": float(report.errors),
+    }
+
+
+def _sync_scores(timeline: Timeline, sound: AudioFrames, start_s: float, end_s: float) -> dict[str, Any]:
+    seen, heard = timeline.events.span(start_s, end_s), sound.span(start_s, end_s)
+    times = heard.start_s + (np.arange(len(heard.onset)) + 0.5) * heard.onset_hop_s
+    found = measure_sync(seen.times, seen.values, times, heard.onset, timeline.frame_rate)
+    if found is None:
+        return {"sync.offset_frames": None, "sync.confidence": None}
+    return {f"sync.{name}": value for name, value in vars(found).items()}
+
+
+def _keep_frames(task: Task, key: str, samples: list[SampledFrame]) -> None:
+    """`per_clip` of the samples, evenly spread, as files."""
+    count = min(task.extract.frames.per_clip, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int) if count else []
+    for index, place in enumerate(chosen):
+        (task.scratch / f"{key}.f{index}.jpg").write_bytes(samples[place].jpeg)
+
+
+def _measure_image(task: Task) -> _Found:
+    with task.timed("decode and score"):
+        rgb = read_image(task.path, task.limits)
+        scores: dict[str, Any] = {f"visual.{k}": v for k, v in image_scores(rgb).model_dump().items()}
+        crop = image_crop(rgb)
+        hashed = image_hash(rgb)
+    height, width = rgb.shape[:2]
+    whole = (crop.width, crop.height) == (width, height)
+    clip = Clip(
+        key=clip_key(task.source_id, 0), source_id=task.source_id, kind=Kind.IMAGE, width=width, height=height,
+        frames=1, crop=None if whole or not task.extract.cut.crop_borders else tuple(crop),
+        scores=scores, hashes=[hashed], hash_times=[0.0],
+    )  # fmt: skip
+    clip.rejection = first_broken(task.extract.gate, Kind.IMAGE, scores, stage="gate")
+    return None, [clip], []
+
+
+def _measure_audio(task: Task) -> _Found:
+    with task.timed("audio"):
+        sound = _sound(task)
+    if sound is None:
+        remedy = "send a file with samples in it, or set extract.audio=true"
+        return Rejection(stage="audio", reason="no_sound", remedy=remedy), [], []
+    limits = task.extract.segments
+    spans = chunk_spans(0.0, sound.duration_s, active_intervals(sound), limits.max_s, min(1.0, limits.max_s / 2))
+    clips = []
+    for index, (start_s, end_s) in enumerate(spans):
+        scores = {f"audio.{name}": value for name, value in scores_for_span(sound, start_s, end_s).flat().items()}
+        clip = Clip(
+            key=clip_key(task.source_id, index), source_id=task.source_id, kind=Kind.AUDIO,
+            start_s=start_s, end_s=end_s, has_audio=True, scores=scores,
+        )  # fmt: skip
+        clip.rejection = first_broken(task.extract.gate, Kind.AUDIO, scores, stage="gate")
+        clips.append(clip)
+    return None, clips, []
