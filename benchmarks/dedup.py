@@ -10,11 +10,12 @@ in meaning.
 import argparse
 import resource
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
 from pipelines.curation import dedup, hash_index
-from pipelines.curation.dedup import DedupTable, find_duplicates
+from pipelines.curation.dedup import DedupTable, Duplicate, find_duplicates
 from pipelines.curation.recipe import DedupConfig
 
 METHODS = {
@@ -57,7 +58,8 @@ def make_clips(count: int) -> tuple[DedupTable, dict[str, set[str]]]:
     """Random clips, and by method the keys of the copies that method is there to find."""
     rng = np.random.default_rng(0)
     concepts = rng.normal(size=(max(1, count // 200), 256)).astype(np.float32)
-    content, hashes = [], []
+    content: list[str] = []
+    hashes: list[np.ndarray] = []
     vectors = np.empty((count, 256), np.float32)
     planted: dict[str, set[str]] = {"exact": set(), "perceptual": set(), "semantic": set()}
     for i in range(count):
@@ -96,18 +98,18 @@ def turned(hashes: np.ndarray, rng: np.random.Generator, bits: int) -> np.ndarra
     return hashes ^ np.bitwise_xor.reduce(np.where(used, np.uint64(1) << places, np.uint64(0)), axis=1)
 
 
-def rows(clips: DedupTable, places) -> DedupTable:
+def rows(clips: DedupTable, places: Iterable[int]) -> DedupTable:
     places = list(places)
     return DedupTable(
         [clips.keys[i] for i in places],
         [clips.content[i] for i in places],
         clips.quality[places],
         [clips.hashes[i] for i in places],
-        clips.embeddings[places],
+        None if clips.embeddings is None else clips.embeddings[places],
     )
 
 
-def timed(new: DedupTable, kept: DedupTable | None, config: DedupConfig):
+def timed(new: DedupTable, kept: DedupTable | None, config: DedupConfig) -> tuple[list[Duplicate], float]:
     start = time.process_time()
     found = find_duplicates(new, kept, config)
     return found, time.process_time() - start

@@ -8,6 +8,7 @@ is chained away, and a clip of an earlier run is never taken back.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,6 +53,9 @@ class Duplicate(NamedTuple):
     of_key: str
     method: Method
     similarity: float
+
+
+_Match = tuple[int, Method, float]
 
 
 def find_duplicates(new: DedupTable, kept: DedupTable | None, config: DedupConfig) -> list[Duplicate]:
@@ -142,7 +146,7 @@ def _grouped(pairs: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
     """For every later clip its earlier ones, best rank first."""
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     edges = np.searchsorted(pairs[order, 0], np.arange(count + 1))
-    return [pairs[order[start:end], 1] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [pairs[order[start:end], 1] for start, end in pairwise(edges)]
 
 
 def _descend(
@@ -156,7 +160,7 @@ def _descend(
     first_with: dict[str, int] = {}
     found = []
     for i, content in enumerate(ranked.content):
-        match = None
+        match: _Match | None = None
         if i >= first_new:
             same = first_with.get(content) if config.exact and content else None
             match = (
@@ -171,9 +175,6 @@ def _descend(
         else:
             found.append(Duplicate(ranked.keys[i], ranked.keys[match[0]], match[1], match[2]))
     return found
-
-
-_Match = tuple[int, Method, float]
 
 
 def _by_frames(ranked: DedupTable, i: int, earlier: NDArray[np.int64], config: DedupConfig) -> _Match | None:

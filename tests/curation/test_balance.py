@@ -1,4 +1,5 @@
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -21,10 +22,10 @@ def test_every_clip_is_kept_or_dropped_and_cells_keep_their_order(clips, config)
     result = balance(clips, config)
     assert sorted([*result.kept, *(d.key for d in result.dropped)]) == sorted(clips)
     assert sum(before for before, _ in result.cells.values()) == len(clips)
-    for cell, (before, after) in result.cells.items():
+    for _cell, (before, after) in result.cells.items():
         assert 1 <= after <= min(before, config.max_per_cell or before)
     sizes = sorted(result.cells.values())
-    assert all(a[1] <= b[1] for a, b in zip(sizes, sizes[1:], strict=False))  # a bigger cell never keeps less
+    assert all(a[1] <= b[1] for a, b in pairwise(sizes))  # a bigger cell never keeps less
 
 
 @given(CLIPS, CONFIGS, st.randoms(use_true_random=False))
@@ -67,7 +68,7 @@ def test_a_drop_says_why():
 def test_concepts_find_separate_groups_in_any_order():
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(4), 25)
-    vectors = np.float32(np.eye(16)[truth] + rng.normal(size=(100, 16)) * 0.05)
+    vectors = (np.eye(16)[truth] + rng.normal(size=(100, 16)) * 0.05).astype(np.float32)
     keys = [f"{i:03d}" for i in range(100)]
     labels = concept_labels(keys, vectors, 4)
     assert len(set(zip(truth.tolist(), labels.tolist(), strict=True))) == 4

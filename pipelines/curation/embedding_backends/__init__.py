@@ -1,0 +1,1 @@
+"""What turns a clip's frames into one vector. Chosen in `pipelines/curation/embeddings.py`."""
