@@ -1,7 +1,9 @@
 """Still pictures: probed before they are unpacked, read upright, written so that a rerun gives the same bytes."""
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +11,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skyreels.media.container import check_file_bytes
+from skyreels.media.container import check_file_bytes, check_pixels
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import ImageInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.sniff import IMAGES, sniff
 
 _EXIF_ORIENTATION = 0x0112
+# What Pillow's decoders raise for bytes they cannot make sense of.
+_PILLOW_ERRORS = (
+    Image.DecompressionBombError,
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> ImageInfo:
@@ -32,14 +48,11 @@ def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Image
 def read_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """(H, W, 3) uint8 sRGB of the picture at `path`, EXIF orientation applied, transparency laid over black."""
     with _opened(Path(path), limits) as image:
-        try:
-            upright = ImageOps.exif_transpose(image)
-            if "A" in upright.mode or "transparency" in upright.info:
-                rgba = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
-            return np.asarray(upright.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise MediaError("truncated", "Fetch the picture again: its pixels end early.", str(error)) from error
+        upright = ImageOps.exif_transpose(image)
+        if "A" in upright.mode or "transparency" in upright.info:
+            rgba = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
+        return np.asarray(upright.convert("RGB"))
 
 
 def write_image(path: str | Path, picture: np.ndarray, *, quality: int = 92) -> None:
@@ -66,14 +79,13 @@ def _opened(path: Path, limits: MediaLimits) -> Iterator[Image.Image]:
             # Pillow only warns about pictures of 90 to 180 megapixels; our own limit is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=[kind.upper()])
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        reason = "too_many_pixels" if isinstance(error, Image.DecompressionBombError) else "unreadable"
-        raise MediaError(reason, "Open it in an image editor and save it again, smaller.", str(error)) from error
-    with image:
-        if image.size[0] * image.size[1] > limits.max_pixels:
-            raise MediaError(
-                "too_many_pixels",
-                f"Scale it below {limits.max_pixels} pixels.",
-                f"{path.name} is {image.size[0]}x{image.size[1]}",
-            )
-        yield image
+        with image:
+            check_pixels(*image.size, limits, path)
+            yield image
+    except _PILLOW_ERRORS as error:
+        bomb = isinstance(error, Image.DecompressionBombError)
+        raise MediaError(
+            "too_many_pixels" if bomb else "truncated" if "truncated" in str(error) else "unreadable",
+            "Open it in an image editor and save it again." if not bomb else "Scale it down.",
+            f"{path.name}: {error}",
+        ) from error

@@ -115,6 +115,8 @@ def _sniff_elementary_audio(head: bytes) -> str | None:
     if layer == 0:
         return "aac" if head[1] & 0xF0 == 0xF0 and head[2] >> 2 & 15 < 13 else None
     version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if layer == 3:  # layer I is extinct, and its sync word is the byte order mark of UTF-16
+        return None
     return "mp3" if version != 1 and bitrate not in (0, 15) and rate != 3 else None
 
 
