@@ -1,13 +1,29 @@
-"""Faults planted on purpose. Pictures in and out are streams of (H, W, 3) uint8, sound is (C, N) float32."""
+"""Faults planted on purpose: in the film itself, in its pictures, in its sound.
+
+Pictures in and out are streams of (H, W, 3) uint8, sound is (C, N) float32.
+"""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import cv2
 import numpy as np
 from scipy import signal
 
+from pipelines.synthesis.film import Camera, Film, Motion, Scene
+
 Frames = Iterable[np.ndarray]
+
+
+def freeze(film: Film) -> Film:
+    """Nothing moves, neither subjects nor camera; only the sensor noise is alive."""
+    return replace(film, shots=tuple(replace(shot, scene=_stopped(shot.scene), camera=Camera()) for shot in film.shots))
+
+
+def shake(film: Film, amount: float = 0.08, seed: int = 0) -> Film:
+    """The camera trembles by up to `amount` frame heights in every shot."""
+    return replace(film, shots=tuple(replace(shot, camera=Camera("shake", amount, seed=seed)) for shot in film.shots))
 
 
 def blur(frames: Frames, radius: float = 0.02) -> Iterator[np.ndarray]:
@@ -31,13 +47,7 @@ def repeat_frames(frames: Frames, every: int = 3) -> Iterator[np.ndarray]:
         yield held
 
 
-def hold(frames: Frames, count: int) -> Iterator[np.ndarray]:
-    """A still picture: the first frame, `count` times."""
-    first = next(iter(frames))
-    return (first for _ in range(count))
-
-
-def crop(frames: Frames, share: float = 0.06) -> Iterator[np.ndarray]:
+def crop(frames: Frames, share: float = 0.04) -> Iterator[np.ndarray]:
     """Cut `share` of each side away and scale back to the same size."""
     for frame in frames:
         height, width = frame.shape[:2]
@@ -91,3 +101,9 @@ def shift_sound(audio: np.ndarray, samples: int) -> np.ndarray:
     else:
         out[:, :samples] = audio[:, -samples:]
     return out
+
+
+def _stopped(scene: Scene) -> Scene:
+    return replace(
+        scene, subjects=tuple(replace(one, motion=Motion("still", one.motion.start)) for one in scene.subjects)
+    )

@@ -100,7 +100,7 @@ def _state(world: World, subject: int, time: float) -> tuple[np.ndarray, np.ndar
 def _first_root(a: float, b: float, c: float) -> float | None:
     """Smallest t > 0 at which a t^2 + b t + c falls through zero (it is positive, or grazing, before)."""
     if abs(a) < 1e-12:
-        return -c / b if b < 0 and c > -1e-9 else None
+        return -c / b if b < -1e-9 else None  # slower than this, it does not get there
     discriminant = b * b - 4 * a * c
     if discriminant < 0:
         return None

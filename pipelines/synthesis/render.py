@@ -30,7 +30,7 @@ class Stage:
     canvas_scale: float
     canvas_origin: tuple[float, float]  # world point of canvas pixel (0, 0)
     sprites: tuple[Sprite, ...]
-    grain: tuple[np.ndarray, np.ndarray]
+    grain: tuple[tuple[np.ndarray, np.ndarray], ...]  # mirrored tiles: (to add, to subtract)
     size: tuple[int, int]
 
 
@@ -127,7 +127,7 @@ def _transition(film: Film, number: int, elapsed: float) -> tuple[str, float]:
 
 
 def _build_stage(shot: Shot, number: int, seconds: float, film: Film) -> Stage:
-    width, height = film.size
+    height = film.size[1]
     zoom, drift = reach(shot.camera)
     margin = drift + 0.02
     scale = height * zoom
@@ -142,11 +142,21 @@ def _build_stage(shot: Shot, number: int, seconds: float, film: Film) -> Stage:
     sprites = tuple(make_sprite(subject, subject.size * scale, outlined=outlined) for subject in shot.scene.subjects)
     names = tuple(f"shot{number}/{subject.name}" for subject in shot.scene.subjects)
     world = solve(shot.scene, film.aspect, seconds)
-    rng = np.random.default_rng((film.seed, number, 0x6E))
-    noise = rng.normal(0, shot.scene.grain, (height + GRAIN_SLACK, width + GRAIN_SLACK)).round()
-    grain = tuple(np.repeat(np.clip(part, 0, 255).astype(np.uint8)[..., None], 3, axis=2) for part in (noise, -noise))
+    grain = _grain_tiles(shot.scene.grain, film, np.random.default_rng((film.seed, number, 0x6E)))
     origin = (-margin, -margin)
-    return Stage(shot, shot.seconds, world, names, canvas, scale, origin, sprites, grain, film.size)  # type: ignore[arg-type]
+    return Stage(shot, shot.seconds, world, names, canvas, scale, origin, sprites, grain, film.size)
+
+
+def _grain_tiles(strength: float, film: Film, rng: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Noise to add and to subtract. Four mirror images: frames in a row must not share one pattern, only moved,
+    or motion estimation would follow the noise."""
+    width, height = film.size
+    noise = rng.normal(0, strength, (height + GRAIN_SLACK, width + GRAIN_SLACK, 1)).round()
+    mirrored = (noise, noise[::-1], noise[:, ::-1], noise[::-1, ::-1])
+    return tuple(
+        tuple(np.repeat(np.clip(part, 0, 255).astype(np.uint8), 3, axis=2) for part in (tile, -tile))  # type: ignore[misc]
+        for tile in mirrored
+    )
 
 
 def _draw(stage: Stage, time: float, index: int) -> np.ndarray:
@@ -166,7 +176,7 @@ def _draw(stage: Stage, time: float, index: int) -> np.ndarray:
         _paste(stage, number, view, time, frame)
     if stage.shot.scene.grain > 0:
         dx, dy = (index * 37) % GRAIN_SLACK, (index * 23) % GRAIN_SLACK
-        lighter, darker = (tile[dy : dy + height, dx : dx + width] for tile in stage.grain)
+        lighter, darker = (tile[dy : dy + height, dx : dx + width] for tile in stage.grain[index % 4])
         frame = cv2.subtract(cv2.add(frame, lighter), darker)
     return apply_style(stage.shot.scene.style, frame)
 

@@ -39,7 +39,7 @@ def signed_distance(shape: ShapeName, x: np.ndarray, y: np.ndarray) -> np.ndarra
     if shape == "cross":
         return np.minimum(np.maximum(np.abs(x) - 0.92, np.abs(y) - 0.3), np.maximum(np.abs(y) - 0.92, np.abs(x) - 0.3))
     if shape == "heart":
-        u, v = x * 1.2, -y * 1.2 + 0.15
+        u, v = x * 1.3, -y * 1.3 + 0.15
         return (np.sqrt(np.maximum(u**2 + (v - np.sqrt(np.abs(u)) * 0.72) ** 2, 0.0)) - 1.0) * 0.55
     if shape == "star":
         return _polygon(x, y, [(1.0 if k % 2 == 0 else 0.45, math.pi * k / 5) for k in range(10)])

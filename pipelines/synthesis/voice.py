@@ -178,9 +178,11 @@ def _filtered(
     if sung:
         hertz = hertz * (1 + 0.012 * np.sin(2 * math.pi * 5.5 * time) * np.clip(time / 0.3, 0, 1))
     phase = np.cumsum(hertz) / sample_rate
-    # A glottal pulse: a raised sine closed for 40 % of the period; its slope is what the tract hears.
+    # Rosenberg's pulse C (JASA 49, 1971): opens for 40 % of the period, closes in 16 % with a jerk. The tract hears
+    # its slope.
     cycle = phase % 1.0
-    flow = np.where(cycle < 0.6, np.sin(math.pi * cycle / 0.6) ** 2, 0.0)
+    flow = np.where(cycle < 0.4, 0.5 - 0.5 * np.cos(math.pi * cycle / 0.4), np.cos(math.pi / 2 * (cycle - 0.4) / 0.16))
+    flow = np.where(cycle < 0.56, flow, 0.0)
     wave = np.diff(flow, prepend=0.0) * 30 * level + 0.004 * rng.standard_normal(hertz.size) * level
     for band, width in enumerate((80.0, 100.0, 140.0)):
         wave = _resonate(wave, formants[:, band], width, hop, sample_rate)

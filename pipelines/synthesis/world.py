@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipelines.synthesis import defects
-from pipelines.synthesis.film import Camera, Film, Motion, Overlay
+from pipelines.synthesis.film import Film, Overlay
 from pipelines.synthesis.sampler import sample_film, sample_impact_film
 from pipelines.synthesis.sentences import SIGNS
 from pipelines.synthesis.studio import Rendered, render
@@ -131,13 +131,10 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
         return sample_film(seed, size=size, fps=fps, seconds=0.6 * shots * seconds, shots=shots, transition=transition)  # type: ignore[arg-type]
     sound: Any = "speech" if kind == "clean-speech" else SOUND_ONLY.get(kind, "full")
     film = sample_film(seed, size=size, fps=fps, seconds=seconds, sound=sound)
-    shot = film.shots[0]
     if kind == "static":
-        cast = tuple(replace(s, motion=Motion("still", s.motion.start)) for s in shot.scene.subjects)
-        shot = replace(shot, scene=replace(shot.scene, subjects=cast), camera=Camera())
-    elif kind == "shake":
-        shot = replace(shot, camera=Camera("shake", 0.08, seed=seed))
-    film = replace(film, shots=(shot,))
+        return defects.freeze(film)
+    if kind == "shake":
+        return defects.shake(film, seed=seed)
     if kind == "letterbox":
         return replace(film, letterbox=float(rng.uniform(0.1, 0.16)))
     return replace(film, overlays=_overlays(kind, rng, seconds))

@@ -1,0 +1,83 @@
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from pipelines.synthesis.pairs import GLOBAL_EDITS, EditKind, make_pair, write_pair
+from pipelines.synthesis.references import reference_crop, voice_reference
+from pipelines.synthesis.sampler import sample_film
+from pipelines.synthesis.studio import render
+
+FILM = sample_film(21, size=(96, 64), seconds=1.0)
+
+
+@pytest.mark.parametrize("kind", get_args(EditKind))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_before_and_after_are_equal_outside_the_mask_and_differ_inside(kind, seed):
+    pair = make_pair(FILM, kind, seed)
+    before, after = render(pair.before), render(pair.after)
+    differ, masked = 0, 0
+    for mask, old, new in zip(pair.masks(), before.frames(), after.frames(), strict=True):
+        changed = (old != new).any(axis=-1)
+        assert not (changed & ~mask).any()
+        differ, masked = differ + int(changed.sum()), masked + int(mask.sum())
+    assert differ > 0.4 * masked > 0
+    assert (masked == FILM.frames * 96 * 64) == (kind in GLOBAL_EDITS)
+
+
+def test_instructions_say_what_is_done():
+    deleted = make_pair(FILM, "delete")
+    subject = next(s for s in FILM.shots[0].scene.subjects if s.name == deleted.target)
+    assert deleted.instruction.startswith("Remove the ")
+    assert f"{subject.colour} {subject.material} {subject.shape}" in deleted.instruction
+    inserted = make_pair(FILM, "insert")
+    assert (inserted.before, inserted.after) == (deleted.after, deleted.before)
+    recoloured = make_pair(FILM, "recolour")
+    new = next(s for s in recoloured.after.shots[0].scene.subjects if s.name == recoloured.target)
+    assert recoloured.instruction.endswith(f"to {new.colour}.")
+
+
+def test_a_deleted_subject_is_no_longer_heard():
+    film = next(
+        film
+        for film in (sample_film(seed, size=(64, 64), seconds=2.0, subjects=1, sound="impacts") for seed in range(50))
+        if film.shots[0].scene.subjects[0].motion.kind == "bouncing"
+    )
+    pair = make_pair(film, "delete")
+    assert any(event["kind"] == "sfx" for event in render(pair.before).annotation["audio_events"])
+    assert not any(event["kind"] == "sfx" for event in render(pair.after).annotation["audio_events"])
+
+
+def test_a_pair_on_disk(tmp_path):
+    path = write_pair(make_pair(FILM, "recolour"), tmp_path, "pair")
+    edit = json.loads(path.read_text("utf-8"))
+    assert (tmp_path / edit["before"]).stat().st_size > 1000
+    assert (tmp_path / edit["after"]).stat().st_size > 1000
+    assert len(edit["masks"]) == FILM.frames
+
+
+def test_pairs_of_many_shots_are_refused():
+    with pytest.raises(ValueError, match="one shot"):
+        make_pair(sample_film(1, shots=2), "delete")
+
+
+def test_a_reference_shows_the_subject_from_another_time():
+    rendered = render(FILM)
+    name = next(iter(rendered.annotation["subjects"]))
+    crop = reference_crop(rendered, name, avoid=range(12))
+    assert crop.frame >= 12
+    assert crop.image.shape[:2] == crop.mask.shape
+    whole = rendered.masks(crop.frame)[name]
+    assert crop.mask.sum() == whole.sum()
+    assert whole.sum() == max(rendered.masks(k).get(name, np.zeros(1)).sum() for k in range(12, FILM.frames))
+    with pytest.raises(ValueError, match="no frame outside"):
+        reference_crop(rendered, name, avoid=range(FILM.frames))
+
+
+def test_a_voice_reference_is_the_same_speaker_saying_something_else():
+    line = sample_film(0, sound="speech").sound.lines[0]
+    other, spoken = voice_reference(line, 16000)
+    assert (other.language, other.pitch, other.speaker) == (line.language, line.pitch, line.speaker)
+    assert other.text != line.text
+    assert spoken.samples.size > 4000
