@@ -82,7 +82,7 @@ def sparse_attention(
     coarse = from_cubes(coarse[:, :, :, None].expand_as(grid_v), plan)
     if plan.sparsity == 0:
         fine = attend(q, k, v, key_mask)
-        gated = plan.slice_grid(fine, 2) + gate * coarse
+        gated = torch.addcmul(plan.slice_grid(fine, 2), gate, coarse)
         return torch.cat((fine[:, :, : plan.start], gated, fine[:, :, plan.start + plan.tokens :]), 2)
 
     selected = scores.detach().topk(plan.kept, -1).indices
@@ -91,7 +91,9 @@ def sparse_attention(
     kernel = plan.kernel if plan.kernel != "auto" else ("flex" if q.is_cuda else "gather")
     fine_stage = flex_fine if kernel == "flex" else gather_fine
     fine = fine_stage(grid_q, grid_k, grid_v, selected, valid_tokens(plan, q.device), rest_k, rest_v, rest_mask)
-    grid_out = from_cubes(fine, plan) + gate * coarse
+    grid_out = torch.addcmul(from_cubes(fine, plan), gate, coarse)
+    if not rest_q.shape[2]:
+        return grid_out
     rest_out = attend(rest_q, k, v, key_mask)
     return torch.cat((rest_out[:, :, : plan.start], grid_out, rest_out[:, :, plan.start :]), 2)
 
