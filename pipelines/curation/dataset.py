@@ -105,7 +105,7 @@ def _caption(
     clips: Sequence[Row], recipe: Recipe, root: Storage, cluster: LazyCluster, decisions: Decisions, quiet: bool
 ) -> dict[str, Row]:
     """Captions by key; a clip whose caption failed is decided out, and asked again by the next run."""
-    layer = annotators.caption_layer(recipe, root)
+    layer = annotators.caption_layer(recipe.captions, root)
     if layer is None:
         return {}
     missing = layers.unanswered(layer, clips, root)

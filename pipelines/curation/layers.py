@@ -10,7 +10,7 @@ part by part; a clip whose answer failed is asked again by the next run.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -32,13 +32,19 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's name, what made it, and how to make a worker for it inside an actor."""
+    """A layer's name, what made it, which clips it is for, and who answers.
+
+    Either `make_worker(**arguments)` is called inside an actor, or `stream` turns a dataset of clips into one of
+    answers, for engines that bring their own Ray Data pipeline.
+    """
 
     name: str
     made_by: Mapping[str, Any]
-    make_worker: Callable[..., Worker]
-    arguments: Mapping[str, Any]
+    wants: Callable[[Row], bool]
     workers: WorkersConfig
+    make_worker: Callable[..., Worker] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    stream: Callable[[ray.data.Dataset], ray.data.Dataset] | None = None
 
     @property
     def identity(self) -> str:
@@ -49,24 +55,45 @@ class Layer:
 
 
 def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]:
-    """The clips that have no answer in this layer yet, in order of key."""
+    """The clips that this layer is for and has no answer for yet, in order of key."""
     answered = {key for commit in CommitLog(layer.storage(output)).all() for key in commit.keys}
-    return sorted((clip for clip in clips if clip["key"] not in answered), key=lambda clip: str(clip["key"]))
+    missing = [clip for clip in clips if clip["key"] not in answered and layer.wants(clip)]
+    return sorted(missing, key=lambda clip: str(clip["key"]))
 
 
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
-    """Ask the layer's workers about these clips; yields the number of clips as parts are committed."""
+    """Ask about these clips; yields the number of clips as parts are committed."""
+    done = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
+    for row in done.iter_rows():
+        yield int(row["clips"])
+
+
+def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
     size = layer.workers.clips_per_part
     parts = [{"part": stable_json(clips[start : start + size]).decode()} for start in range(0, len(clips), size)]
-    answers = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
+    return ray.data.from_items(parts, override_num_blocks=len(parts)).map(
         _LayerActor,
         fn_constructor_kwargs={"layer": layer, "output": output.root},
         compute=ray.data.ActorPoolStrategy(size=min(layer.workers.count, len(parts))),
         num_cpus=layer.workers.num_cpus,
         num_gpus=layer.workers.num_gpus,
     )
-    for row in answers.iter_rows():
-        yield int(row["clips"])
+
+
+def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
+    """Answers are committed as they come, in parts of whatever clips are ready."""
+    assert layer.stream is not None
+
+    def commit_batch(batch: pa.Table) -> pa.Table:
+        answers = [{"error": None, **row} for row in batch.to_pylist()]
+        _commit(layer, layer.storage(Storage(output.root)), answers)
+        return pa.table({"clips": [len(answers)]})
+
+    asked = [{"key": clip["key"], "clip": stable_json(clip).decode()} for clip in clips]
+    answers = layer.stream(ray.data.from_items(asked))
+    return answers.map_batches(
+        commit_batch, batch_size=layer.workers.clips_per_part, batch_format="pyarrow", num_cpus=0.5
+    )
 
 
 def read_layer(layer: Layer, output: Storage) -> dict[str, Row]:
@@ -85,6 +112,7 @@ class _LayerActor:
     """Holds the model; answers one part of clips at a time and commits it."""
 
     def __init__(self, layer: Layer, output: str) -> None:
+        assert layer.make_worker is not None
         self._layer = layer
         self._store = layer.storage(Storage(output))
         self._worker = layer.make_worker(**layer.arguments)
@@ -92,20 +120,20 @@ class _LayerActor:
     def __call__(self, row: Row) -> Row:
         clips = json.loads(row["part"])
         answers = checked(clips, self._worker(clips))
-        self._commit(answers)
+        _commit(self._layer, self._store, answers)
         return {"clips": len(answers)}
 
-    def _commit(self, answers: list[Row]) -> None:
-        keys = [row["key"] for row in answers if row["error"] is None]
-        failed = {row["key"]: row["error"] for row in answers if row["error"] is not None}
-        part_id = hashlib.blake2b(stable_json([keys, failed]), digest_size=10).hexdigest()
-        name = f"parts/{part_id}.parquet"
-        with self._store.staged(name) as path:
-            path.write_bytes(tables.encode(pa.Table.from_pylist(answers)))
-            file = describe(name, path, keys)
-        CommitLog(self._store).commit(
-            Commit(part_id=part_id, files=(file,), facts={"made_by": dict(self._layer.made_by), "failed": failed})
-        )
+
+def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> None:
+    keys = sorted(row["key"] for row in answers if row["error"] is None)
+    failed = {row["key"]: row["error"] for row in answers if row["error"] is not None}
+    part_id = hashlib.blake2b(stable_json([keys, failed]), digest_size=10).hexdigest()
+    name = f"parts/{part_id}.parquet"
+    with store.staged(name) as path:
+        path.write_bytes(tables.encode(pa.Table.from_pylist(list(answers))))
+        file = describe(name, path, keys)
+    facts = {"made_by": dict(layer.made_by), "failed": failed}
+    CommitLog(store).commit(Commit(part_id=part_id, files=(file,), facts=facts))
 
 
 def digest(value: Mapping[str, Any]) -> str:

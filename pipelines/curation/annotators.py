@@ -1,0 +1,224 @@
+"""The layers of curation: which models look at or listen to which clips, and what they leave in a row.
+
+Each worker is built inside its actor from plain arguments, reads what it needs of a clip from the pool, and answers
+for every clip it is given; what goes wrong with one clip becomes that clip's `error`.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+import soundfile
+from numpy.typing import NDArray
+
+from pipelines.curation import tables
+from pipelines.curation.captions import ray_llm
+from pipelines.curation.captions.captioners import make_captioner
+from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
+from pipelines.curation.embedding_backends.descriptor import Descriptor
+from pipelines.curation.embeddings import make_aesthetics, make_backend
+from pipelines.curation.layers import Layer, Row, read_layer
+from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe
+from pipelines.curation.records import Kind
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.probe import probe
+from skyreels.shards import read_member
+from skyreels.storage import Storage
+
+_VOICED = ("speech", "singing")
+
+
+def before_selection(recipe: Recipe, root: Storage) -> list[Layer]:
+    """Embeddings, and transcripts where the recipe names a model for them."""
+    layers = [embedding_layer(recipe.embedding, root)]
+    return [*layers, transcript_layer(recipe.asr, root)] if recipe.asr.model else layers
+
+
+def answers_before_selection(recipe: Recipe, root: Storage) -> dict[str, Row]:
+    """What these layers say, merged by clip key; a failed answer says nothing."""
+    merged: dict[str, Row] = {}
+    for layer in before_selection(recipe, root):
+        for key, row in read_layer(layer, root).items():
+            if row["error"] is None:
+                merged.setdefault(key, {}).update({k: v for k, v in row.items() if k not in ("key", "error")})
+    return merged
+
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """What made a sample, for its json."""
+    return {
+        "extract": recipe.extract.identity,
+        "embedding": _embedding_made_by(recipe.embedding),
+        "transcript": recipe.asr.model or None,
+        "captions": recipe.captions.backend,
+        "caption_model": recipe.captions.model or None,
+    }
+
+
+def embedding_layer(config: EmbeddingConfig, root: Storage) -> Layer:
+    return Layer(
+        name="embeddings",
+        made_by=_embedding_made_by(config),
+        wants=lambda clip: clip["kind"] != Kind.AUDIO,
+        workers=config.workers,
+        make_worker=EmbeddingWorker,
+        arguments={"config": config, "pool": root.sub("pool")},
+    )
+
+
+def transcript_layer(config: AsrConfig, root: Storage) -> Layer:
+    return Layer(
+        name="transcripts",
+        made_by={"model": config.model},
+        wants=lambda clip: clip["has_audio"] and clip.get("audio.class") in _VOICED,
+        workers=config.workers,
+        make_worker=TranscriptWorker,
+        arguments={"config": config, "pool": root.sub("pool")},
+    )
+
+
+def caption_layer(config: CaptionConfig, root: Storage) -> Layer | None:
+    """None where the recipe wants no captions."""
+    if config.backend == "none":
+        return None
+    made_by = {name: getattr(config, name) for name in ("backend", "model", "frames", "short_side", "send_audio")}
+    pool = root.sub("pool")
+    if config.backend == "vllm":
+        return Layer("captions", made_by, _everything, config.workers, stream=lambda clips: _vllm(clips, config, pool))
+    arguments = {"config": config, "pool": pool}
+    return Layer("captions", made_by, _everything, config.workers, CaptionWorker, arguments)
+
+
+def _everything(clip: Row) -> bool:
+    return True
+
+
+class EmbeddingWorker:
+    """A unit vector per clip from its sampled frames, and an aesthetics score where there is a head for it."""
+
+    def __init__(self, config: EmbeddingConfig, pool: Storage) -> None:
+        self._backend = make_backend(config, _device(config.workers.num_gpus))
+        self._aesthetics = make_aesthetics(config)
+        self._pool = pool
+
+    def __call__(self, clips: Sequence[Row]) -> list[Row]:
+        return [self._answer(clip) for clip in clips]
+
+    def _answer(self, clip: Row) -> Row:
+        frames = sampled_frames(clip, self._pool)
+        if not frames:
+            return {"key": clip["key"], "error": "no frame of this clip could be sampled"}
+        vector = self._backend(frames)
+        row = {"key": clip["key"], "embedding": vector.tolist(), "embedding_by": self._backend.identity}
+        if self._aesthetics is not None:
+            row["visual.aesthetic"] = float(self._aesthetics(vector[None])[0])
+        return row
+
+
+class TranscriptWorker:
+    """What is said or sung, by Whisper."""
+
+    def __init__(self, config: AsrConfig, pool: Storage) -> None:
+        from pipelines.curation.audio.asr import Transcriber  # here: it imports torch and transformers
+
+        self._transcribe = Transcriber(config.model, device=_device(config.workers.num_gpus))
+        self._pool = pool
+
+    def __call__(self, clips: Sequence[Row]) -> list[Row]:
+        return [self._answer(clip) for clip in clips]
+
+    def _answer(self, clip: Row) -> Row:
+        samples, rate = clip_sound(clip, self._pool)
+        said = self._transcribe(samples, rate, speech=[tuple(span) for span in clip["speech"]])
+        return {"key": clip["key"], "transcript": said.text, "language": said.language}
+
+
+class CaptionWorker:
+    """Short, long and structured captions by the recipe's captioner; every answer is tied to its clip by key."""
+
+    def __init__(self, config: CaptionConfig, pool: Storage) -> None:
+        captioner = make_captioner(config, _device(config.workers.num_gpus))
+        assert captioner is not None
+        self._captioner, self._config, self._pool = captioner, config, pool
+
+    def __call__(self, clips: Sequence[Row]) -> list[Row]:
+        requests = [caption_request(clip, self._config, self._pool) for clip in clips]
+        return [caption_row(result) for result in self._captioner.caption(requests)]
+
+
+def caption_request(clip: Row, config: CaptionConfig, pool: Storage) -> CaptionRequest:
+    """What a captioner is shown of a clip. `measured` looks at numbers only, so nothing is decoded for it."""
+    facts = {"seconds": clip["end_s"] - clip["start_s"], **{n: clip[n] for n in ("kind", "width", "height", "fps")}}
+    measurements = facts | {name: value for name, value in clip.items() if "." in name}
+    if config.backend == "measured":
+        return CaptionRequest(clip["key"], measurements=measurements, transcript=clip["transcript"])
+    sound = clip_sound(clip, pool) if clip["has_audio"] and config.send_audio else None
+    frames = caption_frames(clip, config, pool)
+    return CaptionRequest(clip["key"], frames, sound, measurements, clip["transcript"])
+
+
+def caption_row(result: CaptionResult) -> Row:
+    """A flat row; what the checks found in a caption travels with it."""
+    if result.caption is None:
+        return {"key": result.key, "error": str(result.error)}
+    return {"key": result.key, "error": None, **result.caption.row(), "issues": "; ".join(result.issues)}
+
+
+def caption_frames(clip: Row, config: CaptionConfig, pool: Storage) -> list[bytes]:
+    """JPEGs at even times of the clip, at caption size; of an image, the image."""
+    members = tables.members_of(clip)
+    with TemporaryDirectory(prefix="skyreels-caption-") as folder:
+        if "mp4" not in members:
+            return [read_member(pool, members["jpg"])] if "jpg" in members else []
+        path = Path(folder) / "clip.mp4"
+        path.write_bytes(read_member(pool, members["mp4"]))
+        scale = min(1.0, config.short_side / min(clip["width"], clip["height"]))
+        size = (max(1, round(clip["width"] * scale)), max(1, round(clip["height"] * scale)))
+        wanted = {round((i + 0.5) * clip["frames"] / config.frames - 0.5) for i in range(config.frames)}
+        shown = (f.bgr(*size) for i, f in enumerate(iter_video_frames(path, probe(path))) if i in wanted)
+        return [cv2.imencode(".jpg", bgr)[1].tobytes() for bgr in shown]
+
+
+def _vllm(clips: ray.data.Dataset, config: CaptionConfig, pool: Storage) -> ray.data.Dataset:
+    """Requests are built by CPU tasks, answered by vLLM engines, and read back under the keys they were asked by."""
+    engine = ray_llm.Engine(config.model, engines=config.workers.count, frames=config.frames, sound=config.send_audio)
+
+    def ask(row: Row) -> Row:
+        return ray_llm.request_row(caption_request(json.loads(row["clip"]), config, pool))
+
+    def read(row: Row) -> Row:
+        return caption_row(ray_llm.results([CaptionRequest(row["key"])], [row], engine)[0])
+
+    return ray_llm.build_processor(engine)(clips.map(ask, num_cpus=1)).map(read, num_cpus=0.5)
+
+
+def sampled_frames(clip: Row, pool: Storage) -> list[NDArray[np.uint8]]:
+    """The frames kept beside a clip, (H, W, 3) RGB each; of an image, the image."""
+    members = tables.members_of(clip)
+    names = sorted(name for name in members if name.endswith(".jpg") or name == "jpg")
+    coded = [np.frombuffer(read_member(pool, members[name]), np.uint8) for name in names]
+    return [cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for data in coded]
+
+
+def clip_sound(clip: Row, pool: Storage) -> tuple[NDArray[np.float32], int]:
+    """(C, N) samples of a clip and their rate."""
+    data = read_member(pool, tables.members_of(clip)["flac"])
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return samples.T, rate
+
+
+def _embedding_made_by(config: EmbeddingConfig) -> Mapping[str, Any]:
+    if config.backend == "descriptor":
+        return {"backend": Descriptor.identity}
+    return {"backend": config.backend, "model": config.model, "pretrained": config.pretrained,
+            "aesthetics": config.aesthetics}  # fmt: skip
+
+
+def _device(num_gpus: float) -> str:
+    return "cuda" if num_gpus > 0 else "cpu"
