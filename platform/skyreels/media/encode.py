@@ -16,7 +16,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 BT709 = 1  # the code point of BT.709 primaries, transfer and matrix in H.273
@@ -64,9 +64,10 @@ def write_video(
         )
         # Sound goes in as the picture advances: the muxer interleaves packets without holding a stream back.
         blocks = iter(()) if sound is None or audio is None else _audio_blocks(audio, sample_rate, sound)
+        reformatter = VideoReformatter()  # one for all: setting a conversion up takes longer than a small frame
         count, heard = 0, 0.0
         for index, array in (item for group in ((first,), numbered) for item in group):
-            container.mux(video.encode(_video_frame(array, index, rate, size, path)))
+            container.mux(video.encode(_video_frame(reformatter, array, index, rate, size, path)))
             count = index + 1
             while sound is not None and heard <= count / rate and (block := next(blocks, None)) is not None:
                 container.mux(sound.encode(block))
@@ -129,16 +130,23 @@ def _audio_stream(
 
 
 def _video_frame(
-    picture: np.ndarray | VideoFrame, index: int, rate: Fraction, size: tuple[int, int], path: str | Path
+    reformatter: VideoReformatter,
+    picture: np.ndarray | VideoFrame,
+    index: int,
+    rate: Fraction,
+    size: tuple[int, int],
+    path: str | Path,
 ) -> VideoFrame:
-    frame = _converted(picture, index, size, path)
+    frame = _converted(reformatter, picture, index, size, path)
     frame.pict_type = PictureType.NONE  # a decoded picture would bring its own type, and x264 would obey it
     frame.pts = index
     frame.time_base = 1 / rate
     return frame
 
 
-def _converted(array: np.ndarray | VideoFrame, index: int, size: tuple[int, int], path: str | Path) -> VideoFrame:
+def _converted(
+    reformatter: VideoReformatter, array: np.ndarray | VideoFrame, index: int, size: tuple[int, int], path: str | Path
+) -> VideoFrame:
     if isinstance(array, VideoFrame):
         if (array.height, array.width) != size or array.format.name != "yuv420p":
             raise ValueError(f"write_video({path}): frame {index} is {array}, the first was yuv420p {size}")
@@ -147,8 +155,14 @@ def _converted(array: np.ndarray | VideoFrame, index: int, size: tuple[int, int]
         raise ValueError(
             f"write_video({path}): frame {index} is {array.dtype} {array.shape}, the first was uint8 {(*size, 3)}"
         )
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-    return rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    return reformatter.reformat(
+        VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24"),
+        format="yuv420p",
+        interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        threads=1,
+    )
 
 
 def _audio_blocks(audio: np.ndarray, sample_rate: int, stream: AudioStream) -> Iterator[AudioFrame]:
