@@ -8,7 +8,6 @@ from pathlib import Path
 
 import av.error
 from av.container import InputContainer
-from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -107,9 +106,8 @@ class _Decoder:
             yield from self._pictures(start, end)
             return
         for back_s in _SEEK_BACK_S:
-            target_s = max(start - back_s, self.info.start_s)
-            ticks = math.floor((target_s + self.clock_zero_s) / self._time_base)
-            self.container.seek(ticks, stream=self.stream, backward=True)
+            before_s = max(start + self.clock_zero_s - back_s, 0.0)
+            self.container.seek(math.floor(before_s / self._time_base), stream=self.stream, backward=True)
             self.report.restart()
             pictures = self._pictures(start, end)
             first = next(pictures, None)
@@ -174,6 +172,6 @@ def _stream(
     stream.codec_context.thread_count = threads
     stream.codec_context.options = {"max_pixels": str(limits.max_pixels)} | (_STRICT if strict else {})
     if keyframes_only:
+        # Not also stream.discard: with it FFmpeg's mp4 demuxer hands out wrong presentation times.
         stream.codec_context.skip_frame = "NONKEY"
-        stream.discard = Discard.nonkey
     return stream

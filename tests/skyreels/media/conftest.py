@@ -123,7 +123,7 @@ def click_places(samples, times_s, rate, window_s=0.02):
     return places
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def studio():
     """The makers above; test files cannot import each other."""
     return SimpleNamespace(
