@@ -20,7 +20,8 @@ CHANCE_SIGMA = 2.0  # about the height of the best of some twenty offsets betwee
 
 @dataclass(frozen=True)
 class SyncScores:
-    """`offset_s` and `offset_frames` (of `fps`): how late the sound is. `confidence` in sigmas above chance, 0 if none.
+    """`offset_s` and `offset_frames` (of `fps`): how late the sound is. `confidence` in sigmas: how far the best offset
+    stands above chance, or above the runner-up where that is less; 0 if it does not.
 
     `peak` is the correlation at that offset, -1 to 1; `runner_up` the highest at offsets more than 100 ms away from it.
     """
@@ -31,6 +32,25 @@ class SyncScores:
     peak: float
     runner_up: float
     method: str = "onset-motion"
+
+
+@dataclass(frozen=True)
+class SyncGate:
+    """What a clip with speech or singing must meet; the paper asks for 3 frames, 1.5 and -60 dB."""
+
+    max_offset_frames: float
+    min_confidence: float
+    min_mean_volume_db: float
+
+
+def passes(gate: SyncGate, scores: SyncScores | None, mean_volume_db: float) -> bool:
+    """Whether measured sync and volume meet the gate; what could not be measured does not."""
+    return (
+        scores is not None
+        and abs(scores.offset_frames) <= gate.max_offset_frames
+        and scores.confidence > gate.min_confidence
+        and mean_volume_db >= gate.min_mean_volume_db
+    )
 
 
 def measure_sync(
@@ -62,13 +82,16 @@ def measure_sync(
     others = correlation[away]
     middle = np.median(others)
     sigma = np.sqrt(np.mean((others - middle) ** 2))
+    runner_up = correlation[away & search].max()
+    above_chance = (correlation[best] - middle) / sigma - CHANCE_SIGMA
+    above_runner_up = (correlation[best] - runner_up) / sigma
     offset = lags[best] + _vertex(correlation, best) / GRID_HZ
     return SyncScores(
         offset_s=float(offset),
         offset_frames=float(offset * fps),
-        confidence=float(max(0.0, (correlation[best] - middle) / sigma - CHANCE_SIGMA)),
+        confidence=float(max(0.0, min(above_chance, above_runner_up))),
         peak=float(correlation[best]),
-        runner_up=float(correlation[away & search].max()),
+        runner_up=float(runner_up),
     )
 
 

@@ -75,11 +75,11 @@ def _windows(frames: AudioFrames) -> list[tuple[float, float]]:
 
 
 def _decide(beliefs: np.ndarray, frames: AudioFrames) -> SoundClass:
-    scores = dict(zip(LABELS, (float(belief) for belief in beliefs), strict=True))
+    scores: dict[str, float] = dict(zip(LABELS, map(float, beliefs), strict=True))
     loudest_db = 10 * np.log10(float(frames.mean_square.max()) + 1e-14)
     if loudest_db < SILENCE_DBFS or not any(scores.values()):
         return SoundClass("silence", 1.0, dict.fromkeys(LABELS, 0.0))
-    label = max(LABELS, key=lambda name: scores[name])
+    label = max(LABELS, key=scores.__getitem__)
     return SoundClass(label, scores[label], scores)
 
 
@@ -88,7 +88,8 @@ def _beliefs(features: VoiceFeatures | None) -> np.ndarray:
     if features is None:
         return np.zeros(len(LABELS))
     f = features
-    speech = min(
+    syllables = f.modulation * min(f.depth, 1.0)
+    intoned = min(
         _above(f.glide, 0.17, 0.03),
         _above(f.voiced, 0.35, 0.08),
         _above(f.modulation, 0.28, 0.05),
@@ -96,20 +97,28 @@ def _beliefs(features: VoiceFeatures | None) -> np.ndarray:
         _below(f.stability, 0.4, 0.06),
         _below(f.beat, 0.35, 0.05),
     )
+    monotone = min(  # a flat voice: what gives it away is the strength of its syllables
+        _above(f.glide, 0.012, 0.003),
+        _above(f.voiced, 0.6, 0.08),
+        _above(syllables, 0.42, 0.04),
+        _below(f.stability, 0.52, 0.03),
+        _below(f.beat, 0.28, 0.03),
+    )
+    speech = max(intoned, monotone)
     singing = min(
         _above(f.voiced, 0.6, 0.08),
         _above(f.held, 0.33, 0.06),
         _above(f.glide, 0.05, 0.01),
         _below(f.glide, 0.2, 0.03),
-        _below(f.modulation * f.depth, 0.32, 0.04),
-        _below(f.depth, 1.4, 0.15),
+        _below(syllables, 0.32, 0.04),
+        _below(f.depth, 2.0, 0.15),
     )
     tonal = min(_above(f.stability, 0.35, 0.06), _below(f.glide, 0.22, 0.03), _below(f.depth, 1.6, 0.2))
     slack_beat = min(_above(f.beat, 0.27, 0.04), _below(f.glide, 0.22, 0.03), _below(f.depth, 1.6, 0.2))
     music = max(tonal, slack_beat, _above(f.beat, 0.45, 0.05))
     if not f.beat:  # too short for a beat: a single bell is an effect
         music = min(music, UNDECIDED - 0.05)
-    evidence = np.array([speech, music * (1 - singing), singing, UNDECIDED])
+    evidence = np.array([speech, music * (1 - max(singing, monotone)), singing, UNDECIDED])
     return evidence / evidence.sum()
 
 

@@ -4,16 +4,14 @@ import numpy as np
 
 LEVELS = (0.98, 0.94, 0.88, 0.8)  # of the clip's peak: a lossy codec rings above the old plateau
 MIN_RUN = 3
-FLATNESS_RATIO = (
-    10.0  # (slope at entry x run length) / height of the run; 4 for a parabola, that is for any smooth crest
-)
+FLATTER_THAN_SMOOTH = 2.5
 
 
 def clipping_ratio(samples: np.ndarray) -> float:
     """Share of samples (C, N) that sit on a clipped plateau, 0 to 1.
 
     A plateau is a run of three or more samples near the channel's peak that the waveform enters and leaves too steeply
-    for so flat a top: a smooth crest of height h over n samples is entered at a slope of about 4 h / n.
+    for so flat a top: steeper than 2.5 times what a parabola of that height and length would be entered at.
     """
     if samples.size == 0:
         return 0.0
@@ -44,5 +42,7 @@ def _flat_run_samples(wave: np.ndarray, threshold: np.float32) -> int:
     lengths = ends - starts + 1
     slopes = (wave[starts] - wave[starts - 2] + wave[ends] - wave[ends + 2]) / 4
     heights = tops - np.minimum(wave[starts], wave[ends])
-    flat = slopes * lengths > FLATNESS_RATIO * heights
+    half = (lengths - 1) / 2
+    smooth_slopes = heights * (2 * half + 2) / half**2  # of a (x / half)^2 over the two samples outside the run
+    flat = slopes > FLATTER_THAN_SMOOTH * smooth_slopes
     return int(lengths[flat].sum())

@@ -103,6 +103,8 @@ class AudioTimeline:
         samples = np.asarray(samples, dtype=np.float32)
         if samples.ndim != 2 or samples.shape[0] == 0:
             raise ValueError(f"audio samples must be (channels, samples), got shape {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise ValueError("audio samples hold NaN or infinity: the decoder returned damaged sound")
         if self._pending is None:
             self._pending = np.zeros((samples.shape[0], self._spectra.half), np.float32)
             self._weighting = KWeighting(self._spectra.sample_rate, samples.shape[0])

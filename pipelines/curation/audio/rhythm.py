@@ -12,6 +12,7 @@ SHORTEST_BEAT_S = 3.0  # a shorter sound repeats nothing often enough
 ONSET_RISE_DB = 3.0  # mean rise over bands within 30 ms
 ONSET_APART_S = 0.08
 NEIGHBOURHOOD_S = 0.5
+EDGE_S = 0.05  # where a clip was cut out of a sound, the onset track jumps
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def onset_times(frames: AudioFrames) -> list[float]:
     highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * apart + 1).max(axis=1)
     usual = np.convolve(rise, np.ones(2 * around + 1) / (2 * around + 1), mode="full")[around : around + len(rise)]
     peaks = np.flatnonzero((rise == highest) & (rise > np.maximum(ONSET_RISE_DB, 2 * usual)))
+    edge = round(EDGE_S / frames.onset_hop_s)
+    peaks = peaks[(peaks >= edge) & (peaks < len(rise) - edge)]
     kept = peaks[np.diff(peaks, prepend=-apart - 1) > apart]
     return [float(frames.start_s + at * frames.onset_hop_s) for at in kept]
 

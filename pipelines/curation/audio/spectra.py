@@ -84,7 +84,7 @@ class SpectralTracks:
         The peak is divided by the window's own autocorrelation (Boersma 1993), and among peaks nearly as high as
         the highest the shortest lag wins, so that a tone is not heard an octave too low.
         """
-        n = 2 * (self._pitch_bins - 1)
+        n = 4 * (self._pitch_bins - 1)  # twice as fine as the bins ask for, so that short lags have clear peaks
         rate = n * self.sample_rate / (2 * self.half)
         shortest, longest = int(rate / PITCH_RANGE_HZ[1]), int(rate / PITCH_RANGE_HZ[0]) + 1
         correlation = irfft(power[:, : self._pitch_bins], n=n, axis=1)[:, : longest + 1]

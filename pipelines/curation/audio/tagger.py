@@ -93,7 +93,7 @@ class AudioTagger:
             best[name] = max(best[name], probability)
         total = sum(best.values())
         label = max(best, key=lambda name: best[name])
-        scores = {name: best[name] / total for name in LABELS}
+        scores: dict[str, float] = {name: best[name] / total for name in LABELS}
         return SoundClass(label, best[label] / total, scores)
 
 

@@ -14,7 +14,8 @@ VOICE_RANGE_DB = 30.0
 VOICE_OVER_FLOOR_DB = 6.0
 VOICED_HARMONICITY = 0.6
 VOICED_SHARE = 0.3  # of the frames within half a second around
-TONAL_STABILITY = 0.55  # a voice never holds its spectrum this well for half a second, instruments do
+MOVING_STEP = (0.012, 2.0)  # semitones in 20 ms: a voice's pitch always moves a little, an instrument's stands
+MOVING_SHARE = 0.5
 NEIGHBOURHOOD_S = 0.5
 MERGE_S = 0.3  # a stop consonant or a breath is no pause
 SHORTEST_S = 0.2
@@ -38,18 +39,20 @@ def speech_intervals(frames: AudioFrames) -> list[Interval]:
     """Stretches of voice, spoken or sung, seconds on the source's clock.
 
     A frame votes for voice if it is periodic, within 30 dB of the loud frames and 6 dB above the floor of the voice
-    band (300-3400 Hz). Voice is where enough frames within half a second vote, unless the spectrum stands as still
-    there as only an instrument's does.
+    band (300-3400 Hz). Voice is where enough frames within half a second vote and their pitch keeps moving.
     """
     level_db = _db(frames.voice_power)
     floor_db, loud_db = np.quantile(level_db, (0.05, LOUD_QUANTILE))
     audible = level_db > max(loud_db - VOICE_RANGE_DB, min(floor_db + VOICE_OVER_FLOOR_DB, loud_db - 3), SILENCE_DBFS)
     voiced = audible & (frames.harmonicity > VOICED_HARMONICITY)
+    follows = voiced & np.append(False, voiced[:-1])
+    steps = np.abs(np.diff(12 * np.log2(frames.pitch_hz), prepend=0.0))
+    moving = follows & (steps > MOVING_STEP[0]) & (steps < MOVING_STEP[1])
     width = max(1, round(NEIGHBOURHOOD_S / frames.hop_s))
-    share = uniform_filter1d(voiced.astype(np.float32), width, mode="constant")
-    stability = uniform_filter1d(frames.stability * audible, width, mode="constant")
-    sounding = np.maximum(uniform_filter1d(audible.astype(np.float32), width, mode="constant"), 1e-3)
-    voice = audible & (share > VOICED_SHARE) & (stability / sounding < TONAL_STABILITY)
+    voiced_share, pairs, moving_pairs = (
+        uniform_filter1d(track.astype(np.float32), width, mode="constant") for track in (voiced, follows, moving)
+    )
+    voice = audible & (voiced_share > VOICED_SHARE) & (moving_pairs > MOVING_SHARE * pairs)
     return _intervals(voice, frames, shortest_s=SHORTEST_S, widen_s=FRICATIVE_S)
 
 

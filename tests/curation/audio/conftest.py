@@ -51,7 +51,7 @@ def speech(rng: np.random.Generator, duration_s: float) -> np.ndarray:
 
 
 def singing(rng: np.random.Generator, duration_s: float) -> np.ndarray:
-    """Notes of 0.4-1 s on a scale, with vibrato, legato vowels."""
+    """Notes of 0.4-1 s on a scale, with vibrato, legato vowels and a little breath."""
     out, at, root = np.zeros(round(duration_s * RATE)), 0, rng.uniform(170, 330)
     while at < len(out):
         n = round(rng.uniform(0.4, 1.0) * RATE)
@@ -61,7 +61,8 @@ def singing(rng: np.random.Generator, duration_s: float) -> np.ndarray:
         room = out[at : at + n]
         room += part[: len(room)]
         at += n
-    return _levelled(out)
+    breath = sosfilt(butter(1, 2000, "high", fs=RATE, output="sos"), rng.normal(0, 1, len(out)))
+    return _levelled(out + 0.04 * out.std() * breath)
 
 
 def music(rng: np.random.Generator, duration_s: float) -> np.ndarray:
