@@ -17,8 +17,6 @@ from skyreels.media.cut import cut_audio, cut_clip
 from skyreels.media.errors import MediaError
 from skyreels.media.image import read_image, write_image
 
-_EVEN = 2
-
 
 def cut_clips(request: Request, scratch: Path) -> dict[str, Any]:
     """Cut every clip that the gate let through; one that cannot be cut is rejected and leaves the others alone."""
@@ -84,7 +82,12 @@ def clip_size(clip: Clip, config: CutConfig) -> tuple[int, int]:
     """Width and height of the normalised clip: cropped, no short side above the cap, never enlarged, even."""
     width, height = (clip.crop[2], clip.crop[3]) if clip.crop else (clip.width, clip.height)
     scale = min(1.0, config.max_short_side / min(width, height))
-    return tuple(max(_EVEN, int(side * scale) // _EVEN * _EVEN) for side in (width, height))
+    return _even(width * scale), _even(height * scale)
+
+
+def _even(side: float) -> int:
+    """The encoder's 4:2:0 planes need even sides."""
+    return max(2, int(side) // 2 * 2)
 
 
 def _score_sound(task: Task, clip: Clip, flac: Path) -> None:

@@ -113,7 +113,7 @@ def _measure_video(task: Task) -> _Found:
     with task.timed("score clips"):
         for index, (start_s, end_s) in enumerate(spans):
             clips.append(_video_clip(task, timeline, sound, clip_key(task.source_id, index), start_s, end_s))
-    return None, clips, [tuple(item) for item in uncovered]
+    return None, clips, uncovered
 
 
 def _prefilter(task: Task) -> Rejection | None:
@@ -148,7 +148,7 @@ def _segments(
     end_s = _picture_end(timeline)
     limits = SegmentLimits(config.min_s, config.max_s)
     spans, uncovered = segment(end_s, cuts, transitions, speech, limits)
-    return [tuple(span) for span in spans], [tuple(item) for item in uncovered]
+    return [(span.start_s, span.end_s) for span in spans], [(u.start_s, u.end_s, u.reason) for u in uncovered]
 
 
 def _picture_end(timeline: Timeline) -> float:
@@ -199,8 +199,7 @@ def _sync_scores(timeline: Timeline, sound: AudioFrames, start_s: float, end_s: 
 def _keep_frames(task: Task, key: str, samples: list[SampledFrame]) -> None:
     """`per_clip` of the samples, evenly spread, as files."""
     count = min(task.extract.frames.per_clip, len(samples))
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int) if count else []
-    for index, place in enumerate(chosen):
+    for index, place in enumerate(np.linspace(0, max(0, len(samples) - 1), count).round().astype(int)):
         (task.scratch / f"{key}.f{index}.jpg").write_bytes(samples[place].jpeg)
 
 
