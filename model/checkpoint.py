@@ -1,0 +1,167 @@
+"""Weights on disk as the ecosystem lays them out: `config.json` beside safetensors shards with an index.
+
+transformer/config.json
+transformer/diffusion_pytorch_model.safetensors                  (or, above one shard's size)
+transformer/diffusion_pytorch_model-00001-of-00003.safetensors, ...
+transformer/diffusion_pytorch_model.safetensors.index.json
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.config import TransformerConfig, from_mapping
+from model.mmdit import MMDiT
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+SHARD_BYTES = 5 * 2**30
+SHOWN_KEYS = 5
+
+
+class CheckpointError(ValueError):
+    """What is wrong with a checkpoint, where, and what to do."""
+
+
+def save_transformer(model: MMDiT, directory: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a transformer and its config into `directory`."""
+    save_module(model, dataclasses.asdict(model.config), directory, max_shard_bytes=max_shard_bytes)
+
+
+def load_transformer(directory: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> MMDiT:
+    """Build a transformer from its config and read its weights. Raises CheckpointError."""
+    values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
+    config = from_mapping(TransformerConfig, values, str(Path(directory) / CONFIG))
+    with torch.device("meta"):
+        model = MMDiT(config)
+    model = model.to(dtype) if dtype is not None else model
+    load_into(model.to_empty(device=device), directory)
+    return model
+
+
+def save_module(
+    module: nn.Module, config: Mapping[str, Any], directory: str | Path, *, max_shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write weights and `config` into `directory`, each file in one step; weights of an earlier save are removed."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in [*directory.glob(f"{Path(WEIGHTS).stem}*.safetensors"), directory / INDEX]:
+        stale.unlink(missing_ok=True)
+    shards = _into_shards({key: value.detach() for key, value in module.state_dict().items()}, max_shard_bytes)
+    names = _shard_names(len(shards))
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {key: value.cpu().contiguous() for key, value in shard.items()}
+        partial = directory / f"{name}.partial"
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, directory / name)
+    if len(names) > 1:
+        total = sum(value.nbytes for shard in shards for value in shard.values())
+        placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+    _write_json(directory / CONFIG, {"_class_name": type(module).__name__, **config})
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The values of `config.json`; those whose names start with `_` describe the file."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: {directory} is no checkpoint folder")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder, from one file or from the shards its index names."""
+    directory = Path(directory)
+    state: dict[str, Tensor] = {}
+    for path in _weight_files(directory):
+        try:
+            with safe_open(path, "pt", device=device) as file:
+                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged ({error}): copy the checkpoint again") from error
+    return state
+
+
+def load_into(module: nn.Module, directory: str | Path) -> None:
+    """Fill `module` from a checkpoint folder, in the module's precision.
+
+    Raises CheckpointError listing missing, unexpected and misshapen keys, before anything is changed.
+    """
+    state, own = load_state(directory), module.state_dict()
+    problems = [
+        _listed("missing", sorted(own.keys() - state.keys())),
+        _listed("unexpected", sorted(state.keys() - own.keys())),
+        _listed(
+            "of another shape",
+            [
+                f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})"
+                for key in sorted(own.keys() & state.keys())
+                if state[key].shape != own[key].shape
+            ],
+        ),
+    ]
+    found = [problem for problem in problems if problem]
+    if found:
+        raise CheckpointError(
+            f"the weights in {directory} do not fit {type(module).__name__}: {'; '.join(found)}. "
+            "Build the model from the checkpoint's own config.json"
+        )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+
+
+def _into_shards(state: dict[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, a new shard whenever the next one would not fit."""
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for key, value in state.items():
+        if shards[-1] and filled + value.nbytes > max_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][key] = value
+        filled += value.nbytes
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [WEIGHTS]
+    stem = Path(WEIGHTS).stem
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not (directory / INDEX).is_file():
+        raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: it is no checkpoint folder")
+    placed = json.loads((directory / INDEX).read_text())["weight_map"]
+    files = [directory / name for name in sorted(set(placed.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise CheckpointError(f"{directory} lacks shards {', '.join(absent)}: copy the checkpoint again")
+    return files
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:SHOWN_KEYS])}{more}"
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)
