@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 _TAPS = 9
 _EDGE = 6  # smallest difference of neighbours, in luma levels, that is more than noise and coding
-_TILES = (16, 9)
+_TILES = 12  # a side
 _MIN_TILE_EDGES = 0.01  # share of a tile's pixels on an edge below which it says nothing
+
+Tiles = NDArray[np.float32]
 
 
 class Sharpness(NamedTuple):
@@ -24,22 +26,10 @@ class Sharpness(NamedTuple):
 
 
 def sharpness(luma: NDArray[np.uint8]) -> Sharpness:
-    """Of a (H, W) luma plane at its native size."""
-    kept = np.zeros(_TILES[::-1], np.float32)
-    total = np.zeros_like(kept)
-    edges = np.zeros_like(kept)
-    for taps, ahead, behind in (
-        ((_TAPS, 1), luma[:, 1:], luma[:, :-1]),
-        ((1, _TAPS), luma[1:], luma[:-1]),
-    ):
-        difference = cv2.absdiff(ahead, behind)
-        blurred = cv2.blur(luma, taps)
-        after = cv2.absdiff(blurred[:, 1:], blurred[:, :-1]) if taps[1] == 1 else cv2.absdiff(blurred[1:], blurred[:-1])
-        on_edge = cv2.threshold(difference, _EDGE - 1, 1, cv2.THRESH_BINARY)[1]
-        difference = cv2.multiply(difference, on_edge)
-        kept += _tile_means(cv2.subtract(difference, after))
-        total += _tile_means(difference)
-        edges += _tile_means(on_edge)
+    """Of a (H, W) luma plane at its native size; every fourth row and column are enough."""
+    along_rows = _edge_sums(luma[::4])
+    along_columns = _edge_sums(np.ascontiguousarray(luma[:, ::4].T))
+    kept, total, edges = (rows + columns.T for rows, columns in zip(along_rows, along_columns, strict=True))
     if edges.mean() < _MIN_TILE_EDGES / 10:
         return Sharpness(float("nan"), float("nan"))
     textured = edges / 2 >= _MIN_TILE_EDGES
@@ -50,8 +40,19 @@ def sharpness(luma: NDArray[np.uint8]) -> Sharpness:
     return Sharpness(overall, float(tiles[-max(1, len(tiles) // 10) :].mean()))
 
 
-def _tile_means(values: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(9, 16) means; the few pixels beyond a whole number of tiles are left out."""
-    height, width = values.shape[0] // _TILES[1], values.shape[1] // _TILES[0]
-    whole = values[: height * _TILES[1], : width * _TILES[0]]
-    return cv2.resize(whole.astype(np.float32), _TILES, interpolation=cv2.INTER_AREA)
+def _edge_sums(luma: NDArray[np.uint8]) -> tuple[Tiles, Tiles, Tiles]:
+    """Per tile, along the rows: edge contrast that a blur takes away, edge contrast, share of pixels on an edge."""
+    blurred = cv2.blur(luma, (_TAPS, 1))
+    before = cv2.absdiff(luma[:, 1:], luma[:, :-1])
+    after = cv2.absdiff(blurred[:, 1:], blurred[:, :-1])
+    on_edge = cv2.threshold(before, _EDGE - 1, 1, cv2.THRESH_BINARY)[1]
+    before = cv2.multiply(before, on_edge)
+    return _tile_means(cv2.subtract(before, after)), _tile_means(before), _tile_means(on_edge)
+
+
+def _tile_means(values: NDArray[np.uint8]) -> Tiles:
+    """(12, 12) means; the few pixels beyond a whole number of tiles are left out."""
+    height, width = values.shape[0] // _TILES, values.shape[1] // _TILES
+    corners = cv2.integral(values)[: height * _TILES + 1 : height, : width * _TILES + 1 : width]
+    sums = np.diff(np.diff(corners, axis=0), axis=1)
+    return (sums / (height * width)).astype(np.float32)

@@ -1,17 +1,17 @@
 """How much moves, and whether it is the camera: dense flow between frames ~0.1 s apart, and the camera's part in it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import savgol_filter
 
 from pipelines.curation.visual.timeline import FlowCurves
 
 _GRID = (32, 18)
-_FITS = 3
+_FITS = 2
 _SHAKE_WINDOW_S = 1.0
 
 
@@ -57,6 +57,7 @@ def fit_camera(flow: NDArray[np.float32], shape: tuple[int, ...]) -> Flow:
     return Flow(dx, dy, zoom, roll, float(np.hypot(u, v).mean()), float(np.sqrt(left).mean()))
 
 
+@lru_cache(maxsize=64)
 def _grid(aspect: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Coordinates of the grid's cells from the centre, in diagonals."""
     height = 1.0 / np.hypot(1.0, aspect)
@@ -118,8 +119,10 @@ def _shake(flow: FlowCurves, span: slice, step_s: float) -> float:
     window = round(_SHAKE_WINDOW_S / step_s) // 2 * 2 + 1
     if path.shape[1] < window or window < 5:
         return 0.0
-    residual = path - savgol_filter(path, window, polyorder=2, axis=1)
-    return float(np.sqrt((residual**2).sum(axis=0).mean()))
+    around = np.lib.stride_tricks.sliding_window_view(path, window, axis=1)
+    parabola = np.vander(np.linspace(-1, 1, window), 3)
+    fitted = around @ np.linalg.pinv(parabola).T @ parabola[window // 2]
+    return float(np.sqrt(((around[..., window // 2] - fitted) ** 2).sum(axis=0).mean()))
 
 
 def camera_label(summary: MotionSummary, thresholds: CameraThresholds) -> str:

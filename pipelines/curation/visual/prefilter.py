@@ -3,6 +3,7 @@
 Whether it is hopeless is for `pipelines.curation.filters.first_broken` to say, with the recipe's rules.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def prefilter_scores(
         lit_rows, lit_columns = lit_profiles(working.luma)
         rows.append(lit_rows)
         columns.append(lit_columns)
-    steps = [float(np.abs(after - before).mean()) for before, after in zip(thumbs, thumbs[1:], strict=False)]
+    steps = [float(np.abs(after - before).mean()) for before, after in pairwise(thumbs)]
     known = [value for value in sharp if not np.isnan(value)]
     box = crop_box(np.array(rows), np.array(columns), video.width, video.height)
     return PrefilterScores(

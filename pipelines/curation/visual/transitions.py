@@ -45,16 +45,18 @@ def blend(before: NDArray[np.float32], middle: NDArray[np.float32], after: NDArr
     """
     way = after - before
     changed = np.abs(way) >= _CHANGED
-    share = float(changed.mean())
-    centred = [picture - picture.mean(axis=(0, 1)) for picture in (before, after)]
-    power = float((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
-    likeness = float((centred[0] * centred[1]).sum()) / (power**0.5 + 1.0)
+    share = np.count_nonzero(changed) / changed.size
     if share < _LEAST_SHARE:
-        return Blend(0.0, 0.0, likeness)
+        return Blend(0.0, 0.0, 1.0)
     gone = (middle - before)[changed] / way[changed]
-    weight = float(np.median(gone))
-    agreeing = float((np.abs(gone - weight) <= _AGREE).mean())
-    return Blend(share * agreeing, weight, likeness)
+    weight = float(np.partition(gone, gone.size // 2)[gone.size // 2])
+    agreeing = np.count_nonzero(np.abs(gone - weight) <= _AGREE) / gone.size
+    return Blend(share * agreeing, weight, _correlation(before, after))
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
+    return float(a @ b) / (float(a @ a) * float(b @ b) + 1.0) ** 0.5
 
 
 def find_transitions(frames: FrameCurves, blends: BlendCurves, thresholds: TransitionThresholds) -> list[Transition]:
