@@ -2,6 +2,9 @@
 
 Sign: a positive offset means that the sound comes late. Confidence follows the idea of SyncNet (Chung & Zisserman
 2016): how far the best offset stands out from the others; near 0 for pairs that have nothing to do with each other.
+
+What is compared is sudden change: impacts, steps, doors, drums that are in the picture. Of most talking heads that
+says nothing, and the confidence is low; `syncnet` looks at mouths.
 """
 
 from dataclasses import dataclass
@@ -83,6 +86,8 @@ def measure_sync(
     middle = np.median(others)
     sigma = np.sqrt(np.mean((others - middle) ** 2))
     runner_up = correlation[away & search].max()
+    if abs(lags[best]) > SEARCH_S - 1.5 / GRID_HZ:  # still rising at the end of the search: no peak at all
+        runner_up = correlation[best]
     above_chance = (correlation[best] - middle) / sigma - CHANCE_SIGMA
     above_runner_up = (correlation[best] - runner_up) / sigma
     offset = lags[best] + _vertex(correlation, best) / GRID_HZ

@@ -95,6 +95,11 @@ def test_there_is_nothing_to_measure_in_silence_or_a_still_picture(clips):
     assert measure_sync(np.array([]), np.array([]), np.array([]), np.array([]), FPS) is None
 
 
+def test_an_offset_beyond_the_search_is_not_believed(clips):
+    for seed, (curve, moments) in enumerate(clips):
+        assert sync(curve, knocks(moments + 0.8, np.random.default_rng(seed))).confidence < 1.5
+
+
 def test_a_span_keeps_the_clock(clips):
     curve, moments = clips[1]
     heard = audio_frames(knocks(moments + 5 / FPS, np.random.default_rng(1)), RATE)
