@@ -4,7 +4,7 @@ The structured form has a fixed order (subjects, action, setting, camera, style,
 heard with the tags <text> <sfx> <dialogue> <singing> <bgm> (SkyReels-V4, section on captions).
 """
 
-from pipelines.synthesis.film import Film, Scene, Shot, Subject
+from pipelines.synthesis.film import NARRATOR, Film, Scene, Shot, Subject
 from pipelines.synthesis.soundtrack import SoundEvent
 
 MOTION_WORDS = {
@@ -101,9 +101,9 @@ def _sound_prose(events: list[SoundEvent]) -> list[str]:
     prose = [f"One hears {_joined(hits)} sounds."] if hits else []
     for event in events:
         if event.kind == "dialogue":
-            prose.append(f'A voice says in {LANGUAGES[event.details["language"]]}: "{event.label}".')
+            prose.append(f'{_who(event)} says in {LANGUAGES[event.details["language"]]}: "{event.label}".')
         elif event.kind == "singing":
-            prose.append(f'A voice sings: "{event.label}".')
+            prose.append(f'{_who(event)} sings: "{event.label}".')
         elif event.kind == "bgm":
             prose.append(f"In the background, {event.label}.")
         elif event.kind == "ambience":
@@ -113,6 +113,11 @@ def _sound_prose(events: list[SoundEvent]) -> list[str]:
                 else f"{event.label.capitalize()} is heard."
             )
     return prose
+
+
+def _who(event: SoundEvent) -> str:
+    speaker = event.details["speaker"]
+    return "A voice" if speaker == NARRATOR else "The " + speaker.replace("-", " ")
 
 
 def _structured(film: Film, events: list[SoundEvent]) -> str:

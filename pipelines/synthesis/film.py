@@ -19,6 +19,7 @@ TransitionKind = Literal["cut", "dissolve", "fade"]
 OverlayKind = Literal["text", "subtitle", "watermark", "logo"]
 AmbienceKind = Literal["room", "wind", "rain", "surf"]
 
+NARRATOR = "narrator"  # a speaker out of the picture
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (206, 52, 48),
     "orange": (232, 134, 40),
@@ -49,7 +50,10 @@ class Motion:
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing in the scene; `size` is its radius in frame heights. Hidden ones move and collide, unseen, unheard."""
+    """One thing in the scene; `size` is its radius in frame heights. Hidden ones move and collide, unseen, unheard.
+
+    Those that speak have a face, whose mouth follows the film's voices.
+    """
 
     name: str
     shape: ShapeName
@@ -59,6 +63,7 @@ class Subject:
     size: float = 0.1
     motion: Motion = Motion()
     hidden: bool = False
+    speaks: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Line:
     phonetic: str = ""
     pitch: float = 120.0  # Hz
     speed: float = 1.0
-    speaker: str = "narrator"
+    speaker: str = NARRATOR  # or the name of a subject
     notes: tuple[int, ...] = ()
     level: float = 0.8
 

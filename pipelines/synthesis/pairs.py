@@ -19,7 +19,6 @@ from pipelines.synthesis.film import (
     Camera,
     CameraKind,
     Film,
-    Overlay,
     Scene,
     Shot,
     StyleName,
@@ -27,6 +26,7 @@ from pipelines.synthesis.film import (
 )
 from pipelines.synthesis.overlays import overlay_mask
 from pipelines.synthesis.render import Set, build, covered_at, masks_at
+from pipelines.synthesis.signage import with_sign, with_watermark
 from pipelines.synthesis.studio import write_film
 
 EditKind = Literal["insert", "delete", "recolour", "restyle", "background", "camera", "remove-text", "remove-watermark"]
@@ -127,12 +127,9 @@ def _swap_background(film: Film, shot: Shot, rng: np.random.Generator) -> EditPa
 
 
 def _remove_overlay(film: Film, kind: EditKind, rng: np.random.Generator) -> EditPair:
-    if kind == "remove-text":
-        overlay = Overlay("text", "Hello World", position=(0.5, float(rng.uniform(0.2, 0.8))))
-    else:
-        corner = (float(rng.choice([0.18, 0.82])), float(rng.choice([0.1, 0.9])))
-        overlay = Overlay("watermark", "STOCK", position=corner, opacity=0.5)
-    marked = replace(film, overlays=(*film.overlays, overlay))
+    put_on = with_sign if kind == "remove-text" else with_watermark
+    marked = put_on(film, int(rng.integers(1 << 31)))
+    overlay = marked.overlays[-1]
     what = f'text "{overlay.text}"' if kind == "remove-text" else "watermark"
     return EditPair(kind, marked, film, f"Remove the {what}.", overlay.text)
 

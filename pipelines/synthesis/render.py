@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from pipelines.synthesis.camera import View, reach, view_at
+from pipelines.synthesis.faces import draw_face, mouth_openings
 from pipelines.synthesis.film import Film, Shot
 from pipelines.synthesis.overlays import Stamp, lay_over, make_stamps
 from pipelines.synthesis.physics import SQUASH_SECONDS, World, solve
@@ -30,6 +31,7 @@ class Stage:
     canvas_scale: float
     canvas_origin: tuple[float, float]  # world point of canvas pixel (0, 0)
     sprites: tuple[Sprite, ...]
+    openings: np.ndarray  # (frames of the film,), how far the mouth of a speaker is open
     grain: tuple[tuple[np.ndarray, np.ndarray], ...]  # mirrored tiles: (to add, to subtract)
     size: tuple[int, int]
 
@@ -45,10 +47,11 @@ class Set:
 
 def build(film: Film) -> Set:
     stages = []
+    openings = mouth_openings(film)
     for number, shot in enumerate(film.shots):
         following = film.shots[number + 1 : number + 2]
         overlap = following[0].transition_seconds if following and following[0].transition == "dissolve" else 0.0
-        stages.append(_build_stage(shot, number, shot.seconds + overlap, film))
+        stages.append(_build_stage(shot, number, shot.seconds + overlap, film, openings))
     return Set(film, tuple(stages), make_stamps(film))
 
 
@@ -126,7 +129,7 @@ def _transition(film: Film, number: int, elapsed: float) -> tuple[str, float]:
     return "none", 1.0
 
 
-def _build_stage(shot: Shot, number: int, seconds: float, film: Film) -> Stage:
+def _build_stage(shot: Shot, number: int, seconds: float, film: Film, openings: np.ndarray) -> Stage:
     height = film.size[1]
     zoom, drift = reach(shot.camera)
     margin = drift + 0.02
@@ -144,7 +147,7 @@ def _build_stage(shot: Shot, number: int, seconds: float, film: Film) -> Stage:
     world = solve(shot.scene, film.aspect, seconds)
     grain = _grain_tiles(shot.scene.grain, film, np.random.default_rng((film.seed, number, 0x6E)))
     origin = (-margin, -margin)
-    return Stage(shot, shot.seconds, world, names, canvas, scale, origin, sprites, grain, film.size)
+    return Stage(shot, shot.seconds, world, names, canvas, scale, origin, sprites, openings, grain, film.size)
 
 
 def _grain_tiles(strength: float, film: Film, rng: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -173,7 +176,7 @@ def _draw(stage: Stage, time: float, index: int) -> np.ndarray:
         stage.canvas, to_frame, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
     for number in range(len(stage.sprites)):
-        _paste(stage, number, view, time, frame)
+        _paste(stage, number, view, time, index, frame)
     if stage.shot.scene.grain > 0:
         dx, dy = (index * 37) % GRAIN_SLACK, (index * 23) % GRAIN_SLACK
         lighter, darker = (tile[dy : dy + height, dx : dx + width] for tile in stage.grain[index % 4])
@@ -181,13 +184,18 @@ def _draw(stage: Stage, time: float, index: int) -> np.ndarray:
     return apply_style(stage.shot.scene.style, frame)
 
 
-def _paste(stage: Stage, number: int, view: View, time: float, frame: np.ndarray) -> None:
+def _paste(stage: Stage, number: int, view: View, time: float, index: int, frame: np.ndarray) -> None:
     placed = _place(stage, number, view, time)
     if placed is None:
         return
     matrix, box = placed
-    colour = warp_colour(stage.sprites[number], matrix, box)
-    alpha = warp_alpha(stage.sprites[number], matrix, box)
+    sprite = stage.sprites[number]
+    colour = warp_colour(sprite, matrix, box)
+    if stage.shot.scene.subjects[number].speaks:
+        middle = (sprite.alpha.shape[0] - 1) / 2
+        centre = matrix @ (middle, middle, 1.0) - box[:2]
+        draw_face(colour, centre, matrix[:, :2], sprite.radius, float(stage.openings[index]))
+    alpha = warp_alpha(sprite, matrix, box)
     flash = 1 + 0.3 * _dent(stage, number, time)
     share = alpha.astype(np.float32)[..., None] * (1 / 255)
     region = frame[box[1] : box[3], box[0] : box[2]]

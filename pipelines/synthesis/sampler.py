@@ -22,6 +22,7 @@ from pipelines.synthesis.film import (
     ShapeName,
     Shot,
     Soundtrack,
+    StyleName,
     Subject,
     TextureName,
     TransitionKind,
@@ -34,6 +35,7 @@ Split = Literal["train", "held-out", "any"]
 SUBJECT_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 BACKGROUND_COLOURS = ("teal", "grey", "brown", "green", "blue", "orange", "purple")
 LINE_RATE = 16000  # Hz, enough to measure how long a line takes
+FACES: tuple[ShapeName, ...] = ("circle", "square", "hexagon")  # shapes with room for a face
 MAJOR_SCALE = (57, 59, 61, 62, 64, 66, 68, 69)  # MIDI notes
 HELD_OUT_SHARE = 8  # one combination in this many
 
@@ -53,23 +55,33 @@ def sample_film(
     subjects: int | None = None,
     transition: TransitionKind = "cut",
     sound: Literal["full", "impacts", "speech", "singing", "music"] = "full",
+    style: StyleName | Literal["any"] = "natural",
+    camera: CameraKind | Literal["any"] = "any",
     split: Split = "any",
 ) -> Film:
-    """A film of `shots` equal shots. `subjects` per shot (default: 2 or 3); `split` limits shape and colour pairs."""
+    """A film of `shots` shots of about one length, `seconds` in all; `subjects` per shot (default: 2 or 3).
+
+    `sound`: "full" is impacts, music and ambience. `camera`: "any" is any steady one. `split` limits the pairs of
+    shape and colour to those that training may see, or to those it may not.
+    """
     rng = np.random.default_rng((seed, 0xF1))
     aspect = size[0] / size[1]
     lengths = _shot_lengths(rng, shots, seconds)
+    voiced = sound in ("speech", "singing")
+    looks = get_args(StyleName) if style == "any" else (style,)
     made = tuple(
         Shot(
-            _scene(rng, aspect, length, subjects or int(rng.integers(2, 4)), split),
+            _scene(rng, aspect, length, subjects or int(rng.integers(2, 4)), split, _choice(rng, looks), voiced),
             length,
-            _camera(rng),
+            _camera(rng, camera),
             transition if number else "cut",
             0.0 if transition == "cut" or not number else min(0.8, length / 3),
         )
         for number, length in enumerate(lengths)
     )
-    return Film(made, size, Fraction(fps), sound=sample_sound(rng, seconds, sound), seed=seed)
+    film = Film(made, size, Fraction(fps), sound=sample_sound(rng, seconds, sound), seed=seed)
+    lines = tuple(replace(line, speaker=_speaker(film, line.start)) for line in film.sound.lines)
+    return replace(film, sound=replace(film.sound, lines=lines))
 
 
 def sample_impact_film(
@@ -152,13 +164,22 @@ def _shot_lengths(rng: np.random.Generator, shots: int, seconds: float) -> list[
     return [float(share) for share in seconds * shares / shares.sum()]
 
 
-def _camera(rng: np.random.Generator) -> Camera:
-    kind: CameraKind = _choice(rng, ("static", "pan", "push-in", "zoom-out"))
-    amount = {"static": 0.0, "pan": 0.22}.get(kind, 0.3)
+def _speaker(film: Film, time: float) -> str:
+    """Who is in view with a mouth when a line starts."""
+    edges = film.shot_frames
+    number = max(k for k in range(len(film.shots)) if edges[k] <= time * film.fps)
+    return next(subject.name for subject in film.shots[number].scene.subjects if subject.speaks)
+
+
+def _camera(rng: np.random.Generator, wanted: CameraKind | Literal["any"]) -> Camera:
+    kind: CameraKind = _choice(rng, ("static", "pan", "push-in", "zoom-out")) if wanted == "any" else wanted
+    amount = {"static": 0.0, "pan": 0.22, "shake": 0.03}.get(kind, 0.3)
     return Camera(kind, amount, (1.0, 0.0) if rng.random() < 0.5 else (-1.0, 0.0))
 
 
-def _scene(rng: np.random.Generator, aspect: float, seconds: float, count: int, split: Split) -> Scene:
+def _scene(
+    rng: np.random.Generator, aspect: float, seconds: float, count: int, split: Split, style: StyleName, voiced: bool
+) -> Scene:
     first, second = rng.permutation(len(BACKGROUND_COLOURS))[:2]
     background = Background(
         _choice(rng, ("textured", "textured", "gradient", "two-tone")),
@@ -167,28 +188,37 @@ def _scene(rng: np.random.Generator, aspect: float, seconds: float, count: int, 
     )
     cast: list[Subject] = []
     for number in range(count):
-        shape, colour = _look(rng, {(s.shape, s.colour) for s in cast}, background.colours, split)
-        size = float(rng.uniform(0.09, 0.14))
+        speaks = voiced and number == 0
+        taken = {(subject.shape, subject.colour) for subject in cast}
+        shape, colour = _look(rng, FACES if speaks else get_args(ShapeName), taken, background.colours, split)
+        size = float(rng.uniform(0.17, 0.22) if speaks else rng.uniform(0.09, 0.14))
+        motion = _motion(rng, aspect, seconds, size, (number + 0.5) / count)
         cast.append(
             Subject(
                 f"{colour}-{shape}",
                 shape,
                 colour,
-                _choice(rng, get_args(TextureName)),
+                "plain" if speaks else _choice(rng, get_args(TextureName)),
                 _choice(rng, get_args(MaterialName)),
                 size,
-                _motion(rng, aspect, seconds, size, (number + 0.5) / count),
+                Motion("still", (aspect * float(rng.uniform(0.3, 0.7)), 0.5)) if speaks else motion,
+                speaks=speaks,
             )
         )
-    return Scene(tuple(cast), background, seed=int(rng.integers(1 << 31)))
+    # The speaker in front of the others.
+    return Scene(tuple(cast[::-1]), background, style, seed=int(rng.integers(1 << 31)))
 
 
 def _look(
-    rng: np.random.Generator, taken: set[tuple[Any, str]], behind: tuple[str, str], split: Split
+    rng: np.random.Generator,
+    shapes: tuple[ShapeName, ...],
+    taken: set[tuple[Any, str]],
+    behind: tuple[str, str],
+    split: Split,
 ) -> tuple[ShapeName, str]:
     """A shape and a colour that no other subject has, told apart from what is behind."""
     while True:
-        shape, colour = _choice(rng, get_args(ShapeName)), _choice(rng, SUBJECT_COLOURS)
+        shape, colour = _choice(rng, shapes), _choice(rng, SUBJECT_COLOURS)
         fits = split == "any" or is_held_out(shape, colour) == (split == "held-out")
         if fits and (shape, colour) not in taken and colour not in behind:
             return shape, colour

@@ -128,8 +128,8 @@ def _formant(line: Line, sample_rate: int) -> np.ndarray:
     smooth = np.hanning(9) / np.hanning(9).sum()
     formants = np.stack([_smoothed(column, smooth) for column in formants.T], axis=1)
     voicing, pitch = _smoothed(voicing, smooth), _smoothed(pitch, smooth)
-    if line.pitch > 160 or line.speaker == "woman":
-        formants = formants * 1.16
+    if line.pitch > 160:
+        formants = formants * 1.16  # a shorter vocal tract goes with a higher voice
     return _trimmed(_filtered(formants, voicing, pitch, noise, bool(line.notes), sample_rate))
 
 

@@ -5,7 +5,7 @@ Every file is made from its plan entry alone, so a plan can be rendered anywhere
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from pipelines.synthesis import defects
-from pipelines.synthesis.film import Film, Overlay
+from pipelines.synthesis.film import Film
 from pipelines.synthesis.sampler import sample_film, sample_impact_film
-from pipelines.synthesis.sentences import SIGNS
+from pipelines.synthesis.signage import with_letterbox, with_sign, with_subtitles, with_watermark
 from pipelines.synthesis.studio import Rendered, render
 from skyreels.media.encode import write_flac, write_video
 
@@ -34,6 +34,12 @@ FAULTS = (
     "audio-silent", "audio-low-bandwidth", "letterbox", "watermark", "text-overlay", "subtitles",
 )  # fmt: skip
 SOUND_ONLY = {"audio-speech": "speech", "audio-music": "music", "audio-singing": "singing", "audio-sfx": "impacts"}
+SIGNAGE = {
+    "letterbox": with_letterbox,
+    "watermark": with_watermark,
+    "text-overlay": with_sign,
+    "subtitles": with_subtitles,
+}
 OFFSETS = (0.12, 0.2, 0.28)  # seconds between picture and sound
 
 
@@ -135,25 +141,7 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
         return defects.freeze(film)
     if kind == "shake":
         return defects.shake(film, seed=seed)
-    if kind == "letterbox":
-        return replace(film, letterbox=float(rng.uniform(0.1, 0.16)))
-    return replace(film, overlays=_overlays(kind, rng, seconds))
-
-
-def _overlays(kind: str, rng: np.random.Generator, seconds: float) -> tuple[Overlay, ...]:
-    if kind == "watermark":
-        return (Overlay("watermark", "STOCK MEDIA", position=(0.5, 0.5), size=0.12, opacity=0.45),)
-    language = list(SIGNS)[int(rng.integers(len(SIGNS)))]
-    signs = SIGNS[language]
-    if kind == "text-overlay":
-        return (Overlay("text", signs[0], language, (0.5, float(rng.uniform(0.3, 0.7))), 0.13),)
-    if kind == "subtitles":
-        step = seconds / len(signs)
-        return tuple(
-            Overlay("subtitle", text, language, (0.5, 0.92), 0.07, start=n * step, end=(n + 1) * step)
-            for n, text in enumerate(signs)
-        )
-    return ()
+    return SIGNAGE[kind](film, seed) if kind in SIGNAGE else film
 
 
 def _tampered(entry: Entry, rendered: Rendered) -> tuple[Iterator[np.ndarray], np.ndarray, float]:

@@ -97,6 +97,7 @@ def test_captions_name_what_is_seen_read_and_heard():
     ],
 )
 def test_structured_captions_tag_every_sound(sound, present, absent):
-    structured = render(sample_film(0, size=(64, 64), seconds=3.0, sound=sound)).annotation["captions"]["structured"]
+    film = sample_film(0, size=(64, 64), seconds=3.0, subjects=5, sound=sound)
+    structured = render(film).annotation["captions"]["structured"]
     assert all(tag in structured and tag.replace("<", "</") in structured for tag in present)
     assert not any(tag in structured for tag in absent)
