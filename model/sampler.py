@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -81,7 +82,7 @@ def sample(
     times = [float(t) for t in schedule]
     step = _STEPPERS[solver](velocity, schedule, list(noise))
     latents = dict(noise)
-    for index, (t, following) in enumerate(zip(times, times[1:], strict=False)):
+    for index, (t, following) in enumerate(pairwise(times)):
         before = latents
         v = velocity(before, t)
         latents = step(before, v, t, following)
@@ -117,19 +118,17 @@ def _unipc(velocity: Velocity, schedule: Tensor, streams: Sequence[str]) -> Step
     from diffusers import UniPCMultistepScheduler
 
     def scheduler() -> Any:
-        made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+        made: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
         made.set_timesteps(sigmas=sigma_of(schedule[:-1]).numpy().copy())
         made.set_begin_index(0)
         return made
 
     schedulers = {name: scheduler() for name in streams}
-    counts = {name: 0 for name in streams}
 
     def step(latents: Streams, v: Streams, t: float, following: float) -> Streams:
         moved: Streams = {}
         for name, unipc in schedulers.items():
-            timestep = unipc.timesteps[counts[name]]
-            counts[name] += 1
+            timestep = unipc.timesteps[unipc.step_index or 0]
             moved[name] = unipc.step(-v[name], timestep, latents[name], return_dict=False)[0]
         return moved
 

@@ -49,5 +49,5 @@ def test_rescale_restores_the_spread_of_each_sample():
     torch.testing.assert_close(rescale_velocity(guided, full, 0.0), guided)
     half = rescale_velocity(guided, full, 0.5)
     torch.testing.assert_close(half, (whole + guided) / 2)
-    with pytest.raises(ValueError, match="rescale is 1.5"):
+    with pytest.raises(ValueError, match=r"rescale is 1\.5"):
         GuidanceScales(rescale=1.5)

@@ -79,5 +79,5 @@ def test_callback_sees_progress_and_a_clean_estimate_and_can_cancel():
 
 
 def test_unknown_solver_is_named():
-    with pytest.raises(ValueError, match="'rk4'.*'euler'"):
+    with pytest.raises(ValueError, match=r"'rk4'.*'euler'"):
         sample(gaussian_velocity, {"video": torch.zeros(1)}, timestep_schedule(1), "rk4")

@@ -1,0 +1,99 @@
+"""Training losses of the tiny codecs: reconstruction, spectra, and a small KL term.
+
+No adversarial loss: at these sizes and on rendered clips regression gives all that the system's proofs need.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.codecs.latents import measure_latents
+from model.codecs.tiny_audio import TinyAudioCodec, magnitudes
+from model.codecs.tiny_video import TinyVideoCodec
+
+
+@dataclass(frozen=True)
+class CodecLosses:
+    """Weights of the loss terms; `noise` is the standard deviation added to latents so that decoders forgive errors."""
+
+    l1: float = 1.0
+    l2: float = 1.0
+    spectral: float = 0.5
+    kl: float = 0.01
+    noise: float = 0.05
+
+
+def video_codec_loss(codec: TinyVideoCodec, frames: Tensor, weights: CodecLosses = CodecLosses()) -> Tensor:
+    """Loss of one batch (B, 3, F, H, W) in [-1, 1]."""
+    latents = codec.raw_latents(frames)
+    decoded = codec.reconstruct(_noised(latents, weights))
+    return _reconstruction(decoded, frames, weights) + weights.kl * aggregate_kl(latents)
+
+
+def audio_codec_loss(codec: TinyAudioCodec, waveform: Tensor, weights: CodecLosses = CodecLosses()) -> Tensor:
+    """Loss of one batch (B, A, samples) in [-1, 1]: log magnitudes, and magnitudes so that loud bins are exact."""
+    target = codec.loudness(waveform)
+    latents = codec.raw_latents(waveform)
+    decoded = codec.reconstruct(_noised(latents, weights))
+    spectral = weights.spectral * spectral_convergence(magnitudes(decoded), magnitudes(target))
+    return _reconstruction(decoded, target, weights) + spectral + weights.kl * aggregate_kl(latents)
+
+
+def spectral_convergence(heard: Tensor, wanted: Tensor) -> Tensor:
+    """Distance between magnitude spectra relative to the wanted one (Parallel WaveGAN, equation 5)."""
+    return (heard - wanted).norm() / wanted.norm().clamp(min=1e-3)
+
+
+def aggregate_kl(latents: Tensor) -> Tensor:
+    """KL from a Gaussian with each channel's mean and variance over the batch (B, C, ...) to N(0, 1), mean over C.
+
+    The batch as a whole is held to unit variance, not each latent: a KL per latent, at the size of these codecs and
+    under Adam, shrinks all means to nothing before the decoder has learned to use them.
+    """
+    flat = latents.transpose(0, 1).flatten(1)
+    mean, variance = flat.mean(1), flat.var(1).clamp(min=1e-8)
+    return 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
+
+
+def fit_codec(
+    codec: TinyVideoCodec | TinyAudioCodec,
+    batches: Iterable[Tensor],
+    learning_rate: float = 2e-3,
+    steps: int = 300,
+    weights: CodecLosses = CodecLosses(),
+) -> Iterator[float]:
+    """Train for `steps` batches on a cosine from `learning_rate` to 0, yielding each step's loss.
+
+    The statistics of the latents are not touched: call `measure` once the codec is trained.
+    """
+    optimizer = torch.optim.AdamW(codec.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    codec.train()
+    for _, batch in zip(range(steps), batches, strict=False):
+        if isinstance(codec, TinyVideoCodec):
+            loss = video_codec_loss(codec, batch, weights)
+        else:
+            loss = audio_codec_loss(codec, batch, weights)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield loss.item()
+    codec.eval()
+
+
+def measure(codec: TinyVideoCodec | TinyAudioCodec, clips: Iterable[Tensor]) -> None:
+    """Set the codec's latent statistics from `clips`; `save` then writes them beside the weights."""
+    codec.norm.set(measure_latents(codec.raw_latents, clips))
+
+
+def _noised(latents: Tensor, weights: CodecLosses) -> Tensor:
+    return latents + weights.noise * torch.randn_like(latents)
+
+
+def _reconstruction(decoded: Tensor, target: Tensor, weights: CodecLosses) -> Tensor:
+    return weights.l1 * F.l1_loss(decoded, target) + weights.l2 * F.mse_loss(decoded, target)

@@ -1,0 +1,69 @@
+"""The Wan video codec of diffusers (`AutoencoderKLWan`), by hub id or path: stride 4x8x8, or 4x16x16 for Wan 2.2."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
+from model.shapes import VideoCodecSpec
+
+
+class WanVideoCodec(nn.Module):
+    """Frames (B, 3, F, H, W) in [-1, 1] <-> latents (B, C, T, H / 8, W / 8) at unit variance.
+
+    The network walks through time one latent at a time with cached features, so length costs no memory beyond the
+    frames themselves; frames larger than `tile` pixels a side are coded in overlapping tiles that are blended.
+    """
+
+    def __init__(self, vae: Any, statistics: LatentStatistics | None = None, tile: int = 512) -> None:
+        super().__init__()
+        self.vae = vae.eval().requires_grad_(False)
+        config = vae.config
+        stride = (config.scale_factor_temporal, config.scale_factor_spatial, config.scale_factor_spatial)
+        self.spec = VideoCodecSpec(config.z_dim, stride, causal_first=True)
+        self.norm = LatentNorm(statistics or _published(config))
+        vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+
+    @property
+    def identity(self) -> str:
+        """Changes with the configuration, the weights or the latent statistics."""
+        config = {k: v for k, v in self.vae.config.items() if not k.startswith("_")}
+        return weights_identity({**config, "statistics": self.norm.statistics}, self.vae.state_dict())
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """The posterior's mean, normalised, in float32."""
+        self.spec.latent_frames(frames.shape[2])
+        latents = self.vae.encode(frames.to(self.vae.dtype)).latent_dist.mode()
+        return self.norm.normalise(latents.float())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames in [-1, 1], in float32."""
+        frames: Tensor = self.vae.decode(self.norm.denormalise(latents).to(self.vae.dtype)).sample
+        return frames.float().clamp(-1, 1)
+
+    def save(self, directory: str | Path) -> None:
+        """Write diffusers' folder and the latent statistics in it."""
+        self.vae.save_pretrained(directory)
+        self.norm.statistics.save(directory)
+
+    @classmethod
+    def load(cls, source: str | Path, tile: int = 512, **options: Any) -> "WanVideoCodec":
+        """From a folder or a hub id; `options` (subfolder, revision, torch_dtype) go to diffusers."""
+        from diffusers import AutoencoderKLWan
+
+        vae = AutoencoderKLWan.from_pretrained(str(source), **options)
+        return cls(vae, LatentStatistics.load(Path(source) / options.get("subfolder", "")), tile)
+
+
+def _published(config: Any) -> LatentStatistics:
+    """The mean and standard deviation that the published weights carry in their configuration."""
+    if len(config.latents_mean) != config.z_dim:
+        raise ValueError(
+            f"this AutoencoderKLWan has {config.z_dim} latent channels but latents_mean of {len(config.latents_mean)}: "
+            "set latents_mean and latents_std in its config.json, or measure them (model.codecs.latents)"
+        )
+    return LatentStatistics(tuple(config.latents_mean), tuple(config.latents_std))

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+import torch
+
+from model.codecs.latents import LatentStatistics
+from model.codecs.loading import audio_codec_of, load_audio_codec, load_video_codec, video_codec_of
+from model.codecs.oobleck import OobleckAudioCodec
+from model.codecs.wan import WanVideoCodec
+
+
+@pytest.fixture(scope="module")
+def wan_folder(tmp_path_factory):
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("wan")
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.5] * 4, latents_std=[2.0] * 4
+    )
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oobleck_folder(tmp_path_factory):
+    from diffusers import AutoencoderOobleck
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("oobleck")
+    AutoencoderOobleck(8, [2, 4, 8], [1, 2, 2], 8, 4).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_wan_folder_gives_latents_normalised_by_its_own_configuration(wan_folder):
+    codec = load_video_codec(wan_folder)
+    assert isinstance(codec, WanVideoCodec)
+    assert (codec.spec.channels, codec.spec.stride) == (4, (4, 8, 8))
+    frames = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    latents = codec.encode(frames)
+    assert latents.shape == (1, 4, 2, 4, 4)
+    raw = codec.vae.encode(frames).latent_dist.mode()
+    torch.testing.assert_close(latents, (raw - 0.5) / 2.0)
+    torch.testing.assert_close(codec.decode(latents), codec.vae.decode(raw).sample)
+
+
+@pytest.mark.slow
+def test_wan_decodes_large_frames_in_blended_tiles(wan_folder):
+    codec = load_video_codec(wan_folder, tile=32)
+    whole = load_video_codec(wan_folder, tile=512)
+    latents = torch.randn(1, 4, 2, 6, 8)
+    tiled = codec.decode(latents)
+    assert tiled.shape == (1, 3, 5, 48, 64)
+    corner = whole.decode(latents[..., :4, :4])  # a tile of 32 pixels, of which 24 come before the next one's overlap
+    torch.testing.assert_close(tiled[..., :24, :24], corner[..., :24, :24], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_wan_with_foreign_statistics_says_what_to_set(wan_folder, tmp_path):
+    codec = load_video_codec(wan_folder)
+    codec.norm.set(LatentStatistics((1.0,) * 4, (3.0,) * 4, 10))
+    codec.save(tmp_path)
+    assert load_video_codec(tmp_path).norm.statistics == codec.norm.statistics
+    assert load_video_codec(tmp_path).identity == codec.identity != load_video_codec(wan_folder).identity
+    (tmp_path / "latent_statistics.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "latents_mean": [0.0] * 16}))
+    with pytest.raises(ValueError, match="4 latent channels but latents_mean of 16"):
+        load_video_codec(tmp_path)
+
+
+def test_oobleck_folder_gives_whole_latents_of_its_own_rate(oobleck_folder):
+    codec = load_audio_codec(oobleck_folder)
+    assert isinstance(codec, OobleckAudioCodec)
+    assert (codec.spec.hop, codec.spec.channels, codec.spec.stereo) == (64, 4, True)
+    waveform = torch.rand(1, 2, 64 * 20 + 30) * 2 - 1
+    latents = codec.encode(waveform)
+    assert latents.shape == (1, 4, 20)
+    torch.testing.assert_close(latents, codec.vae.encode(waveform[..., : 64 * 20]).latent_dist.mode())
+    assert codec.decode(latents).shape == (1, 2, 64 * 20)
+    assert load_audio_codec(oobleck_folder).identity == codec.identity
+
+
+def test_oobleck_decodes_long_sound_in_pieces(oobleck_folder):
+    codec = load_audio_codec(oobleck_folder)
+    latents = torch.randn(1, 4, 96)
+    codec.vae.tile_latent_min_length, codec.vae.tile_latent_overlap = 64, 16
+    pieces = codec.decode(latents)
+    codec.vae.use_tiling = False
+    torch.testing.assert_close(pieces, codec.decode(latents), rtol=1e-3, atol=1e-4)
+
+
+def test_presets_name_a_folder_or_sizes(oobleck_folder):
+    assert isinstance(audio_codec_of({"kind": "oobleck", "path": str(oobleck_folder)}), OobleckAudioCodec)
+    with pytest.raises(ValueError, match="'mpeg': use tiny_video or wan"):
+        video_codec_of({"kind": "mpeg"})
+    with pytest.raises(ValueError, match=r"unknown keys \['widht'\]"):
+        video_codec_of({"kind": "tiny_video", "widht": 3})
+
+
+def test_a_folder_of_another_class_is_refused(oobleck_folder, tmp_path):
+    with pytest.raises(ValueError, match="'AutoencoderOobleck': use TinyVideoCodec or AutoencoderKLWan"):
+        load_video_codec(oobleck_folder)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        load_audio_codec(tmp_path)
