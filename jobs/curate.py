@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipelines.curation import pipeline
-from pipelines.curation.dataset import Dataset
 from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
 from pipelines.curation.sources import InputError
+from pipelines.curation.summary import Dataset
 from skyreels import tracking
 from skyreels.config import ConfigError
 from skyreels.storage import StorageError

@@ -12,12 +12,14 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """A two-CPU Ray cluster, started by the first test that asks."""
+def ray_cluster(s3_endpoint):
+    """A two-CPU Ray cluster, started by the first test that asks; its address. Its workers reach the S3 server."""
+    import ray
+
     from skyreels import cluster
 
     with cluster.connect(num_cpus=2, object_store_bytes=512 << 20):
-        yield
+        yield ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture(scope="session")

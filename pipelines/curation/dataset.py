@@ -7,10 +7,8 @@
 <output>/datasets/<name>/recipe.yaml              what made it
 """
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import yaml
 
@@ -18,40 +16,13 @@ from pipelines.curation import annotators, layers, packing, progress, tables
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.records import Rejection, Status
+from pipelines.curation.records import Rejection
+from pipelines.curation.reporting import write_report
 from pipelines.curation.selection import Decisions, Row, select, with_buckets
+from pipelines.curation.summary import Dataset, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.storage import Storage
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A finished dataset: where it is and what it came to."""
-
-    location: str
-    sources: int
-    failed_sources: int
-    clips: int
-    kept: int
-    seconds_in: float
-    seconds_kept: float
-    buckets: dict[str, int]
-    rejected: dict[str, int]  # `stage:reason` -> count
-    wall_s: float
-    cpu_s: dict[str, float] = field(default_factory=dict)  # per stage
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.location}/manifest.parquet"
-
-    @property
-    def rejects(self) -> str:
-        return f"{self.location}/rejects.parquet"
-
-    @property
-    def report(self) -> str:
-        return f"{self.location}/report.html"
 
 
 def finish_dataset(
@@ -76,11 +47,24 @@ def finish_dataset(
     wanted = {pack.pack_id for pack in plan.packs}
     commits = [commit for commit in CommitLog(store).all() if commit.part_id in wanted]
     rejects = rejects_table(clips, decisions, sources)
-    store.write("rejects.parquet", tables.encode(rejects))
-    store.write("recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
-    store.write("manifest.parquet", tables.encode(manifest_table(chosen, captions, plan.packs, commits)))
+    finished = {
+        "rejects.parquet": tables.encode(rejects),
+        "recipe.yaml": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode(),
+        "manifest.parquet": tables.encode(manifest_table(chosen, captions, plan.packs, commits)),
+    }
+    summary = summarise(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
+    if not _is_written(store, finished):
+        store.write("report.html", write_report(root, pool, recipe, decisions, captions, summary).encode())
+        for name, data in finished.items():
+            store.write(name, data)
     packing.drop_stale(plan, store)
-    return _summary(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
+    return summary
+
+
+def _is_written(store: Storage, files: dict[str, bytes]) -> bool:
+    """Whether the dataset is the one that is already there: then it is left alone."""
+    names = [*files, "report.html"]
+    return all(store.exists(name) for name in names) and all(store.read(name) == data for name, data in files.items())
 
 
 def _joined(pool: Pool, sources: Sequence[Row], answers: dict[str, Row]) -> list[Row]:
@@ -150,37 +134,3 @@ def _pack(
             for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
                 bar.update(count)
     return plan
-
-
-def _summary(
-    store: Storage,
-    sources: Sequence[Row],
-    clips: Sequence[Row],
-    chosen: dict[str, Row],
-    rejects: Sequence[Row],
-    wall_s: float,
-) -> Dataset:
-    rejected: dict[str, int] = {}
-    buckets: dict[str, int] = {}
-    cpu: dict[str, float] = {}
-    for row in rejects:
-        name = f"{row['stage']}:{row['reason']}"
-        rejected[name] = rejected.get(name, 0) + 1
-    for clip in chosen.values():
-        buckets[clip["bucket"]] = buckets.get(clip["bucket"], 0) + 1
-    for source in sources:
-        for stage, seconds in json.loads(source["timings"]).items():
-            cpu[stage] = cpu.get(stage, 0.0) + seconds
-    return Dataset(
-        location=store.root,
-        sources=len(sources),
-        failed_sources=sum(source["status"] == Status.FAILED for source in sources),
-        clips=sum(clip["stage"] is None for clip in clips),
-        kept=len(chosen),
-        seconds_in=sum(source["seconds"] for source in sources),
-        seconds_kept=sum(clip["end_s"] - clip["start_s"] for clip in chosen.values()),
-        buckets=dict(sorted(buckets.items())),
-        rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
-        wall_s=wall_s,
-        cpu_s=cpu,
-    )

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.curation import annotators, layers, progress
-from pipelines.curation.dataset import Dataset, finish_dataset
+from pipelines.curation.dataset import finish_dataset
 from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Status
 from pipelines.curation.sources import find_sources
+from pipelines.curation.summary import Dataset
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.storage import Storage, normalise, sweep_temporary
@@ -118,7 +119,7 @@ def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, 
     if not parts:
         return
     cluster.join()
-    board = progress.Board.remote()
+    board = progress.start_board()
     failures = []
     total = sum(len(part.sources) for part in parts)
     with progress.shown("measure and cut", total, "sources", board, quiet):

@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from pipelines.curation.records import SourceReport, Status
 
-_NAME = "skyreels-progress"
+
+def start_board() -> Any:
+    """An actor that takes no CPU from the work."""
+    return ray.remote(num_cpus=0)(Board).remote()
 
 
-@ray.remote(num_cpus=0)
 class Board:
     """Counts what workers report; the driver looks at it twice a second."""
 

@@ -1,0 +1,72 @@
+"""What a run came to, in numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipelines.curation.records import Status
+from pipelines.curation.selection import Row
+from skyreels.storage import Storage
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset: where it is and what it came to."""
+
+    location: str
+    sources: int
+    failed_sources: int
+    clips: int
+    kept: int
+    seconds_in: float
+    seconds_kept: float
+    buckets: dict[str, int]
+    rejected: dict[str, int]  # `stage:reason` -> count
+    wall_s: float
+    cpu_s: dict[str, float]  # per stage, over everything in the pool
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.location}/manifest.parquet"
+
+    @property
+    def rejects(self) -> str:
+        return f"{self.location}/rejects.parquet"
+
+    @property
+    def report(self) -> str:
+        return f"{self.location}/report.html"
+
+
+def summarise(
+    store: Storage,
+    sources: Sequence[Row],
+    clips: Sequence[Row],
+    chosen: Mapping[str, Row],
+    rejects: Sequence[Row],
+    wall_s: float,
+) -> Dataset:
+    rejected: dict[str, int] = {}
+    buckets: dict[str, int] = {}
+    cpu: dict[str, float] = {}
+    for row in rejects:
+        name = f"{row['stage']}:{row['reason']}"
+        rejected[name] = rejected.get(name, 0) + 1
+    for clip in chosen.values():
+        buckets[clip["bucket"]] = buckets.get(clip["bucket"], 0) + 1
+    for source in sources:
+        for stage, seconds in json.loads(source["timings"]).items():
+            cpu[stage] = cpu.get(stage, 0.0) + seconds
+    return Dataset(
+        location=store.root,
+        sources=len(sources),
+        failed_sources=sum(source["status"] == Status.FAILED for source in sources),
+        clips=sum(clip["stage"] is None for clip in clips),
+        kept=len(chosen),
+        seconds_in=sum(source["seconds"] for source in sources),
+        seconds_kept=sum(clip["end_s"] - clip["start_s"] for clip in chosen.values()),
+        buckets=dict(sorted(buckets.items())),
+        rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
+        wall_s=wall_s,
+        cpu_s=cpu,
+    )

@@ -1,0 +1,110 @@
+"""kill -9 at random points, many times, then one more run: the same keys and bytes as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import curate
+from skyreels.commits import CommitLog, verify
+from skyreels.storage import Storage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+JOB = Path(curate.__file__)
+SETTINGS = ["extract.parts.max_sources=2", "captions.workers.clips_per_part=4", "shards.pack_bytes=400000"]
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_world, ray_cluster, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp("undisturbed"))
+    assert curate.main(["--input", str(small_world), "--output", output, "--no-tracking", "--quiet", *SETTINGS]) == 0
+    return _committed(output)
+
+
+def test_the_driver_is_killed(small_world, ray_cluster, undisturbed, tmp_path):
+    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_driver, kills=8, seed=1)
+    assert _committed(str(tmp_path / "out")) == undisturbed
+
+
+def test_workers_and_decoders_are_killed(small_world, ray_cluster, undisturbed, tmp_path):
+    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_a_worker, kills=6, seed=2)
+    assert _committed(str(tmp_path / "out")) == undisturbed
+
+
+def test_the_driver_is_killed_while_writing_to_s3(small_world, ray_cluster, undisturbed, s3_root):
+    _disturbed(small_world, f"{s3_root}/out", ray_cluster, _kill_driver, kills=5, seed=3)
+    assert _committed(f"{s3_root}/out") == undisturbed
+
+
+def _committed(output):
+    """Every committed file with its keys and checksum, after checking that the bytes are what the commit says.
+
+    Layers are left out: which clips are asked together depends on where a run was interrupted, and their answers
+    are in the samples.
+    """
+    found = {}
+    for name in ("pool", "datasets/default"):
+        store = Storage(output).sub(name)
+        for commit in CommitLog(store).all():
+            assert verify(store, commit) == []
+            for file in commit.files:
+                if file.name.endswith(".tar"):
+                    found[f"{name}/{file.name}"] = (file.sha256, file.keys)
+    keys = [key for name, (_, keys) in found.items() if name.startswith("pool") for key in keys]
+    assert len(keys) == len(set(keys)) > 0
+    return found
+
+
+def _disturbed(world, output, address, kill, kills, seed):
+    """Run the job again and again, killing something each time at a random amount of progress; then let it finish."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        job = _start(world, output, address)
+        _wait_for_files(job, output, more=rng.randint(1, 6))
+        time.sleep(rng.uniform(0, 0.4))
+        kill(job, rng)
+        if job.poll() is None:
+            job.wait(PATIENCE_S)
+    last = _start(world, output, address)
+    out, _ = last.communicate(timeout=PATIENCE_S)
+    assert last.returncode == 0, out.decode()[-3000:]
+
+
+def _start(world, output, address):
+    command = [sys.executable, str(JOB), "--input", str(world), "--output", output, "--no-tracking", "--quiet"]
+    env = os.environ | {"RAY_ADDRESS": address}
+    return subprocess.Popen([*command, *SETTINGS], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def _wait_for_files(job, output, more):
+    """Until that many more files are published, or the job ends."""
+    before = len(Storage(output).names())
+    deadline = time.monotonic() + PATIENCE_S
+    while job.poll() is None and len(Storage(output).names()) < before + more:
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.02)
+
+
+def _kill_driver(job, rng):
+    job.send_signal(signal.SIGKILL)
+
+
+def _kill_a_worker(job, rng):
+    """One of the Ray workers that run our stages, or a decoding child; the driver goes on or fails cleanly."""
+    victims = [process for process in psutil.process_iter(["cmdline"]) if _is_ours(process.info["cmdline"] or [])]
+    if victims:
+        rng.choice(victims).send_signal(signal.SIGKILL)
+
+
+def _is_ours(command):
+    return "skyreels.media.sandbox_child" in command or any(
+        word.startswith(("ray::Map", "ray::_extract", "ray::_write", "ray::MapWorker")) for word in command[:1]
+    )
