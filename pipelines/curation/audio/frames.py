@@ -1,6 +1,6 @@
 """Short-time features of sound, computed in one streaming pass and shared by every score.
 
-Two hours of sound fit in about 50 MB of features, so a long source is analysed once, and any span of it can be
+Two hours of sound fit in about 40 MB of features, so a long source is analysed once, and any span of it can be
 scored afterwards without its samples.
 """
 
@@ -21,7 +21,6 @@ class AudioFrames:
     Frame i is centred on `start_s + i * hop_s`; block j covers `[5j, 5j + 5)` hops.
 
     power: (n,) mean square of the mono mix; voice_power: (n,) the same, 300-3400 Hz only
-    flatness: (n,) geometric over arithmetic mean of the spectrum, 300-5000 Hz, 0 (tone) to 1 (white)
     pitch_hz: (n,) period of the strongest autocorrelation peak; harmonicity: (n,) height of that peak, 0 to 1
     stability: (n,) cosine likeness of the fine spectrum to that 80 ms before: held notes near 1, speech and noise low
     onset: (2n,) spectral flux, dB per band per 10 ms, rising parts only
@@ -34,7 +33,6 @@ class AudioFrames:
     hop_s: float
     power: np.ndarray
     voice_power: np.ndarray
-    flatness: np.ndarray
     pitch_hz: np.ndarray
     harmonicity: np.ndarray
     stability: np.ndarray
@@ -85,7 +83,7 @@ def audio_frames(samples: np.ndarray, sample_rate: int, start_s: float = 0.0) ->
 
 
 class AudioTimeline:
-    """Gathers feature tracks from blocks of samples of any size; memory grows by ~6 KB a second, not by samples.
+    """Gathers feature tracks from blocks of samples of any size; memory grows by ~5 KB a second, not by samples.
 
     >>> timeline = AudioTimeline(sample_rate=44100)
     >>> for block in blocks: timeline.update(block)      # (C, N) each
@@ -95,7 +93,8 @@ class AudioTimeline:
     def __init__(self, sample_rate: int, start_s: float = 0.0) -> None:
         self._spectra = SpectralTracks(sample_rate)
         self._start_s = start_s
-        self._pending: np.ndarray | None = None  # (C, ...) from half a window before the next frame's centre on
+        self._weighting: KWeighting | None = None
+        self._waiting: list[np.ndarray] = []  # from half a window before the next frame's centre on
         self._gathered: dict[str, list[np.ndarray]] = {name: [] for name in TRACKS}
 
     def update(self, samples: np.ndarray) -> None:
@@ -105,26 +104,30 @@ class AudioTimeline:
             raise ValueError(f"audio samples must be (channels, samples), got shape {samples.shape}")
         if not np.isfinite(samples).all():
             raise ValueError("audio samples hold NaN or infinity: the decoder returned damaged sound")
-        if self._pending is None:
-            self._pending = np.zeros((samples.shape[0], self._spectra.half), np.float32)
+        if self._weighting is None:
+            self._waiting.append(np.zeros((samples.shape[0], self._spectra.half), np.float32))
             self._weighting = KWeighting(self._spectra.sample_rate, samples.shape[0])
-        elif self._pending.shape[0] != samples.shape[0]:
-            raise ValueError(f"audio went from {self._pending.shape[0]} to {samples.shape[0]} channels in one source")
+        elif self._waiting[-1].shape[0] != samples.shape[0]:
+            raise ValueError(
+                f"audio went from {self._waiting[-1].shape[0]} to {samples.shape[0]} channels in one source"
+            )
         step = round(ANALYSIS_BLOCK_S * self._spectra.sample_rate)
         for first in range(0, samples.shape[1], step):
-            self._pending = np.concatenate([self._pending, samples[:, first : first + step]], axis=1)
-            self._analyse((self._pending.shape[1] - 2 * self._spectra.half) // self._spectra.block)
+            self._waiting.append(samples[:, first : first + step])
+            waiting = sum(part.shape[1] for part in self._waiting)
+            if waiting >= step:
+                self._analyse((waiting - 2 * self._spectra.half) // self._spectra.block)
 
     def finish(self) -> AudioFrames:
         """Analyse what is left and return the tracks; a last part of less than 100 ms is left out."""
         spectra = self._spectra
-        if self._pending is None:
+        if self._weighting is None:
             raise ValueError("no sound to analyse: the audio stream gave no samples")
-        left = self._pending.shape[1] - spectra.half
+        left = sum(part.shape[1] for part in self._waiting) - spectra.half
         n_blocks = left // spectra.block
         if not self._gathered["power"]:
             n_blocks = max(n_blocks, 1)
-        self._pending = np.pad(self._pending, ((0, 0), (0, spectra.half + spectra.block)))
+        self._waiting.append(np.zeros((self._waiting[-1].shape[0], spectra.half + spectra.block), np.float32))
         self._analyse(n_blocks)
         tracks = {name: np.concatenate(parts) for name, parts in self._gathered.items()}
         return AudioFrames(spectra.sample_rate, self._start_s, spectra.hop / spectra.sample_rate, **tracks)
@@ -132,14 +135,14 @@ class AudioTimeline:
     def _analyse(self, n_blocks: int) -> None:
         if n_blocks <= 0:
             return
-        assert self._pending is not None
-        spectra, pending = self._spectra, self._pending
-        tracks = spectra.analyse(pending.mean(axis=0), n_blocks)
-        channels, n = pending.shape[0], n_blocks * spectra.block
-        blocks = pending[:, spectra.half : spectra.half + n].reshape(channels, n_blocks, spectra.block)
+        assert self._weighting is not None
+        spectra, sound = self._spectra, np.concatenate(self._waiting, axis=1)
+        tracks = spectra.analyse(sound.mean(axis=0), n_blocks)
+        channels, n = sound.shape[0], n_blocks * spectra.block
+        blocks = sound[:, spectra.half : spectra.half + n].reshape(channels, n_blocks, spectra.block)
         tracks["k_power"] = self._weighting.power(blocks.reshape(channels, n), spectra.block)
         tracks["mean_square"] = np.einsum("cmi,cmi->m", blocks, blocks) / (channels * spectra.block)
         tracks["peak"] = np.maximum(blocks.max(axis=(0, 2)), -blocks.min(axis=(0, 2)))
         for name, values in tracks.items():
             self._gathered[name].append(values)
-        self._pending = pending[:, n:]
+        self._waiting = [sound[:, n:].copy()]

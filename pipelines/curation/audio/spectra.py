@@ -12,10 +12,11 @@ FRAMES_PER_BLOCK = 5  # the block tracks: 10 values a second
 BAND_HZ = 250.0
 PITCH_RANGE_HZ = (70.0, 1000.0)
 PITCH_BAND_HZ = 5500.0
+VOICE_BAND_HZ = (300.0, 3400.0)
 STABILITY_LAG = 4  # frames; 80 ms, so that the two windows share no sample
 STABILITY_BAND_HZ = (80.0, 4000.0)
 ONSET_FLOOR = np.float32(1e-7)  # -70 dBFS per band: hides what flickers below, such as codec noise
-SILENT_POWER = 1e-9  # mean square of -90 dBFS: below it pitch and flatness mean nothing
+SILENT_POWER = 1e-9  # mean square of -90 dBFS: below it pitch means nothing
 _FLOOR = np.float32(1e-14)  # -140 dB, stands for digital silence
 
 
@@ -34,8 +35,8 @@ class SpectralTracks:
         bins = np.arange(self.half + 1) * sample_rate / (2 * self.half)
         self._band_starts = _band_starts(bins)
         self._onset_starts = _band_starts(np.fft.rfftfreq(len(self._onset_window), 1 / sample_rate))
-        self._voice, self._flat, self._fine = (
-            slice(*np.searchsorted(bins, limits)) for limits in ((300, 3400), (300, 5000), STABILITY_BAND_HZ)
+        self._voice, self._fine = (
+            slice(*np.searchsorted(bins, limits)) for limits in (VOICE_BAND_HZ, STABILITY_BAND_HZ)
         )
         self._pitch_bins = next_fast_len(int(np.searchsorted(bins, PITCH_BAND_HZ)), real=True)
         self._fine_before = np.zeros((STABILITY_LAG, self._fine.stop - self._fine.start), np.float32)
@@ -47,11 +48,9 @@ class SpectralTracks:
         log_power = np.log(power + _FLOOR)
         level = power.sum(axis=1)
         pitch_hz, harmonicity = self._pitch(power)
-        flat = log_power[:, self._flat]
         return {
             "power": level,
             "voice_power": power[:, self._voice].sum(axis=1),
-            "flatness": np.exp(flat.mean(axis=1) - np.log(np.exp(flat).mean(axis=1))),
             "pitch_hz": pitch_hz,
             "harmonicity": np.where(level > SILENT_POWER, harmonicity, 0).astype(np.float32),
             "stability": np.where(level > SILENT_POWER, self._stability(log_power), 0).astype(np.float32),

@@ -11,7 +11,7 @@ RATE = 16000
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 40000), min_size=1, max_size=8), st.integers(0, 2**31))
+@given(st.lists(st.integers(1, 40000) | st.just(200_000), min_size=1, max_size=8), st.integers(0, 2**31))
 def test_any_blocks_give_the_frames_of_the_whole(sizes, seed):
     samples = np.random.default_rng(seed).normal(0, 0.1, (2, sum(sizes))).astype(np.float32)
     timeline = AudioTimeline(RATE)
@@ -36,7 +36,6 @@ def test_power_is_the_mean_square_and_lies_in_the_right_band():
     assert frames.power[5:-5] == pytest.approx(0.125, rel=0.01)
     assert frames.mean_square == pytest.approx(0.125, rel=0.01)
     assert (frames.band_db.argmax(axis=1) == 4).all()  # 1000 to 1250 Hz
-    assert frames.flatness[5:-5].max() < 0.01
 
 
 @pytest.mark.parametrize("hz", [82.4, 110.0, 220.0, 440.0, 880.0])
@@ -54,7 +53,6 @@ def test_noise_has_no_pitch_and_no_stability():
     frames = audio_frames(np.random.default_rng(0).normal(0, 0.1, (1, 2 * RATE)), RATE)
     assert np.median(frames.harmonicity) < 0.4
     assert abs(np.median(frames.stability)) < 0.1
-    assert np.median(frames.flatness) > 0.4
 
 
 def test_a_span_is_the_same_tracks_on_the_same_clock():
@@ -71,7 +69,7 @@ def test_two_hours_stay_small():
     timeline.update(np.random.default_rng(0).normal(0, 0.1, (2, 20 * 44100)).astype(np.float32))
     frames = timeline.finish()
     held = sum(getattr(frames, field.name).nbytes for field in fields(frames) if field.name in TRACKS)
-    assert held / 20 * 7200 < 60e6
+    assert held / 20 * 7200 < 45e6
 
 
 @pytest.mark.parametrize(
