@@ -11,8 +11,9 @@ from fractions import Fraction
 
 import cv2
 
-from pipelines.synthesis.render import build, frames
+from pipelines.synthesis.render import frames
 from pipelines.synthesis.sampler import sample_film
+from pipelines.synthesis.stage import build
 from pipelines.synthesis.studio import render, write_film
 
 TARGETS = {64: 200, 256: 60}  # frames per second

@@ -10,9 +10,10 @@ import numpy as np
 
 from pipelines.synthesis.captions import captions
 from pipelines.synthesis.film import Film
+from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.overlays import stamp_box
-from pipelines.synthesis.render import Set, masks_at
 from pipelines.synthesis.soundtrack import SoundEvent
+from pipelines.synthesis.stage import Set
 
 
 def annotate(ready: Set, events: list[SoundEvent], *, masks: bool = False) -> dict[str, Any]:

@@ -90,7 +90,10 @@ def _shot_prose(film: Film, number: int) -> str:
 
 
 def _action(shot: Shot) -> str:
-    sentences = [f"{phrase(subject)} {MOTION_WORDS[subject.motion.kind]}." for subject in _visible(shot.scene)]
+    sentences = [
+        f"{phrase(subject)} {'faces the camera and speaks' if subject.speaks else MOTION_WORDS[subject.motion.kind]}."
+        for subject in _visible(shot.scene)
+    ]
     if sum(subject.motion.kind == "bouncing" for subject in _visible(shot.scene)) > 1:
         sentences.append("they collide with each other.")
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or "Nothing moves."
@@ -116,8 +119,8 @@ def _sound_prose(events: list[SoundEvent]) -> list[str]:
 
 
 def _who(event: SoundEvent) -> str:
-    speaker = event.details["speaker"]
-    return "A voice" if speaker == NARRATOR else "The " + speaker.replace("-", " ")
+    speaker, voice = event.details["speaker"], "low" if event.details["pitch"] < 160 else "high"
+    return f"A {voice} voice" if speaker == NARRATOR else f"The {speaker.replace('-', ' ')}, in a {voice} voice,"
 
 
 def _structured(film: Film, events: list[SoundEvent]) -> str:

@@ -24,9 +24,10 @@ from pipelines.synthesis.film import (
     StyleName,
     Subject,
 )
+from pipelines.synthesis.masks import covered_at, masks_at
 from pipelines.synthesis.overlays import overlay_mask
-from pipelines.synthesis.render import Set, build, covered_at, masks_at
 from pipelines.synthesis.signage import with_sign, with_watermark
+from pipelines.synthesis.stage import Set, build
 from pipelines.synthesis.studio import write_film
 
 EditKind = Literal["insert", "delete", "recolour", "restyle", "background", "camera", "remove-text", "remove-watermark"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.synthesis.film import Film
-from pipelines.synthesis.render import Set
 from pipelines.synthesis.sound import impact_sound, mix_in, play_ambience, play_music, tone
+from pipelines.synthesis.stage import Set
 from pipelines.synthesis.voice import speak
 
 PEAK = 0.89  # -1 dBFS

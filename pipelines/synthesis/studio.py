@@ -10,8 +10,10 @@ import numpy as np
 
 from pipelines.synthesis.annotations import annotate
 from pipelines.synthesis.film import Film
-from pipelines.synthesis.render import Set, build, frames, masks_at
+from pipelines.synthesis.masks import masks_at
+from pipelines.synthesis.render import frames
 from pipelines.synthesis.soundtrack import record
+from pipelines.synthesis.stage import Set, build
 from skyreels.media.encode import write_video
 
 

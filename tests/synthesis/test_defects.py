@@ -8,8 +8,9 @@ from scipy import signal
 
 from pipelines.synthesis import defects
 from pipelines.synthesis.film import Camera
-from pipelines.synthesis.render import build, frames
+from pipelines.synthesis.render import frames
 from pipelines.synthesis.sampler import sample_film
+from pipelines.synthesis.stage import build
 
 RATE = 44100
 CLIP = sample_film(8, size=(128, 128), seconds=1.0)

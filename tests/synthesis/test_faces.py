@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.pairs import make_pair
-from pipelines.synthesis.render import masks_at
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render
 
@@ -57,7 +57,8 @@ def test_a_face_stays_within_its_subject_s_mask():
 def test_captions_say_who_speaks():
     film = sample_film(4, size=(64, 64), seconds=3.0, sound="speech")
     long = render(film).annotation["captions"]["long"]
-    assert f"The {_speaker(film).replace('-', ' ')} says in" in long
+    voice = "low" if film.sound.lines[0].pitch < 160 else "high"
+    assert f"The {_speaker(film).replace('-', ' ')}, in a {voice} voice, says in" in long
 
 
 def _speaker(film):

@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.synthesis.film import Background, Film, Overlay, Scene, Shot
 from pipelines.synthesis.overlays import make_stamps, overlay_mask, stamp_box
-from pipelines.synthesis.render import build, frame_at
+from pipelines.synthesis.render import frame_at
 from pipelines.synthesis.sentences import SIGNS
+from pipelines.synthesis.stage import build
 
 PLAIN = Film((Shot(Scene(background=Background("gradient")), 2.0),), (160, 120), Fraction(10))
 

@@ -18,8 +18,11 @@ from pipelines.synthesis.film import (
     StyleName,
     Subject,
 )
-from pipelines.synthesis.render import build, covered_at, frame_at, frames, locate, masks_at
+from pipelines.synthesis.masks import covered_at, masks_at
+from pipelines.synthesis.render import frame_at, frames
 from pipelines.synthesis.sampler import sample_film
+from pipelines.synthesis.stage import build
+from pipelines.synthesis.timeline import locate
 
 BALL = Subject("ball", "circle", "red", "stripes", size=0.15, motion=Motion("bouncing", (0.4, 0.3), (0.4, 0.0), spin=2))
 STAR = Subject("star", "star", "yellow", size=0.15, motion=Motion("circular", (0.5, 0.6), radius=0.15, period=1.5))

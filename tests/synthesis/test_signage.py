@@ -1,10 +1,11 @@
 import pytest
 
 from pipelines.synthesis.overlays import make_stamps, stamp_box
-from pipelines.synthesis.render import build, frame_at
+from pipelines.synthesis.render import frame_at
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.sentences import SIGNS
 from pipelines.synthesis.signage import with_letterbox, with_logo, with_sign, with_subtitles, with_watermark
+from pipelines.synthesis.stage import build
 from pipelines.synthesis.voice import speak
 
 FILM = sample_film(2, size=(160, 120), seconds=2.0)

@@ -18,9 +18,9 @@ from pipelines.synthesis.film import (
     Subject,
     Tone,
 )
-from pipelines.synthesis.render import build
 from pipelines.synthesis.sampler import sample_impact_film
 from pipelines.synthesis.soundtrack import record
+from pipelines.synthesis.stage import build
 
 RATE = 44100
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.synthesis.film import Overlay
-from pipelines.synthesis.render import masks_at
+from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render, write_film
 
