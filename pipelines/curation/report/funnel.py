@@ -1,6 +1,6 @@
 """From sources to samples: what each stage was given, what it let through, and why it stopped the rest."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +47,8 @@ def funnel_steps(clips: pa.Table, sources: pa.Table, decisions: Mapping[str, Rej
     """Sources, those that could be read, those wanted for clips; then clips, after each stage in order."""
     status = sources.column("status").to_pylist()
     seconds = dict.fromkeys(Status, 0.0)
-    for state, length in zip(status, sources.column("seconds").to_pylist(), strict=True):
-        seconds[Status(state)] += length
+    for state, played in zip(status, sources.column("seconds").to_pylist(), strict=True):
+        seconds[Status(state)] += played
     given, read, wanted = len(status), len(status) - status.count(Status.FAILED), status.count(Status.OK)
     read_s = seconds[Status.OK] + seconds[Status.REJECTED]
     steps = [
@@ -58,7 +58,7 @@ def funnel_steps(clips: pa.Table, sources: pa.Table, decisions: Mapping[str, Rej
     ]
     lengths = clip_seconds(clips)
     stopped: Counter[str] = Counter()
-    stopped_s: Counter[str] = Counter()
+    stopped_s: dict[str, float] = defaultdict(float)
     for key, length in lengths.items():
         why = decisions[key]
         if why is not None:

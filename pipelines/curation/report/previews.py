@@ -32,6 +32,7 @@ _ATTEMPTS = ((4.0, 30), (4.0, 34), (4.0, 38), (3.0, 42), (1.5, 46), (0.8, 51))
 _JPEG_QUALITIES = (82, 70, 55, 40, 20)
 _PEAKS = 80  # bars of a waveform
 _CLIP_KEY = re.compile(r"[0-9a-f]{16}_\d{5}")  # as `records.clip_key` makes them
+_KEPT = ""
 _NOT_SHOWN = frozenset({"takedown"})
 
 
@@ -63,28 +64,29 @@ def choose_previews(
     shards: ShardConfig | None = None,
     limit: int = 60,
 ) -> list[str]:
-    """Keys worth looking at: of the kept and of every reason for rejection up to `limit_per_group`, `limit` in all.
+    """Keys worth looking at, `limit` in all: a third kept clips, then of every reason up to `limit_per_group`.
 
-    Within a group buckets take turns, and between groups likewise, so that what is rare is seen as well. The choice
-    depends on keys and decisions alone. A duplicate brings along the clip that it repeats. Clips that were not cut
-    have no media, and what was taken down is not shown.
+    Kinds, buckets within them and reasons take turns, so that what is rare is seen as well. The choice depends on
+    keys and decisions alone. A duplicate brings along the clip that it repeats. Clips that were not cut have no
+    media, and what was taken down is not shown.
     """
     shards = shards or ShardConfig()
-    groups: dict[str, dict[str, list[str]]] = {}
+    groups: dict[str, list[tuple[str, str, str]]] = {}
     wanted = ("key", "kind", "width", "height", "start_s", "end_s", "stage")
-    for row in sorted(clips.select(wanted).to_pylist(), key=lambda row: str(row["key"])):
+    for row in clips.select(wanted).to_pylist():
         why = decisions[row["key"]]
         if row["stage"] is not None or (why is not None and why.stage in _NOT_SHOWN):
             continue
-        group = "" if why is None else f"{why.stage}:{why.reason}"
-        seconds = row["end_s"] - row["start_s"]
-        bucket = bucket_of(Kind(row["kind"]), row["width"], row["height"], seconds, shards)
-        groups.setdefault(group, {}).setdefault(bucket, []).append(row["key"])
-    by_group = [_in_turns(groups[name][bucket] for bucket in sorted(groups[name])) for name in sorted(groups)]
-    chosen = _in_turns(keys[:limit_per_group] for keys in by_group)
-    cut = {key for keys in by_group for key in keys}
-    paired = [key for first in chosen for key in (first, retained_of(decisions[first])) if key in cut]
-    return list(dict.fromkeys(paired))[:limit]
+        group = _KEPT if why is None else f"{why.stage}:{why.reason}"
+        bucket = bucket_of(Kind(row["kind"]), row["width"], row["height"], row["end_s"] - row["start_s"], shards)
+        groups.setdefault(group, []).append((row["kind"], bucket, row["key"]))
+    by_group = {name: _mixed(members) for name, members in sorted(groups.items())}
+    kept = by_group.pop(_KEPT, [])
+    rejected = _in_turns(keys[:limit_per_group] for keys in by_group.values())
+    can_be_seen = {key for members in groups.values() for _, _, key in members}
+    paired = [key for first in rejected for key in (first, retained_of(decisions[first])) if key in can_be_seen]
+    share = max(limit // 3, limit - len(set(paired)))
+    return list(dict.fromkeys([*kept[:share], *paired]))[:limit]
 
 
 def retained_of(why: Rejection | None) -> str | None:
@@ -174,6 +176,14 @@ def _jpeg(picture: np.ndarray, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
+
+
+def _mixed(members: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Keys of (kind, bucket, key): kinds take turns, and so do the buckets of a kind."""
+    tree: dict[str, dict[str, list[str]]] = {kind: {} for kind in Kind}
+    for kind, bucket, key in sorted(members):
+        tree[kind].setdefault(bucket, []).append(key)
+    return _in_turns(_in_turns(buckets.values()) for buckets in tree.values())
 
 
 def _in_turns(queues: Iterable[Sequence[str]]) -> list[str]:

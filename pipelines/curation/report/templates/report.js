@@ -8,7 +8,7 @@ function start(button, withSound) {
   if (withSound) clips.filter((other) => other !== button).forEach(stop);
   media.muted = !withSound;
   button.setAttribute("aria-pressed", String(withSound));
-  media.play().catch(() => stop(button)); // pausing before it began ends here too
+  media.play().catch(() => media.paused && stop(button)); // refused, or paused before it began
 }
 
 function stop(button) {
