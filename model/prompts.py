@@ -1,0 +1,60 @@
+"""What a prompt says and in which order: the picture, tagged text and sound, one paragraph per shot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TAGS = ("text", "sfx", "dialogue", "singing", "bgm")
+"""Tags of the structured form in their fixed order (paper, section on captions)."""
+
+
+@dataclass(frozen=True)
+class StructuredPrompt:
+    """The form that the last training stages see: what is seen, then what is written and heard, in order of time."""
+
+    picture: str
+    text: tuple[str, ...] = ()
+    sfx: tuple[str, ...] = ()
+    dialogue: tuple[str, ...] = ()
+    singing: tuple[str, ...] = ()
+    bgm: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """The picture's lines, then one tagged line per entry."""
+        lines = [f"<{tag}>{entry}</{tag}>" for tag in TAGS for entry in getattr(self, tag)]
+        return "\n".join([self.picture, *lines])
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One shot of a multi-shot clip."""
+
+    prompt: str | StructuredPrompt
+    seconds: float
+
+
+def render_prompt(prompt: str | StructuredPrompt | Sequence[Shot]) -> str:
+    """One text for the encoder. Shots are numbered and timed, for one clip holds them all.
+
+    Subjects stay the same from shot to shot through the references that the shots name by tag.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, StructuredPrompt):
+        return prompt.render()
+    if not prompt:
+        raise ValueError("a multi-shot prompt needs at least one shot")
+    lines, start = [], 0.0
+    for number, shot in enumerate(prompt, 1):
+        if shot.seconds <= 0:
+            raise ValueError(f"shot {number} lasts {shot.seconds} s: give it a length above 0")
+        end = start + shot.seconds
+        lines.append(f"Shot {number} ({start:.2f}-{end:.2f} s): {render_prompt(shot.prompt)}")
+        start = end
+    return "\n".join(lines)
+
+
+def prompt_seconds(prompt: str | StructuredPrompt | Sequence[Shot]) -> float | None:
+    """How long the shots of a multi-shot prompt last together; None for a prompt without times."""
+    if isinstance(prompt, str | StructuredPrompt):
+        return None
+    return sum(shot.seconds for shot in prompt)
