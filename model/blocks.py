@@ -30,6 +30,8 @@ class BranchContext:
     towards the other branch, and what this branch's noise level adds to the gate of the other's reading of it."""
     text_modulation: Modulation
     """6 per text token."""
+    embedding: Tensor
+    """(B, width) of this branch's timesteps, float32."""
     joint_mask: Tensor | None = None
     """(B, N + S) bool, True where a token exists."""
     media_mask: Tensor | None = None

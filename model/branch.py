@@ -7,9 +7,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.attention import merge_masks
-from model.blocks import BranchContext
+from model.blocks import BranchContext, BranchState
 from model.config import TransformerConfig
-from model.inputs import AUDIO, VIDEO, JointInputs
+from model.inputs import JointInputs
 from model.keyframes import keyframe_positions
 from model.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
 from model.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
@@ -77,6 +77,7 @@ class Branch(nn.Module):
             text=text,
             modulation=modulation,
             text_modulation=Modulation(self.text_modulation(embedding)),
+            embedding=embedding,
             joint_mask=merge_masks([(media.mask, count), (text_mask, text.shape[1])], batch, device),
             media_mask=media.mask,
             text_mask=text_mask,
@@ -84,9 +85,9 @@ class Branch(nn.Module):
             sparse=media.sparse,
         )
 
-    def project_out(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
-        """Tokens after the last layer to latent values in float32."""
-        shift, scale = self.head_modulation(self.time(timesteps)).unsqueeze(2).unbind(1)
+    def project_out(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens after the last layer to latent values in float32, for a time embedding (B, width)."""
+        shift, scale = self.head_modulation(embedding).unsqueeze(2).unbind(1)
         return self.head(modulated_norm(tokens, shift, scale)).float()
 
     def table(self, positions: Tensor) -> RotaryTable:
@@ -136,13 +137,13 @@ class VideoBranch(Branch):
             sparse=self._sparse_plan(references, (time, height, width), inputs),
         )
 
-    def latents(self, tokens: Tensor, video: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
+    def latents(self, state: BranchState, video: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
         """Last tokens to (B, C, T, H, W) of the sequence and (B, C, K, Hk, Wk) of the keyframes."""
         keyframes = inputs.keyframes
         height, width = self._token_grid(video)
         start = sum(reference.shape[2] for reference in inputs.video_references) * height * width
         stop = start + video.shape[2] * height * width
-        values = self.project_out(tokens[:, start:], inputs.timesteps[:, VIDEO])
+        values = self.project_out(state.media[:, start:], state.context.embedding)
         sequence = self._unpatch(values[:, : stop - start], (height, width))
         if keyframes is None:
             return sequence, None
@@ -197,9 +198,9 @@ class AudioBranch(Branch):
             mask=_token_mask(inputs.audio_mask, 1, inputs.reference_rows, references, tokens),
         )
 
-    def latents(self, tokens: Tensor, audio: Tensor, inputs: JointInputs) -> Tensor:
+    def latents(self, state: BranchState, audio: Tensor) -> Tensor:
         """Last tokens to (B, Ca, L) of the sequence."""
-        return self.project_out(tokens[:, -audio.shape[2] :], inputs.timesteps[:, AUDIO]).mT
+        return self.project_out(state.media[:, -audio.shape[2] :], state.context.embedding).mT
 
 
 def reference_channels(latents: Tensor) -> Tensor:

@@ -84,12 +84,17 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    """What the refiner changes of the base video branch (paper, section 4.5)."""
+    """What the refiner changes of the base video branch, and what the base leaves to it (paper, section 4.5).
 
-    sparsity: float = 0.875
+    Sides grow by `space_factor`, the frame rate by `time_factor`. Every `keyframe_spacing`-th latent frame is made at
+    high resolution by the base. `steps` are sampling steps without guidance.
+    """
+
     space_factor: int = 2
     time_factor: int = 2
-    keyframe_spacing: int = 5
+    keyframe_spacing: int = 10
+    steps: int = 8
+    sparsity: float = 0.875
     sparse_min_tokens: int = 4096
 
 

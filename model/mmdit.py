@@ -18,12 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from model.blocks import BranchState, JointLayer
 from model.branch import AudioBranch, VideoBranch
 from model.config import TransformerConfig
+from model.flow import velocity_from_clean
 from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 
 __all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "TextCache", "predict"]
-
-LEAST_NOISE = 0.05
-"""A predicted x0 is divided by 1 - t to give a velocity, and by no less than this."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ class MMDiT(nn.Module):
 
     def forward(self, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
         """Velocities of everything noisy in `inputs`."""
-        cache = text_cache or self.embed_text(inputs.text, inputs.text_mask)
+        cache = text_cache or self.embed_text(
+            inputs.text, inputs.text_mask, video=inputs.video is not None, audio=inputs.audio is not None
+        )
         video, audio = self._enter_video(inputs, cache), self._enter_audio(inputs, cache)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -66,12 +66,16 @@ class MMDiT(nn.Module):
                 video, audio = layer(video, audio, inputs.cross_modal)
         return self._leave(video, audio, inputs)
 
-    def embed_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
-        """Project text (B, S, text_width) into each branch."""
+    def embed_text(
+        self, text: Tensor, mask: Tensor | None = None, *, video: bool = True, audio: bool = True
+    ) -> TextCache:
+        """Project text (B, S, text_width) into each branch that is wanted and built."""
         text = text.to(self.dtype)
-        video = self.video.text_in(text) if self.config.video_channels else None
-        audio = self.audio.text_in(text) if self.config.audio_channels else None
-        return TextCache(video, audio, mask)
+        return TextCache(
+            video=self.video.text_in(text) if video and self.config.video_channels else None,
+            audio=self.audio.text_in(text) if audio and self.config.audio_channels else None,
+            mask=mask,
+        )
 
     @torch.no_grad()
     def cache_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
@@ -111,21 +115,20 @@ class MMDiT(nn.Module):
         sequence = keyframes = sound = None
         if video is not None and inputs.video is not None:
             levels, channels = inputs.timesteps[:, VIDEO], self.config.video_channels
-            sequence, keyframes = self.video.latents(video.media, inputs.video, inputs)
+            sequence, keyframes = self.video.latents(video, inputs.video, inputs)
             sequence = self._velocity(sequence, inputs.video[:, :channels], levels)
             if keyframes is not None and inputs.keyframes is not None:
                 keyframes = self._velocity(keyframes, inputs.keyframes.latents[:, :channels], levels)
         if audio is not None and inputs.audio is not None:
-            sound = self.audio.latents(audio.media, inputs.audio, inputs)
+            sound = self.audio.latents(audio, inputs.audio)
             sound = self._velocity(sound, inputs.audio, inputs.timesteps[:, AUDIO])
         return JointOutputs(sequence, sound, keyframes)
 
     def _velocity(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity (x0 - z_t) / (1 - t) of a model that predicts x0; the prediction itself otherwise."""
+        """The velocity towards what is predicted, of a model that predicts x0; the prediction itself otherwise."""
         if self.config.prediction == "velocity":
             return predicted
-        noise = (1 - timesteps.float()).clamp_min(LEAST_NOISE).view(-1, *[1] * (noisy.dim() - 1))
-        return (predicted - noisy.float()) / noise
+        return velocity_from_clean(predicted, noisy.float(), timesteps.float())
 
 
 @torch.no_grad()
