@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 _PAIR_BUDGET = 3e8  # hash pairs expected to be compared; fewer, wider bands above it
+_NEIGHBOURS = 20  # bits by which consecutive frames of one shot differ at most; unrelated frames differ in 32
+_GROUP = 2048  # clips compared with each clip that shares a band: bounds the work on title cards and spam
 _CHUNK = 1 << 22
 _PLAIN = np.uint64(0)  # the hash of a picture without structure: it says nothing about who made it
 
@@ -18,15 +20,17 @@ _PLAIN = np.uint64(0)  # the hash of a picture without structure: it says nothin
 def aligned_share(a: Hashes, b: Hashes, bits: int) -> float:
     """The best share of the shorter sequence's frames that agree within `bits`, over all shifts in time.
 
-    A sub-clip scores 1.0 against the clip it was taken from. Plain frames (hash 0) never agree.
+    Two clips of one film are seldom sampled at the same moments, so a frame may also lie between two neighbours of
+    the other sequence that belong together: then only the bits in which both differ from it count. A sub-clip
+    scores 1.0 against the clip it was taken from. Plain frames (hash 0) never agree.
     """
     if not len(a) or not len(b):
         return 0.0
     same = np.bitwise_count(a[:, None] ^ b[None, :]) <= bits
-    same &= (a != _PLAIN)[:, None] & (b != _PLAIN)[None, :]
-    rows, columns = np.nonzero(same)
-    agreeing = np.bincount(rows - columns + len(b) - 1)
-    return float(agreeing.max() / min(len(a), len(b))) if len(agreeing) else 0.0
+    agreeing = max(
+        _longest_diagonal(same | _between(a, b, bits), a, b), _longest_diagonal(same | _between(b, a, bits).T, a, b)
+    )
+    return agreeing / min(len(a), len(b))
 
 
 def candidate_pairs(sequences: Sequence[Hashes], first_query: int, bits: int) -> NDArray[np.int64]:
@@ -34,7 +38,8 @@ def candidate_pairs(sequences: Sequence[Hashes], first_query: int, bits: int) ->
 
     Sorted. Every such pair is found while the number of hashes allows `bits + 1` bands (about 100,000 distinct
     hashes at 6 bits); beyond that bands get wider and a pair may be missed whose *every* agreeing frame differs in
-    every band.
+    every band. A clip is compared with the `_GROUP` best-ranked of those that share a band: enough to find what a
+    much repeated clip repeats.
     """
     owners, hashes = _distinct(sequences)
     bands = _bands(len(hashes), bits)
@@ -43,6 +48,20 @@ def candidate_pairs(sequences: Sequence[Hashes], first_query: int, bits: int) ->
         found.append(np.unique(_equal_in_band(hashes, owners, _band_values(hashes, band, bands), first_query, bits)))
     codes = np.unique(np.concatenate(found))
     return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
+
+
+def _between(a: Hashes, b: Hashes, bits: int) -> NDArray[np.bool_]:
+    """(A, B): whether frame i of `a` lies between frames j and j + 1 of `b`."""
+    between = np.zeros((len(a), len(b)), bool)
+    missed = (a[:, None] ^ b[None, :-1]) & (a[:, None] ^ b[None, 1:])
+    between[:, :-1] = (np.bitwise_count(missed) <= bits) & (np.bitwise_count(b[:-1] ^ b[1:]) <= _NEIGHBOURS)
+    return between
+
+
+def _longest_diagonal(same: NDArray[np.bool_], a: Hashes, b: Hashes) -> int:
+    """Agreeing frames at the best shift."""
+    rows, columns = np.nonzero(same & (a != _PLAIN)[:, None] & (b != _PLAIN)[None, :])
+    return int(np.bincount(rows - columns + len(b) - 1).max()) if len(rows) else 0
 
 
 def _distinct(sequences: Sequence[Hashes]) -> tuple[NDArray[np.int64], Hashes]:
@@ -81,7 +100,7 @@ def _equal_in_band(
     ordered, owner, value = values[order], owners[order], hashes[order]
     group_start = np.searchsorted(ordered, ordered, side="left")
     queries = np.flatnonzero(owner >= first_query)
-    counts = queries - group_start[queries]
+    counts = np.minimum(queries - group_start[queries], _GROUP)  # the first of the group rank best
     ends = np.cumsum(counts)
     found = []
     start = 0
