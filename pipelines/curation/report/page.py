@@ -23,7 +23,8 @@ from pipelines.curation.report.plots import Plot, plot
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_SOURCES = 200  # rows of sources that gave nothing; all of them are in rejects.parquet
-_NOT_HTML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# What HTML cannot hold, and the controls that make a name read backwards: gpj.exe as exe.jpg.
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _TICKED = re.compile("`([^`]+)`")
 
 
@@ -48,7 +49,7 @@ def render_report(data: ReportData) -> str:
     page = environment.get_template("report.html.j2").render(
         **_view(data), policy=_policy(style, script), style=Markup(style), script=Markup(script)
     )
-    return _NOT_HTML.sub("\N{REPLACEMENT CHARACTER}", page)
+    return _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def count(number: float) -> str:

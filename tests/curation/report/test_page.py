@@ -105,10 +105,10 @@ def test_the_policy_names_exactly_the_style_and_the_script_of_the_page(html, pag
 def test_hostile_names_are_text(run, hostile, html, page):
     assert len(page.all("script")) == 1
     assert all("onerror" not in attributes for attributes in page.all("img"))
-    shown = hostile.replace("\x00", "�").replace("\x1b", "�")
+    shown = re.sub("[\x00\x1b\u202e]", "�", hostile)
     assert page.text["title"][0] == f"run of {shown} · curation report"
     assert sum(shown in text for texts in page.text.values() for text in texts) > 5
-    assert not re.search("[\x00-\x08\x0e-\x1f\ud800-\udfff]", html)
+    assert not re.search("[\x00-\x08\x0e-\x1f\u202e\ud800-\udfff]", html)
     html.encode("utf-8")
 
 
