@@ -1,7 +1,6 @@
 """Captions from a multimodal model in this process, through transformers (Qwen2.5-Omni, Qwen2.5-VL, Qwen3-VL)."""
 
 import io
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +52,7 @@ class LocalCaptioner:
         self._processor: Any = transformers.AutoProcessor.from_pretrained(model, trust_remote_code=False)
         extractor = getattr(self._processor, "feature_extractor", None)
         self._audio_rate: int | None = getattr(extractor, "sampling_rate", None)
-        self._name = Path(model).name if os.path.isdir(model) else model
+        self._name = Path(model).name if Path(model).is_dir() else model
         self._device, self._max_tokens, self._language = device, max_tokens, language
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[CaptionResult]:
@@ -88,27 +87,24 @@ class LocalCaptioner:
         return self._processor.batch_decode(new[None], skip_special_tokens=True)[0], len(new)
 
     def _inputs(self, request: CaptionRequest, refused: tuple[str, str] | None) -> Any:
-        images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in request.frames]
+        """What the processor makes of the request; sound only for a model that hears."""
         heard = request.audio if self._audio_rate is not None else None
-        seen = replace(request, audio=heard)
-        parts: list[dict[str, Any]] = [{"type": "image"} for _ in images]
-        given: dict[str, Any] = {"images": images or None}
+        parts: list[dict[str, Any]] = [{"type": "image"} for _ in request.frames]
+        media: dict[str, Any] = {}
+        if request.frames:
+            media["images"] = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in request.frames]
         if heard is not None and self._audio_rate is not None:
             parts.append({"type": "audio"})
-            given["audio"] = [_mono(prompts.read_samples(heard), self._audio_rate)]
-        messages: list[dict[str, Any]] = [
+            media["audio"] = [_mono(prompts.read_samples(heard), self._audio_rate)]
+        parts.append({"type": "text", "text": prompts.facts(replace(request, audio=heard))})
+        messages: list[prompts.Message] = [
             {"role": "system", "content": [{"type": "text", "text": prompts.instruction(self._language)}]},
-            {"role": "user", "content": [*parts, {"type": "text", "text": prompts.facts(seen)}]},
+            {"role": "user", "content": parts},
         ]
         if refused is not None:
-            messages = [
-                {**message, "content": [{"type": "text", "text": message["content"]}]}
-                if isinstance(message["content"], str)
-                else message
-                for message in prompts.repair(messages, *refused)
-            ]
+            messages = prompts.repair(messages, *refused)
         text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self._processor(text=[text], return_tensors="pt", **given)
+        return self._processor(text=[text], return_tensors="pt", **media)
 
 
 def _refuse_pickles(model: str) -> None:

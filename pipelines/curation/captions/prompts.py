@@ -16,6 +16,7 @@ from pipelines.curation.captions.schema import ShotAngle, ShotPosition, ShotType
 
 _LANGUAGES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese"}
 _MAX_AUDIO_BYTES = 32 << 20
+_QUOTED = 20_000  # characters of a refused reply that are shown to the model again
 _FACTS = {
     "seconds": "length in seconds",
     "visual.camera": "camera, measured from optical flow",
@@ -80,13 +81,11 @@ def chat(request: CaptionRequest, language: str = "en") -> list[Message]:
 
 def repair(messages: Sequence[Message], reply: str, detail: str) -> list[Message]:
     """The same talk, with what was wrong about the reply."""
+    correction = f"That does not follow the schema: {detail}\nWrite the whole object again, corrected."
     return [
         *messages,
-        {"role": "assistant", "content": reply[:20_000]},
-        {
-            "role": "user",
-            "content": f"That does not follow the schema: {detail}\nWrite the whole object again, corrected.",
-        },
+        {"role": "assistant", "content": [{"type": "text", "text": reply[:_QUOTED]}]},
+        {"role": "user", "content": [{"type": "text", "text": correction}]},
     ]
 
 

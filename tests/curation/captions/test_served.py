@@ -128,7 +128,7 @@ def test_one_repair_is_tried_and_told_what_was_wrong(ask, chat_server, request_f
     [result] = ask([request_for("a")])
     assert result.caption is not None
     assert result.tokens == 22
-    assert "structured.shot_type" in chat_server.seen[1][1]["messages"][-1]["content"]
+    assert "structured.shot_type" in chat_server.seen[1][1]["messages"][-1]["content"][0]["text"]
 
 
 def test_a_second_unreadable_reply_is_the_end(ask, chat_server, request_for):
