@@ -30,7 +30,6 @@ def main() -> None:
     frames = audio_frames(samples, RATE)
     pictures = np.random.default_rng(0).integers(0, 255, (round(seconds * FPS), 36, 64), dtype=np.uint8)
     curve = watch(pictures).curve()
-    onset_times = np.arange(len(frames.onset)) * frames.onset_hop_s
     stages: dict[str, Callable[[], object]] = {
         "baseline: one spectrogram": lambda: spectrogram(samples.mean(axis=0), RATE, nperseg=2048, noverlap=2048 - 882),
         "feature tracks": lambda: audio_frames(samples, RATE),
@@ -40,7 +39,7 @@ def main() -> None:
         "all scores of a clip": lambda: audio_scores(samples, RATE),
         "scores of a span, from tracks": lambda: scores_for_span(frames, 0.0, seconds),
         "motion events, 64 x 36 at 24 fps": lambda: watch(pictures),
-        "sync, from curves": lambda: measure_sync(curve.times, curve.values, onset_times, frames.onset, FPS),
+        "sync, from curves": lambda: measure_sync(curve.times, curve.values, frames.onset_times_s, frames.onset, FPS),
     }
     print(f"{seconds:.0f} s of 44.1 kHz stereo; CPU time")
     baseline = 0.0

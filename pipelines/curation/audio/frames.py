@@ -52,11 +52,16 @@ class AudioFrames:
         return self.hop_s / ONSETS_PER_FRAME
 
     @property
+    def onset_times_s(self) -> np.ndarray:
+        """(2n,) the moments of the onset track on the source's clock."""
+        return self.start_s + np.arange(len(self.onset)) * self.onset_hop_s
+
+    @property
     def block_s(self) -> float:
         return self.hop_s * FRAMES_PER_BLOCK
 
     def span(self, start_s: float, end_s: float) -> "AudioFrames":
-        """The tracks of `[start_s, end_s)` on the source's clock, on whole 100 ms blocks."""
+        """The tracks of `[start_s, end_s)` on the source's clock, on whole 100 ms blocks; empty past the sound's end."""
         if end_s <= start_s:
             raise ValueError(f"audio span [{start_s}, {end_s}) is empty: give start_s < end_s")
         first = max(0, round((start_s - self.start_s) / self.block_s))

@@ -87,6 +87,9 @@ def scores_for_span(frames: AudioFrames, start_s: float, end_s: float) -> AudioS
     Missing are `channels`, `true_peak_db` and `clipping_ratio`: `audio_scores` of the cut clip has them.
     """
     span = frames.span(start_s, end_s)
+    if len(span.power) == 0:
+        ends_s = frames.start_s + frames.duration_s
+        raise ValueError(f"no sound in [{start_s:.2f}, {end_s:.2f}) s: it ends at {ends_s:.2f} s; check before scoring")
     at_zero = AudioFrames(**{**vars(span), "start_s": 0.0})
     return _scores(at_zero)
 

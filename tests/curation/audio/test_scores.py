@@ -38,6 +38,12 @@ def test_a_span_of_a_source_scores_like_its_cut_clip(sound):
     assert clip.clipping_ratio is not None
 
 
+def test_a_span_past_the_end_is_refused(sound):
+    frames = audio_frames(sound("speech"), RATE)
+    with pytest.raises(ValueError, match=r"ends at 6\.00 s"):
+        scores_for_span(frames, 8.0, 9.0)
+
+
 def test_silence_has_scores_too():
     scores = audio_scores(np.zeros((2, 3 * RATE), np.float32), RATE)
     assert (scores.sound_class, scores.silence_ratio, scores.mean_volume_db) == ("silence", 1.0, -120.0)
