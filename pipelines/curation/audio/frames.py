@@ -61,7 +61,7 @@ class AudioFrames:
         return self.hop_s * FRAMES_PER_BLOCK
 
     def span(self, start_s: float, end_s: float) -> "AudioFrames":
-        """The tracks of `[start_s, end_s)` on the source's clock, on whole 100 ms blocks; empty past the sound's end."""
+        """The tracks of `[start_s, end_s)` on the source's clock, on 100 ms blocks; empty past the sound's end."""
         if end_s <= start_s:
             raise ValueError(f"audio span [{start_s}, {end_s}) is empty: give start_s < end_s")
         first = max(0, round((start_s - self.start_s) / self.block_s))
