@@ -17,9 +17,8 @@ from skyreels.media.facts import Probe, VideoInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.picture import DecodedFrame, Scalers
 from skyreels.media.report import DecodeReport
-from skyreels.media.sound import AudioClip, decode_audio, iter_audio
 
-__all__ = ["AudioClip", "DecodeReport", "DecodedFrame", "decode_audio", "iter_audio", "iter_video_frames"]
+__all__ = ["DecodeReport", "DecodedFrame", "iter_video_frames"]
 
 # How far before the wanted time to try again when a seek lands after it, as it does in transport streams.
 _SEEK_BACK_S = (0.0, 1.0, 5.0, 30.0, math.inf)

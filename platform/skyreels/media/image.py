@@ -35,7 +35,7 @@ _PILLOW_ERRORS = (
 
 
 def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> ImageInfo:
-    """Size and kind of the picture at `path` without unpacking its pixels."""
+    """Size and kind of the picture at `path`; pixels are unpacked for PNG alone, which may hold its EXIF after them."""
     with _opened(Path(path), limits) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         width, height = image.size
@@ -49,6 +49,8 @@ def read_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.nda
     """(H, W, 3) uint8 sRGB of the picture at `path`, EXIF orientation applied, transparency laid over black."""
     with _opened(Path(path), limits) as image:
         upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if "A" in upright.mode or "transparency" in upright.info:
             rgba = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 class MediaLimits:
     """Caps for one file. Sizes and counts are checked before and while decoding; time and memory by the sandbox.
 
-    `max_pixels` counts width x height of one picture: the default admits 8K UHD (7680 x 4320).
+    `max_pixels` counts width x height of one picture: the default admits 8K video and 48-megapixel photos.
     `cpu_s` and `wall_s` are per sandbox call, `memory_bytes` is what a call may add to the idle child.
     """
 
     max_file_bytes: int = 16 * 2**30
-    max_pixels: int = 7680 * 4320
+    max_pixels: int = 50_000_000
     max_frames: int = 1_000_000
     max_duration_s: float = 4 * 3600.0
     wall_s: float = 900.0

@@ -199,7 +199,7 @@ def test_limits_are_checked(tmp_path, studio):
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, studio):
-    black = av.VideoFrame.from_ndarray(np.zeros((4352 * 3 // 2, 8192), np.uint8), format="yuv420p")
+    black = av.VideoFrame.from_ndarray(np.zeros((6144 * 3 // 2, 8192), np.uint8), format="yuv420p")
     path = studio.video(tmp_path / "bomb.mp4", [black], options={"preset": "ultrafast"})
     assert path.stat().st_size < 300_000
     started = time.process_time()

@@ -18,7 +18,6 @@ from skyreels.media.sandbox import Sandbox
 TARGETS = """
 import ctypes, os, resource, sys, time
 from skyreels.media.errors import MediaError
-from skyreels.media.probe import probe as probe_file
 
 def echo(request, scratch):
     print("a library that prints to stdout")
@@ -91,7 +90,8 @@ def surroundings(request, scratch):
     }
 
 def probe(request, scratch):
-    return probe_file(request["path"]).model_dump(mode="json")
+    from skyreels.media import probe
+    return probe.probe(request["path"]).model_dump(mode="json")
 """
 
 
@@ -107,7 +107,7 @@ def targets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def box(targets):
     limits = replace(MediaLimits(), memory_bytes=2**30, cpu_s=1.0, wall_s=20.0, max_file_bytes=2**20)
-    with Sandbox(limits) as sandbox:
+    with Sandbox(limits, preload=()) as sandbox:
         yield sandbox
 
 
@@ -213,7 +213,7 @@ def test_the_child_inherits_no_file_and_no_secret(targets, tmp_path, monkeypatch
 
 
 def test_the_child_is_renewed_after_its_calls_and_closed_with_the_sandbox(targets, tmp_path):
-    box = Sandbox(max_calls=2)
+    box = Sandbox(preload=(), max_calls=2)
     pids = [box.call("sandbox_targets:pid", {}, scratch=tmp_path)["pid"] for _ in range(4)]
     assert pids[0] == pids[1] != pids[2] == pids[3]
     box.call("sandbox_targets:pid", {}, scratch=tmp_path)
