@@ -191,7 +191,8 @@ def _scene(
         speaks = voiced and number == 0
         taken = {(subject.shape, subject.colour) for subject in cast}
         shape, colour = _look(rng, FACES if speaks else get_args(ShapeName), taken, background.colours, split)
-        size = float(rng.uniform(0.17, 0.22) if speaks else rng.uniform(0.09, 0.14))
+        closeness = 1.5 if count == 1 else 1.0  # alone in the picture: a portrait
+        size = float(closeness * rng.uniform(0.17, 0.22) if speaks else rng.uniform(0.09, 0.14))
         motion = _motion(rng, aspect, seconds, size, (number + 0.5) / count)
         cast.append(
             Subject(

@@ -91,7 +91,10 @@ def render_world(
 def render_entry(
     entry: Entry, folder: str | Path, *, size: tuple[int, int], fps: Fraction | int, seconds: float
 ) -> dict[str, Any]:
-    """Write one file with its annotation beside it; returns its row of truth."""
+    """Write one file with its annotation beside it; returns its row of truth.
+
+    The annotation tells of the film as it was before its fault; the row tells of the fault.
+    """
     folder = Path(folder)
     film = _film(entry, size, Fraction(fps), seconds)
     rendered = render(film)
@@ -129,14 +132,15 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
     kind, seed = entry.kind, entry.seed
     rng = np.random.default_rng((seed, 0x3D))
     if kind in ("clean-impacts", "av-late", "av-early", "audio-sfx"):
-        return sample_impact_film(seed, size=size, fps=fps, seconds=seconds)
+        return sample_impact_film(seed, size=size, fps=fps, seconds=seconds, impacts=max(1, min(6, int(1.3 * seconds))))
     if kind in ("cuts", "dissolves", "fades"):
         transition = {"cuts": "cut", "dissolves": "dissolve", "fades": "fade"}[kind]
         shots = int(rng.integers(2, 5)) if kind == "cuts" else 2
         # A shot is no shorter than the original clips: cutting one out leaves something to keep.
         return sample_film(seed, size=size, fps=fps, seconds=0.6 * shots * seconds, shots=shots, transition=transition)  # type: ignore[arg-type]
     sound: Any = "speech" if kind == "clean-speech" else SOUND_ONLY.get(kind, "full")
-    film = sample_film(seed, size=size, fps=fps, seconds=seconds, sound=sound)
+    subjects = 1 if kind == "clean-speech" else None
+    film = sample_film(seed, size=size, fps=fps, seconds=seconds, sound=sound, subjects=subjects)
     if kind == "static":
         return defects.freeze(film)
     if kind == "shake":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipelines.synthesis.__main__ import main
 from pipelines.synthesis.world import CYCLE, FAULTS, GROUND_TRUTH_FILES, plan_world, render_entry, render_world
 
 RATE = 44100
@@ -152,19 +153,25 @@ def test_sound_files_and_images_are_what_they_say(world):
     assert (folder / only(rows, "image")["file"]).read_bytes()[1:4] == b"PNG"
 
 
-def test_the_command_teaches_and_works(tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "pipelines.synthesis", *arguments], capture_output=True, text=True, check=False
-        )
-
-    help_text = run("--help").stdout
+def test_the_command_teaches_and_works(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    help_text = capsys.readouterr().out
     assert "--films" in help_text
     assert "truth.jsonl" in help_text
-    done = run("--output", str(tmp_path), "--films", "2", "--size", "64x64", "--seconds", "1", "--seed", "4")
+    command = [sys.executable, "-m", "pipelines.synthesis", "--output", str(tmp_path), "--films", "2", "--seed", "4"]
+    options = ["--size", "64x64", "--seconds", "1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "truth.jsonl").read_text("utf-8").splitlines()) == 2
     assert "rendering" in done.stderr
-    wrong = run("--output", str(tmp_path), "--size", "63x64")
-    assert wrong.returncode == 2
-    assert "even" in wrong.stderr
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path), "--size", "63x64"])
+    assert "even" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
+def test_short_worlds_can_be_planned_whole(seconds, tmp_path):
+    for entry in plan_world(2 * len(CYCLE), 3):
+        if entry.kind in ("clean-impacts", "av-late", "av-early", "clean-speech"):
+            assert render_entry(entry, tmp_path, size=(32, 32), fps=12, seconds=seconds)["kind"] == entry.kind
