@@ -96,9 +96,12 @@ def _picked(tables: Sequence[DedupTable], column: str, order: Sequence[int]) -> 
 
 
 def _embeddings(tables: Sequence[DedupTable], order: Sequence[int]) -> Vectors | None:
-    width = next((table.embeddings.shape[1] for table in tables if table.embeddings is not None), None)
-    if width is None:
+    widths = {table.embeddings.shape[1] for table in tables if table.embeddings is not None}
+    if not widths:
         return None
+    if len(widths) > 1:
+        raise ValueError(f"embeddings of {sorted(widths)} numbers cannot be compared: embed all clips with one backend")
+    width = widths.pop()
     rows = [np.zeros((len(t.keys), width), np.float32) if t.embeddings is None else t.embeddings for t in tables]
     return unit(np.concatenate(rows)[order])
 

@@ -139,6 +139,13 @@ def test_a_key_given_twice_is_refused():
         find_duplicates(table(rows), table(rows[1:2]), ALL)
 
 
+def test_embeddings_of_two_backends_are_refused():
+    rows = world(1)[:4]
+    others = [(f"other-{k}", c, q, h, np.ones(5, np.float32)) for k, c, q, h, _ in rows]
+    with pytest.raises(ValueError, match=r"\[5, 8\] numbers cannot be compared"):
+        find_duplicates(table(rows), table(others), ALL)
+
+
 def test_methods_can_be_switched_off():
     rows = world(5)
     off = DedupConfig(exact=False, perceptual_bits=None, semantic_cosine=None)

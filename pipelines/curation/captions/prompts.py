@@ -60,7 +60,9 @@ def instruction(language: str = "en") -> str:
 
 def facts(request: CaptionRequest) -> str:
     """The user's words: the id, what was measured, what was heard."""
-    lines = [f"id: {request.key}", f"frames: {len(request.frames)}, evenly spaced"]
+    still = request.measurements.get("kind") == "image"
+    shown = "one still image" if still else f"{len(request.frames)} frames, evenly spaced"
+    lines = [f"id: {request.key}", f"picture: {shown}"]
     lines += [f"{words}: {_value(request.measurements[name])}" for name, words in _FACTS.items() if _has(request, name)]
     lines.append("sound: attached" if request.audio is not None else "sound: none is attached; say nothing of sound")
     if request.transcript:

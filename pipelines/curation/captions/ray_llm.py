@@ -1,6 +1,7 @@
 """Captions at scale: vLLM engines inside Ray Data (ray.data.llm). Needs CUDA and the `gpu` extra.
 
 Everything but the engine is plain data and tested without it: the config, the row that goes in, the row that comes out.
+The engine itself has not been run by this project's tests, which have no GPU.
 """
 
 import importlib.util

@@ -49,7 +49,7 @@ def request_for():
 
 class ChatServer:
     """`answer(key, body, attempt)` decides: text -> a completion; int -> that status; bytes -> sent as they are;
-    float -> that many seconds of silence."""
+    float -> that many seconds of silence; (float, bytes) -> those bytes over and over with such pauses."""
 
     def __init__(self):
         self.answer = lambda key, body, attempt: 500
@@ -83,22 +83,29 @@ class ChatServer:
                     with server._lock:
                         server.active -= 1
 
+            def _drip(self, pause, piece):
+                self.send_response(200)
+                self.end_headers()
+                while not server.closing.wait(pause):
+                    try:
+                        self.wfile.write(piece)
+                    except OSError:
+                        return
+
             def _send(self, answer):
-                status, content = 200, b""
-                if isinstance(answer, float):
+                if isinstance(answer, tuple):
+                    self._drip(*answer)
+                elif isinstance(answer, float):
                     server.closing.wait(answer)
                 elif isinstance(answer, int):
-                    status, content = (
-                        answer,
-                        b'{"error": "said ' + self.headers.get("Authorization", "").encode() + b'"}',
-                    )
+                    self._whole(answer, json.dumps({"error": self.headers.get("Authorization", "")}).encode())
                 elif isinstance(answer, bytes):
-                    content = answer
+                    self._whole(200, answer)
                 else:
-                    message = {"role": "assistant", "content": answer}
-                    content = json.dumps(
-                        {"choices": [{"message": message}], "usage": {"completion_tokens": 11}}
-                    ).encode()
+                    choices = [{"message": {"role": "assistant", "content": answer}}]
+                    self._whole(200, json.dumps({"choices": choices, "usage": {"completion_tokens": 11}}).encode())
+
+            def _whole(self, status, content):
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -108,6 +108,15 @@ def test_a_hanging_server_costs_no_more_than_the_timeouts(ask, chat_server, requ
     assert result.seconds < 5
 
 
+def test_a_server_that_drips_or_floods_is_cut_off(ask, chat_server, request_for):
+    chat_server.answer = lambda key, body, attempt: (0.02, b" ")
+    [result] = ask([request_for("a")], timeout_s=0.3, tries=1)
+    assert "longer than 0.3 s" in result.error.reason
+    chat_server.answer = lambda key, body, attempt: (0.0, b" " * 100_000)
+    [result] = ask([request_for("b")])
+    assert "more than 4194304 bytes" in result.error.reason
+
+
 def test_a_server_that_is_not_there(ask, chat_server, request_for):
     chat_server.close()
     [result] = ask([request_for("a")], tries=2)
