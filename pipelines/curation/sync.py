@@ -73,7 +73,8 @@ def measure_sync(
     if end - start < SHORTEST_S:
         return None
     grid = np.arange(start, end, 1 / GRID_HZ)
-    motion = _detrended(np.interp(grid, motion_times, motion_curve))
+    # The square root keeps one flash or cut from being all that counts; onsets are in decibels already.
+    motion = _detrended(np.sqrt(np.interp(grid, motion_times, motion_curve)))
     onsets = np.interp(grid, onset_times, onset_curve)
     onsets = _detrended(uniform_filter1d(onsets, max(1, round(GRID_HZ / fps))))
     if not motion.any() or not onsets.any():
@@ -101,9 +102,8 @@ def measure_sync(
 
 
 def _detrended(curve: np.ndarray) -> np.ndarray:
-    """Less its mean over a second around; the square root keeps one flash or cut from being all that counts."""
-    root = np.sqrt(np.maximum(curve, 0))
-    return root - uniform_filter1d(root, round(TREND_S * GRID_HZ), mode="nearest")
+    """Less its mean over a second around."""
+    return curve - uniform_filter1d(curve, round(TREND_S * GRID_HZ), mode="nearest")
 
 
 def _correlation(motion: np.ndarray, onsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
