@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DARK = 32  # luma below this is near black (16 is black in video range)
+CEILING = 250  # of 255: a colour channel above this has lost its detail
 BRIGHT = 229  # luma above this is near white (235 is white in video range)
 _LEVELS = np.arange(256, dtype=np.float64)
 
@@ -30,3 +31,9 @@ def exposure(luma: NDArray[np.uint8]) -> Exposure:
     variance = float(share @ (_LEVELS - mean) ** 2)
     low, high = np.searchsorted(below, (0.03, 0.97))
     return Exposure(mean, variance**0.5, float(low), float(high), float(below[DARK - 1]), float(1 - below[BRIGHT]))
+
+
+def blown_fraction(hsv: NDArray[np.uint8]) -> float:
+    """Share of an (H, W, 3) picture where the largest of red, green and blue is at its ceiling."""
+    value = cv2.extractChannel(hsv, 2)
+    return cv2.countNonZero(cv2.threshold(value, CEILING - 1, 1, cv2.THRESH_BINARY)[1]) / value.size

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import lit_profiles
-from pipelines.curation.visual.exposure import exposure
+from pipelines.curation.visual.exposure import blown_fraction, exposure
 from pipelines.curation.visual.motion import camera_flow
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.shots import ContentChange
@@ -57,7 +57,9 @@ class FrameMeter:
             block_change = float(cv2.resize(change, _BLOCKS, interpolation=cv2.INTER_AREA).max())
         self._last = small
         self._times.append(frame.time_s)
-        self._values.extend((*exposure(small), self._content_change(frame.small_bgr), luma_change, block_change))
+        hsv = cv2.cvtColor(frame.small_bgr, cv2.COLOR_BGR2HSV)
+        light = (*exposure(small), blown_fraction(hsv))
+        self._values.extend((*light, self._content_change(hsv), luma_change, block_change))
         self._thumbs.append(frame.thumb)
         if len(self._thumbs) > 1:
             self._steps.append(cv2.norm(self._thumbs[-1], self._thumbs[0], cv2.NORM_L1) / self._thumbs[0].size)

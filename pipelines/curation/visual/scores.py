@@ -8,17 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeats
-from pipelines.curation.visual.exposure import exposure
-from pipelines.curation.visual.marks import FixedMarks, fixed_marks
+from pipelines.curation.visual.exposure import blown_fraction, exposure
+from pipelines.curation.visual.marks import fixed_marks
 from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.sampled_frames import read_luma
 from pipelines.curation.visual.text import TextLine, text_lines
 from pipelines.curation.visual.timeline import Timeline
-from pipelines.curation.visual.working_frame import SMALL_SIDE, halve_to
+from pipelines.curation.visual.working_frame import SMALL_SIDE, Gray, halve_to
 
-_SCENERY_MOVES = 0.5  # share of fixed edges above which a mark cannot be told from the scenery
+_SCENERY_MOVES = 0.35  # share of fixed edges above which a mark cannot be told from the scenery
 _SOURCE_SAMPLES = 48
+_RIM = 3  # pixels of a sampled frame
 
 
 class VisualScores(BaseModel):
@@ -33,6 +34,7 @@ class VisualScores(BaseModel):
     contrast: float = Field(description="mean standard deviation of luma within a frame")
     dark_fraction: float = Field(description="share of pixels with luma < 32")
     bright_fraction: float = Field(description="share of pixels with luma > 229")
+    blown_fraction: float = Field(description="share of pixels with a colour channel at its ceiling")
     luma_flicker: float | None = Field(None, description="standard deviation of the frames' mean luma over time")
     sharpness: float | None = Field(None, description="0-1, share of edge contrast that a 9-tap blur removes; median")
     sharpness_peak: float | None = Field(None, description="the same for the sharpest tenth of the picture")
@@ -82,13 +84,14 @@ def clip_scores(
         contrast=float(frames.luma_std[span].mean()),
         dark_fraction=float(frames.dark_fraction[span].mean()),
         bright_fraction=float(frames.bright_fraction[span].mean()),
+        blown_fraction=float(frames.blown_fraction[span].mean()),
         luma_flicker=float(frames.luma_mean[span].std()),
         sharpness=_median(timeline.looks.sharpness[looks]),
         sharpness_peak=_median(timeline.looks.sharpness_peak[looks]),
         border_fraction=1.0 - box.width * box.height / (timeline.width * timeline.height),
         text_area=float(np.mean([_area(some) for some in staying])) if staying else 0.0,
         subtitle_fraction=float(np.mean([any(map(_is_subtitle, some)) for some in staying])) if staying else None,
-        watermark_area=_watermark_area(timeline, lumas),
+        watermark_area=_watermark_area(timeline, lumas, box),
         motion=movement and movement.motion,
         object_motion=movement and movement.object_motion,
         pan_x=movement and movement.pan_x,
@@ -115,6 +118,7 @@ def image_scores(rgb: NDArray[np.uint8]) -> VisualScores:
         contrast=light.std,
         dark_fraction=light.dark,
         bright_fraction=light.bright,
+        blown_fraction=blown_fraction(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)),
         sharpness=_median(np.array([sharp.overall])),
         sharpness_peak=_median(np.array([sharp.peak])),
         border_fraction=1.0 - box.width * box.height / luma.size,
@@ -189,10 +193,18 @@ def _is_subtitle(line: TextLine) -> bool:
     return line.y + line.height / 2 > 2 / 3 and abs(line.x + line.width / 2 - 0.5) < 0.2
 
 
-def _watermark_area(timeline: Timeline, clip: list[NDArray[np.uint8]]) -> float | None:
+def _watermark_area(timeline: Timeline, clip: list[Gray], box: CropBox) -> float | None:
     """From the clip itself where its scenery moves, else from the whole source's shots."""
-    marks: FixedMarks | None = fixed_marks(clip)
+    marks = fixed_marks([_inside(luma, box, timeline) for luma in clip])
     if marks is None or marks.scenery_fixed > _SCENERY_MOVES:
         step = max(1, len(timeline.samples) // _SOURCE_SAMPLES)
-        marks = fixed_marks([read_luma(sample) for sample in timeline.samples[::step]])
+        marks = fixed_marks([_inside(read_luma(sample), box, timeline) for sample in timeline.samples[::step]])
     return None if marks is None or marks.scenery_fixed > _SCENERY_MOVES else marks.area
+
+
+def _inside(luma: Gray, box: CropBox, timeline: Timeline) -> Gray:
+    """A sampled frame without its bars and the rim beside them, where scaling leaves edges that never move."""
+    y_scale, x_scale = luma.shape[0] / timeline.height, luma.shape[1] / timeline.width
+    top, left = int(box.y * y_scale) + _RIM, int(box.x * x_scale) + _RIM
+    bottom, right = int((box.y + box.height) * y_scale) - _RIM, int((box.x + box.width) * x_scale) - _RIM
+    return luma[top:bottom, left:right]

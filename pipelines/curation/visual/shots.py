@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.curation.visual.duplicates import repeated
 from pipelines.curation.visual.timeline import Cut, FrameCurves, Transition
 
 
@@ -33,8 +34,7 @@ class ContentChange:
     def __init__(self) -> None:
         self._last: NDArray[np.uint8] | None = None
 
-    def __call__(self, bgr: NDArray[np.uint8]) -> float:
-        hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    def __call__(self, hsv: NDArray[np.uint8]) -> float:
         change = 0.0 if self._last is None else cv2.norm(hsv, self._last, cv2.NORM_L1) / hsv.size
         self._last = hsv
         return change
@@ -62,7 +62,10 @@ def adaptive_ratio(content_change: NDArray[np.floating], window: int, min_conten
 
 def find_cuts(frames: FrameCurves, transitions: list[Transition], thresholds: CutThresholds) -> list[Cut]:
     """Hard cuts in time order, none of them inside a gradual transition."""
-    ratio = adaptive_ratio(frames.content_change, thresholds.window, thresholds.min_content_change)
+    # A repeated frame says nothing: between two of them every step of a moving picture would stand out.
+    fresh = ~repeated(frames.block_change)
+    ratio = np.zeros(len(frames))
+    ratio[fresh] = adaptive_ratio(frames.content_change[fresh], thresholds.window, thresholds.min_content_change)
     candidates = (ratio >= thresholds.adaptive_ratio) & (frames.content_change >= thresholds.min_content_change)
     candidates &= frames.step_change >= thresholds.min_step
     cuts: list[Cut] = []

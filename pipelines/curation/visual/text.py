@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 _STROKE = np.ones((7, 7), np.uint8)  # strokes are thinner than this, at 288 lines
 _LINES = 288
 _SPILL = 0.3  # most ink just above and below a line, as a share of the ink in it: texture goes on, a line ends
-_CONTRAST = 36  # luma levels between a stroke and its ground
+_CONTRAST = (12.0, 36.0)  # luma levels between a stroke and its ground: faint letters count on quiet ground only
+_PROMINENCE = 5.0  # times the picture's mean response to thin strokes
 
 
 class TextLine(NamedTuple):
@@ -32,7 +33,8 @@ def text_lines(luma: NDArray[np.uint8]) -> list[TextLine]:
         cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, _STROKE),
         cv2.morphologyEx(picture, cv2.MORPH_BLACKHAT, _STROKE),
     ):
-        strokes = cv2.threshold(stroke, _CONTRAST, 1, cv2.THRESH_BINARY)[1]
+        contrast = min(max(_PROMINENCE * cv2.mean(stroke)[0], _CONTRAST[0]), _CONTRAST[1])
+        strokes = cv2.threshold(stroke, contrast, 1, cv2.THRESH_BINARY)[1]
         found += _lines(strokes)
     return [
         TextLine(x / size[0], y / size[1], w / size[0], h / size[1], ink) for x, y, w, h, ink in _without_nested(found)

@@ -44,6 +44,7 @@ class FrameCurves(_Rows):
     luma_high: Floats  # 97th percentile
     dark_fraction: Floats  # pixels with luma < 32
     bright_fraction: Floats  # pixels with luma > 229
+    blown_fraction: Floats  # pixels with a colour channel at its ceiling
     content_change: Floats
     luma_change: Floats
     block_change: Floats
