@@ -22,6 +22,7 @@ Method = Literal["exact", "perceptual", "semantic"]
 _ALL_PAIRS = 8192  # clips below which every pair is compared by meaning
 _PER_CLUSTER = 512
 _PROBES = 4  # clusters that a clip is compared with
+_MATCHES = 256  # best-ranked matches by meaning that are kept per clip and cluster
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def _near(
     for rows in blocks(len(later), 2048):
         near = vectors[later[rows]] @ vectors[earlier].T >= cosine
         near &= later[rows][:, None] > earlier[None, :]
+        if near.sum(axis=1).max(initial=0) > _MATCHES:  # thousands alike: the first of them rank best
+            near &= near.cumsum(axis=1) <= _MATCHES
         i, j = np.nonzero(near)
         found.append(np.stack([later[rows][i], earlier[j]], axis=1))
     return found

@@ -217,6 +217,14 @@ def test_a_clip_repeated_very_often_is_found_without_comparing_all_with_all(monk
     assert len(candidate_pairs(hashes, 0, 6)) < 600 * 5 * 8
 
 
+def test_thousands_alike_in_meaning_are_found_without_keeping_every_pair(monkeypatch):
+    monkeypatch.setattr("pipelines.curation.dedup._MATCHES", 3)
+    vectors = np.random.default_rng(0).normal(size=(1, 16)) + np.random.default_rng(1).normal(size=(400, 16)) * 0.01
+    rows = [(f"{i:03d}", "", 0.0, np.empty(0, np.uint64), np.float32(vector)) for i, vector in enumerate(vectors)]
+    found = find_duplicates(table(rows), None, ALL)
+    assert [(d.key, d.of_key) for d in found] == [(row[0], "000") for row in rows[1:]]
+
+
 def test_clusters_miss_few_of_the_pairs_that_all_comparisons_find(monkeypatch):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(300, 32))
