@@ -54,7 +54,7 @@ curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft aud
 	$(BIN)/python jobs/curate.py --input $(INPUT) --output $(OUTPUT) $(ARGS)
 
 cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)
-	$(BIN)/ray start --head --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats
+	RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(BIN)/ray start --head --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats
 
 cluster-down: setup ## Stop it
 	$(BIN)/ray stop

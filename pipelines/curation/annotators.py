@@ -69,6 +69,7 @@ def embedding_layer(config: EmbeddingConfig, root: Storage) -> Layer:
         workers=config.workers,
         make_worker=EmbeddingWorker,
         arguments={"config": config, "pool": root.sub("pool")},
+        holds_model=config.backend != "descriptor",
     )
 
 
@@ -92,7 +93,8 @@ def caption_layer(config: CaptionConfig, root: Storage) -> Layer | None:
     if config.backend == "vllm":
         return Layer("captions", made_by, _everything, config.workers, stream=lambda clips: _vllm(clips, config, pool))
     arguments = {"config": config, "pool": pool}
-    return Layer("captions", made_by, _everything, config.workers, CaptionWorker, arguments)
+    holds_model = config.backend != "measured"
+    return Layer("captions", made_by, _everything, config.workers, CaptionWorker, arguments, holds_model=holds_model)
 
 
 def _everything(clip: Row) -> bool:

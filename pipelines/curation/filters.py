@@ -14,8 +14,9 @@ Score = float | int | str | bool | None
 class Rule(Config):
     """One condition on one score. A clip breaks it when the score is out of bounds.
 
-    `kinds` and `when` say whom it is for: `when: {audio.class: [speech, singing]}` applies it only to clips whose
-    score has one of those values. A score that was not measured passes, unless `missing: reject`.
+    `kinds`, `when` and `where_above` say whom it is for: `when: {audio.class: [speech, singing]}` applies it only to
+    clips whose score has one of those values, `where_above: {sync.confidence: 1.5}` only where that score is higher.
+    A score that was not measured passes, unless `missing: reject`.
     """
 
     score: str
@@ -26,6 +27,7 @@ class Rule(Config):
     one_of: tuple[Score, ...] | None = None
     kinds: tuple[Kind, ...] = (Kind.VIDEO, Kind.IMAGE, Kind.AUDIO)
     when: dict[str, tuple[Score, ...]] = Field(default_factory=dict)
+    where_above: dict[str, float] = Field(default_factory=dict)
     missing: Literal["pass", "reject"] = "pass"
 
     @model_validator(mode="after")
@@ -35,7 +37,11 @@ class Rule(Config):
         return self
 
     def applies(self, kind: Kind, scores: Mapping[str, Score]) -> bool:
-        return kind in self.kinds and all(scores.get(name) in values for name, values in self.when.items())
+        return (
+            kind in self.kinds
+            and all(scores.get(name) in values for name, values in self.when.items())
+            and all(_above(scores.get(name), bound) for name, bound in self.where_above.items())
+        )
 
     def broken_by(self, scores: Mapping[str, Score]) -> str | None:
         """In words what is wrong with these scores, or None."""
@@ -53,6 +59,10 @@ class Rule(Config):
         if self.max_abs is not None and abs(value) > self.max_abs:
             return f"= {value:.4g}, |.| > {self.max_abs:g}"
         return None
+
+
+def _above(value: Score, bound: float) -> bool:
+    return isinstance(value, int | float) and value > bound
 
 
 def first_broken(

@@ -45,6 +45,7 @@ class Layer:
     make_worker: Callable[..., Worker] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     stream: Callable[[ray.data.Dataset], ray.data.Dataset] | None = None
+    holds_model: bool = True  # False: a worker is made in no time, so plain tasks do and no actor has to start
 
     @property
     def identity(self) -> str:
@@ -71,12 +72,15 @@ def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
 def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
     size = layer.workers.clips_per_part
     parts = [{"part": stable_json(clips[start : start + size]).decode()} for start in range(0, len(clips), size)]
-    return ray.data.from_items(parts, override_num_blocks=len(parts)).map(
-        _LayerActor,
+    dataset = ray.data.from_items(parts, override_num_blocks=len(parts))
+    resources = {"num_cpus": layer.workers.num_cpus, "num_gpus": layer.workers.num_gpus}
+    if not layer.holds_model:
+        return dataset.map(lambda row: _LayerWorker(layer, output.root)(row), **resources)
+    return dataset.map(
+        _LayerWorker,
         fn_constructor_kwargs={"layer": layer, "output": output.root},
         compute=ray.data.ActorPoolStrategy(size=min(layer.workers.count, len(parts))),
-        num_cpus=layer.workers.num_cpus,
-        num_gpus=layer.workers.num_gpus,
+        **resources,
     )
 
 
@@ -108,7 +112,7 @@ def read_layer(layer: Layer, output: Storage) -> dict[str, Row]:
     return rows
 
 
-class _LayerActor:
+class _LayerWorker:
     """Holds the model; answers one part of clips at a time and commits it."""
 
     def __init__(self, layer: Layer, output: str) -> None:

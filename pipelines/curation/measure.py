@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.curation.audio.chunks import chunk_spans
+from pipelines.curation.audio.classify import class_segments
 from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
 from pipelines.curation.audio.scores import scores_for_span
 from pipelines.curation.audio.vad import active_intervals, speech_intervals
@@ -34,6 +35,7 @@ from skyreels.media.sound import iter_audio
 
 Request = dict[str, Any]
 Uncovered = tuple[float, float, str]
+_SHORTEST_SOUND_S = 0.1
 
 
 @dataclass
@@ -127,7 +129,7 @@ def _prefilter(task: Task) -> Rejection | None:
 
 
 def _sound(task: Task) -> AudioFrames | None:
-    """Frame features of the whole track, streamed; None where there is no track or it is too short to say anything."""
+    """Frame features of the whole track, streamed; None where there is no track or it is too short to be anything."""
     if task.probe.audio is None or not task.extract.audio:
         return None
     timeline = AudioTimeline(task.probe.audio.sample_rate)
@@ -135,7 +137,7 @@ def _sound(task: Task) -> AudioFrames | None:
     for block in iter_audio(task.path, limits=task.limits):
         timeline.update(block.samples)
         heard += block.samples.shape[1]
-    return timeline.finish() if heard else None
+    return timeline.finish() if heard >= _SHORTEST_SOUND_S * task.probe.audio.sample_rate else None
 
 
 def _segments(
@@ -189,8 +191,7 @@ def _decode_scores(report: DecodeReport) -> dict[str, float]:
 
 def _sync_scores(timeline: Timeline, sound: AudioFrames, start_s: float, end_s: float) -> dict[str, Any]:
     seen, heard = timeline.events.span(start_s, end_s), sound.span(start_s, end_s)
-    times = heard.start_s + (np.arange(len(heard.onset)) + 0.5) * heard.onset_hop_s
-    found = measure_sync(seen.times, seen.values, times, heard.onset, timeline.frame_rate)
+    found = measure_sync(seen.times, seen.values, heard.onset_times_s, heard.onset, timeline.frame_rate)
     if found is None:
         return {"sync.offset_frames": None, "sync.confidence": None}
     return {f"sync.{name}": value for name, value in vars(found).items()}
@@ -224,12 +225,10 @@ def _measure_audio(task: Task) -> _Found:
     with task.timed("audio"):
         sound = _sound(task)
     if sound is None:
-        remedy = "send a file with samples in it, or set extract.audio=true"
-        return Rejection(stage="audio", reason="no_sound", remedy=remedy), [], []
-    limits = task.extract.segments
-    spans = chunk_spans(0.0, sound.duration_s, active_intervals(sound), limits.max_s, min(1.0, limits.max_s / 2))
+        remedy = f"send at least {_SHORTEST_SOUND_S:g} s of sound, or set extract.audio=true"
+        return Rejection(stage="audio", reason="too_short", remedy=remedy), [], []
     clips = []
-    for index, (start_s, end_s) in enumerate(spans):
+    for index, (start_s, end_s) in enumerate(_chunks(sound, task.extract.segments.max_s)):
         scores = {f"audio.{name}": value for name, value in scores_for_span(sound, start_s, end_s).flat().items()}
         clip = Clip(
             key=clip_key(task.source_id, index), source_id=task.source_id, kind=Kind.AUDIO,
@@ -238,3 +237,23 @@ def _measure_audio(task: Task) -> _Found:
         clip.rejection = first_broken(task.extract.gate, Kind.AUDIO, scores, stage="gate")
         clips.append(clip)
     return None, clips, []
+
+
+def _chunks(sound: AudioFrames, longest_s: float) -> list[tuple[float, float]]:
+    """Stretches of one class, cut at pauses where they are too long."""
+    sounding = active_intervals(sound)
+    return [
+        span
+        for stretch in class_segments(sound)
+        for span in chunk_spans(
+            stretch.start_s,
+            stretch.end_s,
+            [
+                (max(a, stretch.start_s), min(b, stretch.end_s))
+                for a, b in sounding
+                if a < stretch.end_s and b > stretch.start_s
+            ],
+            longest_s,
+            min(1.0, longest_s / 2),
+        )
+    ]

@@ -85,7 +85,7 @@ def write_packs(
         for pack in packs
     ]
     arguments = {"identity": identity, "pool": pool.root, "dataset": dataset.root, "config": config.model_dump_json()}
-    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_write_row, fn_kwargs=arguments, num_cpus=0.5)
+    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_write_row, fn_kwargs=arguments, num_cpus=1)
     for row in work.iter_rows():
         yield int(row["clips"])
 

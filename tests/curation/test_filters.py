@@ -22,6 +22,9 @@ from pipelines.curation.records import Kind
         ({"min": 1, "when": {"c": ["speech"]}}, {"s": 0, "c": "music"}, True),
         ({"min": 1, "when": {"c": ["speech"]}}, {"s": 0, "c": "speech"}, False),
         ({"min": 1, "kinds": ["image"]}, {"s": 0}, True),
+        ({"max_abs": 3, "where_above": {"c": 1.5}}, {"s": 9, "c": 1.5}, True),
+        ({"max_abs": 3, "where_above": {"c": 1.5}}, {"s": 9, "c": 1.6}, False),
+        ({"max_abs": 3, "where_above": {"c": 1.5}}, {"s": 9, "c": None}, True),
     ],
 )
 def test_bounds(rule, scores, kept):

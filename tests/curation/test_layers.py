@@ -1,0 +1,84 @@
+"""Layers: asked once, committed by parts, failures asked again, answers never under another clip's key."""
+
+import pytest
+
+from pipelines.curation.layers import Layer, checked, fill, read_layer, unanswered
+from pipelines.curation.recipe import WorkersConfig
+from skyreels.storage import Storage
+
+CLIPS = [{"key": f"k{i}", "value": i} for i in range(7)]
+WORKERS = WorkersConfig(clips_per_part=3, num_cpus=0.5)
+
+
+class Doubler:
+    """Doubles values; fails for the ones it is told to."""
+
+    def __init__(self, fails=()):
+        self._fails = set(fails)
+
+    def __call__(self, clips):
+        return [
+            {"key": c["key"], "error": "no answer"}
+            if c["value"] in self._fails
+            else {"key": c["key"], "error": None, "double": 2 * c["value"]}
+            for c in clips
+        ]
+
+
+def _layer(fails=(), **changes):
+    settings = {"make_worker": Doubler, "arguments": {"fails": fails}, "holds_model": False, **changes}
+    return Layer("doubles", {"by": "test"}, lambda clip: clip["value"] != 6, WORKERS, **settings)
+
+
+def _fill(layer, output):
+    return sum(fill(layer, unanswered(layer, CLIPS, output), output))
+
+
+@pytest.mark.parametrize("holds_model", [False, True])
+def test_every_wanted_clip_is_answered_once(ray_cluster, tmp_path, holds_model):
+    output = Storage(str(tmp_path))
+    layer = _layer(holds_model=holds_model)
+    assert _fill(layer, output) == 6
+    assert {key: row["double"] for key, row in read_layer(layer, output).items()} == {f"k{i}": 2 * i for i in range(6)}
+    assert unanswered(layer, CLIPS, output) == []
+
+
+def test_what_failed_is_asked_again_and_only_that(ray_cluster, tmp_path):
+    output = Storage(str(tmp_path))
+    _fill(_layer(fails=(1, 4)), output)
+    assert [clip["key"] for clip in unanswered(_layer(), CLIPS, output)] == ["k1", "k4"]
+    assert read_layer(_layer(), output)["k1"]["error"] == "no answer"
+    assert _fill(_layer(), output) == 2
+    assert read_layer(_layer(), output)["k1"] == {"key": "k1", "error": None, "double": 2}
+
+
+def test_another_identity_is_another_layer(ray_cluster, tmp_path):
+    output = Storage(str(tmp_path))
+    _fill(_layer(), output)
+    other = Layer("doubles", {"by": "a newer model"}, lambda clip: True, WORKERS, Doubler, holds_model=False)
+    assert len(unanswered(other, CLIPS, output)) == len(CLIPS)
+
+
+def test_engines_that_stream_commit_what_is_ready(ray_cluster, tmp_path):
+    output = Storage(str(tmp_path))
+
+    def stream(clips):
+        return clips.map(lambda row: {"key": row["key"], "double": len(row["clip"])})
+
+    layer = _layer(make_worker=None, arguments={}, stream=stream)
+    assert _fill(layer, output) == 6
+    assert sorted(read_layer(layer, output)) == [f"k{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "lost"),
+    [
+        ([{"key": "k0"}, {"key": "k1"}], {"k2"}),
+        ([{"key": "k0"}, {"key": "k1"}, {"key": "k1"}, {"key": "k2"}], {"k1"}),
+        ([{"key": "k2"}, {"key": "k1"}, {"key": "k0"}, {"key": "k9"}], set()),
+    ],
+)
+def test_missing_double_and_foreign_answers_are_errors_not_mixups(answers, lost):
+    rows = checked(CLIPS[:3], answers)
+    assert [row["key"] for row in rows] == ["k0", "k1", "k2"]
+    assert {row["key"] for row in rows if row["error"]} == lost
