@@ -83,12 +83,13 @@ def bin_scores(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
     reach = (high - low) or max(abs(high), 1.0)
     near = [bound for bound in thresholds if low - reach <= bound <= high + reach]
     low, high = min([low, *near]), max([high, *near])
+    if high == low:  # one value: a thin bar in the middle
+        low, high = low - reach / 2, high + reach / 2
     wanted = np.clip(2 * np.sqrt(len(values)), *_BINS)
-    width = round_up((high - low or reach) / wanted)
+    width = round_up((high - low) / wanted)
     anchor = near[0] if near else 0.0
     first, last = math.floor((low - anchor) / width + 1e-9), math.ceil((high - anchor) / width - 1e-9)
-    if near or last == first:  # a threshold at the end of the axis needs a bin on its other side
-        first, last = first - (low in near), last + (high in near or last == first)
+    first, last = first - (low in near), last + (high in near)  # a threshold needs a bin on either side
     return anchor + width * np.arange(first, last + 1)
 
 

@@ -37,15 +37,8 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": count,
-        "duration": duration,
-        "percent": percent,
-        "size": size,
-        "times": times,
-        "ticked": ticked,
-    }
-    style, script = ((_TEMPLATES / name).read_text() for name in ("report.css", "report.js"))
+    environment.filters |= {written.__name__: written for written in _FILTERS}
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     page = environment.get_template("report.html.j2").render(
         **_view(data), policy=_policy(style, script), style=Markup(style), script=Markup(script)
     )
@@ -54,6 +47,15 @@ def render_report(data: ReportData) -> str:
 
 def count(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def unit(number: float, plural: str) -> str:
+    return plural.removesuffix("s") if number == 1 else plural
+
+
+def counted(number: float, plural: str) -> str:
+    """Such as `1 clip`, `1,204 clips`."""
+    return f"{count(number)} {unit(number, plural)}"
 
 
 def duration(seconds: float) -> str:
@@ -91,6 +93,9 @@ def times(ratio: float) -> str:
 def ticked(text: str) -> Markup:
     """What stands between backticks as code, everything escaped."""
     return Markup(_TICKED.sub(r"<code>\1</code>", str(escape(text))))
+
+
+_FILTERS = (count, unit, counted, duration, percent, size, times, ticked)
 
 
 def _view(data: ReportData) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def test_bins_are_even_cover_the_middle_and_put_a_near_threshold_on_an_edge(valu
         assert np.abs(edges - near[0]).min() <= slack
 
 
+@pytest.mark.parametrize("value", [0.0, 2.0, -70.5, 44_100.0])
+def test_one_value_is_a_thin_bar_in_the_middle(value):
+    edges = bin_scores(np.full(9, value), [])
+    assert 4 <= len(edges) - 1 <= 12
+    assert edges[0] + edges[-1] == pytest.approx(2 * value, abs=3 * (edges[1] - edges[0]))
+
+
 @pytest.mark.parametrize(("width", "rounded"), [(0.011, 0.02), (0.02, 0.02), (2.1, 2.5), (2.6, 5), (7, 10), (130, 200)])
 def test_bin_widths_are_round(width, rounded):
     assert round_up(width) == pytest.approx(rounded)

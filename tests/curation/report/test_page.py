@@ -9,7 +9,7 @@ import yaml
 
 from pipelines.curation.report import Preview, render_report
 from pipelines.curation.report.gallery import MAX_PREVIEW_BYTES
-from pipelines.curation.report.page import count, duration, percent, size, ticked, times
+from pipelines.curation.report.page import count, counted, duration, percent, size, ticked, times
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SELF_CLOSED = {"rect", "line"}
@@ -180,6 +180,8 @@ def test_previews_beyond_the_pages_size_are_left_out_and_counted(run):
         (duration(750), "12.5 min"),
         (duration(3600 * 3104), "3,104 h"),
         (count(12345), "12,345"),
+        (counted(1, "clips"), "1 clip"),
+        (counted(1204, "sources"), "1,204 sources"),
         (size(3.2e9), "3.2 GB"),
         (size(512), "512 B"),
         (size(5e15), "5,000.0 TB"),
