@@ -116,7 +116,7 @@ def sample_impact_film(
 def sample_sound(rng: np.random.Generator, seconds: float, kind: str) -> Soundtrack:
     """Music, ambience, lines and impacts as `kind` asks."""
     ambience = Ambience(_choice(rng, get_args(AmbienceKind)), 0.0015)
-    room = Ambience("room", 0.01)
+    room = Ambience("room", 0.007)
     if kind == "impacts":
         return Soundtrack(ambience=room)
     music = Music(

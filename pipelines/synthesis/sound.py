@@ -75,7 +75,7 @@ def play_ambience(ambience: Ambience, samples: int, sample_rate: int, seed: int)
         drops = (rng.random((2, samples)) < 900 / sample_rate) * rng.exponential(8.0, (2, samples))
         shaped = signal.lfilter([1, -0.6], [1, -0.3], noise + drops)
     elif ambience.kind == "room":
-        shaped = signal.lfilter([1], [1, -0.9], noise)
+        shaped = signal.lfilter([1], [1, -0.6], noise)
     else:
         shaped = signal.lfilter([1], [1, -0.97], noise) * (slow if ambience.kind == "wind" else slow**2)
     return (shaped / np.sqrt(np.mean(shaped**2))).astype(np.float32)

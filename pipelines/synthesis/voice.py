@@ -18,6 +18,7 @@ from scipy import signal
 from pipelines.synthesis.film import Line
 
 HOP_SECONDS = 0.005
+BREATH = 0.006  # turbulence at the lips, which fills the band above the formants; of the voice's peak
 # Formants F1..F3 in Hz of an adult male.
 VOWELS: dict[str, tuple[float, float, float]] = {
     "a": (730, 1200, 2450),
@@ -188,6 +189,7 @@ def _filtered(
         wave = _resonate(wave, formants[:, band], width, hop, sample_rate)
     wave = _resonate(wave, np.full(len(formants), 3600.0), 250.0, hop, sample_rate)
     wave /= max(float(np.abs(wave).max()), 1e-9)
+    wave += BREATH * rng.standard_normal(wave.size) * level
     for at, length, centre, width, strength in noise:
         span = slice(max(0, at) * hop, (at + length) * hop)
         count = span.stop - span.start
