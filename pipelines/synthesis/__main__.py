@@ -43,13 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Render a labelled world of films, sounds and pictures: the same seed gives the same bytes.",
         epilog=textwrap.dedent(
             f"""\
-            every file has an annotation beside it (NAME.json: shots, cuts, boxes, audio events, captions), and
+            Every file has an annotation beside it (NAME.json: shots, cuts, boxes, audio events, captions), and
             truth.jsonl has one row per file: kind, clean, fault, cuts, duplicate_of, av_offset, audio_class.
 
-            kinds, in the order they come round ({len(CYCLE)} per turn):
-            {textwrap.fill(", ".join(dict.fromkeys(CYCLE)), 100, subsequent_indent=" " * 12)}
+            Kinds, in the order they come round ({len(CYCLE)} per turn):
+            {textwrap.fill(", ".join(dict.fromkeys(CYCLE)), 100, subsequent_indent=" " * 12, break_on_hyphens=False)}
 
-            examples:
+            Voices are espeak-ng's where it is installed (apt install espeak-ng), else a formant synthesiser's; the
+            annotation says which (voice_source), and the bytes differ between the two.
+
+            Examples:
               python -m pipelines.synthesis --output world                       # {GROUND_TRUTH_FILES} files, two turns
               python -m pipelines.synthesis --output big --films 1000 --seed 7 --size 640x360 --seconds 8
             """
