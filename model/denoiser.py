@@ -33,6 +33,7 @@ class Scene:
     audio_time_scale: float = 0.0
     keyframe_condition: VideoCondition | None = None
     keyframe_indices: tuple[int, ...] = ()
+    sparsity: float = 0.0
 
 
 class GuidedVelocity:
@@ -86,6 +87,7 @@ class GuidedVelocity:
             video_references=[self._repeat(reference) for reference in scene.video_references],
             audio_references=[self._repeat(reference) for reference in scene.audio_references],
             keyframes=keyframes,
+            sparsity=scene.sparsity,
             reference_rows=self.reference_rows if references else None,
             cross_modal=True if self.cross_modal is None else self.cross_modal,
         )

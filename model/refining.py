@@ -1,0 +1,65 @@
+"""The refiner's run after the base's: upsampled latents, keyframes and kept source in, a larger, smoother clip out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.conditioning import Conditioning, VideoCondition, blank, latent_keep_mask
+from model.config import RefinerConfig
+from model.denoiser import GuidedVelocity, Scene, TextPair
+from model.guidance import GuidanceScales, Streams
+from model.media import resample_frames
+from model.mmdit import MMDiT
+from model.refiner import refiner_condition
+from model.sampler import Solver, StepEnd, draw_noise, sample, timestep_schedule
+from model.shapes import ClipShape
+
+UNGUIDED = GuidanceScales(video=1.0, audio=1.0)
+
+
+def refine_latents(
+    refiner: MMDiT,
+    config: RefinerConfig,
+    base: Streams,
+    clip: ClipShape,
+    text: TextPair,
+    generator: torch.Generator,
+    *,
+    keyframe_indices: tuple[int, ...] = (),
+    source: VideoCondition | None = None,
+    solver: Solver = "euler",
+    shift: float = 1.0,
+    on_step_end: Callable[[StepEnd], None] | None = None,
+) -> Tensor:
+    """Video latents (1, C, T, H, W) of the refined `clip` from the base's streams, without guidance."""
+    _, frames, height, width = clip.video_latent_shape
+    low = base["video"]
+    condition = refiner_condition(
+        low,
+        (frames, height, width),
+        keyframes=base.get("keyframes"),
+        keyframe_indices=keyframe_indices,
+        source=source,
+    )
+    scene = Scene(text, text, frozenset({"video"}), condition, sparsity=config.sparsity)
+    noise = draw_noise({"video": (1, *clip.video_latent_shape)}, generator, low.device)
+    schedule = timestep_schedule(config.steps, shift)
+    velocity = GuidedVelocity(refiner, scene, UNGUIDED)
+    return sample(velocity, noise, schedule, solver, on_step_end)["video"]
+
+
+def refined_source(
+    conditioning: Conditioning, clip: ClipShape, encode_video: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, VideoCondition] | None:
+    """The kept source at the refined frame rate: pixels, keep mask, and what the refiner is shown of them.
+
+    `conditioning` was made at the refined size and the base's frame rate; None where nothing is kept. A frame between
+    two is kept where both are.
+    """
+    if conditioning.source is None or conditioning.source_keep is None:
+        return None
+    source = resample_frames(conditioning.source, clip.frames)
+    keep = resample_frames(conditioning.source_keep.float(), clip.frames) > 0.999
+    latents = encode_video(blank(source, keep))
+    return source, keep, VideoCondition(latents, latent_keep_mask(keep, clip.video).to(latents))

@@ -1,0 +1,250 @@
+import dataclasses
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
+from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
+from model.components import Components, GenerationConfig, SamplingConfig
+from model.conditioning import AudioReference, ImageReference, VideoReference
+from model.config import RefinerConfig, TransformerConfig
+from model.generator import Generator
+from model.mmdit import MMDiT
+from model.prompts import Shot
+from model.refiner import warm_start
+from model.requests import Defaults
+from model.sampler import Cancelled
+from model.tiny_encoder import build_tiny_encoder
+
+pytestmark = pytest.mark.slow
+
+REFINER = RefinerConfig(steps=2, keyframe_spacing=2)
+SAMPLING = SamplingConfig(steps=2, solver="euler", shift=3.0)
+
+
+class WordLengths:
+    """A prompt encoder without a network: one token per word, from its letters."""
+
+    width, identity = 8, "words"
+
+    def encode(self, prompt, references=()):
+        words = [*prompt.split(), *(r.tag for r in references)] or [""]
+        seeds = [sum(map(ord, word)) for word in words]
+        hidden = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        return hidden, torch.ones(len(words), dtype=torch.bool)
+
+
+def build(encoder, width=32, **sampling):
+    torch.manual_seed(0)
+    video = TinyVideoCodec(TinyVideoConfig(channels=4, width=16, patch_width=8, depth=1)).eval()
+    audio = TinyAudioCodec(TinyAudioConfig(channels=4, width=16, spectrum_width=8, vocoder_iterations=2)).eval()
+    transformer = MMDiT(TransformerConfig(width, 2, 1, 1, encoder.width, 4, 4)).eval()
+    for parameter in transformer.parameters():  # gates start at zero: without this conditions would not show
+        torch.nn.init.normal_(parameter, std=0.1)
+    refiner = warm_start(transformer, REFINER).eval()
+    config = GenerationConfig(dataclasses.replace(SAMPLING, **sampling), Defaults(16, 32, 32, 0.5), REFINER)
+    return Generator(Components(transformer, video, encoder, audio, refiner, config))
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return build(WordLengths())
+
+
+def seed(number=0):
+    return torch.Generator().manual_seed(number)
+
+
+def pixels(frames, height=32, width=32):
+    return np.random.default_rng(1).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def test_frames_and_sound_last_equally_long(generator):
+    made = generator("a red ball", generator=seed())
+    assert made.frames.shape == (9, 32, 32, 3)
+    assert made.frames.dtype == np.uint8
+    assert made.audio.shape == (2, round(9 / 16 * 44100))
+    assert made.audio.abs().max() <= 1
+
+
+def test_a_seed_gives_the_same_bits_and_another_one_others(generator):
+    first, again, other = (generator("a red ball", generator=seed(s)) for s in (1, 1, 2))
+    assert np.array_equal(first.frames, again.frames)
+    assert torch.equal(first.audio, again.audio)
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_streams_can_be_left_out(generator):
+    assert generator("x", sound=False).audio is None
+    alone = generator("x", picture=False)
+    assert alone.frames is None
+    assert alone.audio.shape[0] == 2
+    with pytest.raises(ValueError, match="both switched off"):
+        generator("x", sound=False, picture=False)
+
+
+def test_size_length_and_rate_follow_the_call(generator):
+    made = generator("x", size=(32, 48), seconds=1.0, fps=8, sound=False)
+    assert made.frames.shape == (9, 32, 48, 3)
+    assert made.clip.fps == 8
+    with pytest.raises(ValueError, match=r"multiples of \(16, 16\)"):
+        generator("x", size=(40, 32))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"image": pixels(1)[0]},
+        {"image": pixels(1)[0], "last_image": pixels(2)[1]},
+        {"keyframes": [(0.3, pixels(1, 20, 60)[0])]},
+        {"audio": torch.sin(torch.arange(30000) / 30).expand(2, -1)},
+        {"negative_prompt": "blue and very long"},
+    ],
+    ids=["image", "first and last", "keyframe", "audio", "negative"],
+)
+def test_what_is_given_changes_what_is_made(generator, given):
+    plain = generator("x", generator=seed(), output_type="latent")
+    made = generator("x", generator=seed(), output_type="latent", **given)
+    assert made.frames.shape == plain.frames.shape
+    assert (made.frames - plain.frames).abs().max() > 1e-3
+
+
+def test_references_change_what_is_made_and_must_be_named(generator):
+    references = [
+        ImageReference("@image_1", [torch.rand(3, 20, 50) * 2 - 1]),
+        VideoReference("@video_1", torch.rand(3, 10, 40, 40) * 2 - 1),
+    ]
+    voice = [AudioReference("@audio_1", torch.randn(2, 20000))]
+    prompt = "@image_1 as in @video_1 with @audio_1"
+    plain = generator(prompt, generator=seed(), output_type="latent")
+    made = generator(
+        prompt,
+        references=references,
+        audio_references=voice,
+        reference_guidance_scale=2.0,
+        generator=seed(),
+        output_type="latent",
+    )
+    assert made.frames.shape == plain.frames.shape
+    assert (made.frames - plain.frames).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="does not mention @audio_1"):
+        generator("@image_1 as in @video_1", references=references, audio_references=voice)
+
+
+def test_extension_keeps_the_source_and_adds_seconds(generator):
+    source = pixels(11)
+    longer = generator("x", video=source, seconds=1.0)
+    assert longer.frames.shape[0] == 17
+    assert np.array_equal(longer.frames[:9], source[2:])  # the last whole latents: where the action goes on
+    before = generator("x", video=source, video_use="lead_up", seconds=1.0)
+    assert np.array_equal(before.frames[-9:], source[:9])
+
+
+def test_inpainting_returns_kept_pixels_and_ignores_edited_ones(generator):
+    source = pixels(9)
+    mask = np.zeros((32, 32), bool)
+    mask[8:20, 4:28] = True
+    made = generator("x", video=source, mask=mask, generator=seed())
+    assert np.array_equal(made.frames[:, ~mask], source[:, ~mask])
+    assert not np.array_equal(made.frames[:, mask], source[:, mask])
+    other = source.copy()
+    other[:, mask] = 255 - other[:, mask]
+    again = generator("x", video=other, mask=mask, generator=seed())
+    assert np.array_equal(made.frames, again.frames)
+    assert torch.equal(made.audio, again.audio)
+
+
+def test_adding_sound_returns_the_video_untouched(generator):
+    source = pixels(9)
+    made = generator("x", video=source, video_use="add_sound", generator=seed())
+    assert np.array_equal(made.frames, source)
+    other = generator("x", video=source[::-1].copy(), video_use="add_sound", generator=seed())
+    assert not torch.equal(made.audio, other.audio)
+
+
+def test_shots_set_the_length(generator):
+    made = generator([Shot("wide", 0.5), Shot("close", 0.5)], sound=False)
+    assert made.frames.shape[0] == 17
+
+
+def test_refiner_doubles_size_and_rate_and_still_keeps_the_source(generator):
+    source, mask = pixels(9), np.zeros((32, 32), bool)
+    mask[:, :16] = True
+    made = generator("x", video=source, mask=mask, refine=True, generator=seed())
+    assert made.frames.shape == (17, 64, 64, 3)
+    assert made.clip.fps == 32
+    right = torch.from_numpy(source[:, :, 16:].copy()).permute(0, 3, 1, 2).float()
+    upscaled = F.interpolate(right, scale_factor=2, mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+    kept = made.frames[::2, :, 34:].astype(float)
+    assert np.abs(kept - upscaled[:, :, 2:]).max() <= 1
+    without = Generator(dataclasses.replace(generator.components, refiner=None))
+    with pytest.raises(ValueError, match="has no refiner"):
+        without("x", refine=True)
+
+
+def test_keyframes_made_by_the_base_reach_the_refiner():
+    settings = {"generator": None, "refine": True, "sound": False, "output_type": "latent"}
+    plain, keyed = build(WordLengths()), build(WordLengths(), keyframes=True)
+    out = [g("x", **{**settings, "generator": seed()}).frames for g in (plain, keyed)]
+    assert out[0].shape == out[1].shape == (1, 4, 5, 8, 8)
+    assert not torch.allclose(out[0], out[1])
+
+
+def test_callback_gives_progress_and_previews_and_cancels(generator):
+    seen = []
+    generator("x", refine=True, sound=False, callback_on_step_end=lambda p: seen.append((p.stage, p.progress)))
+    assert seen == [("base", 0.25), ("base", 0.5), ("refine", 0.75), ("refine", 1.0)]
+
+    previews = []
+
+    def stop(progress):
+        previews.append(progress.preview())
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        generator("x", callback_on_step_end=stop)
+    assert [p.shape for p in previews] == [(9, 32, 32, 3)]
+
+
+def test_only_one_component_works_at_a_time(monkeypatch):
+    offloaded = Generator(build(WordLengths()).components, "cpu", offload=True)
+    inside, most = [], []
+    working = offloaded.placement.working
+
+    @contextmanager
+    def counted(component):
+        with working(component):
+            inside.append(component)
+            most.append(len(inside))
+            yield
+            inside.pop()
+
+    monkeypatch.setattr(offloaded.placement, "working", counted)
+    offloaded("x", refine=True)
+    assert max(most) == 1
+
+
+def test_media_that_contradict_each_other_are_refused(generator):
+    with pytest.raises(ValueError, match="cannot be combined with image"):
+        generator("x", video=pixels(9), image=pixels(1)[0])
+    with pytest.raises(ValueError, match="a mask needs the video"):
+        generator("x", mask=np.zeros((32, 32)))
+    with pytest.raises(ValueError, match="3 frames and the video 9"):
+        generator("x", video=pixels(9), mask=np.zeros((3, 32, 32)))
+
+
+def test_a_saved_generator_makes_the_same_clip(tmp_path):
+    made = build(build_tiny_encoder(tmp_path / "encoder", width=16))
+    made.save_pretrained(tmp_path / "model")
+    loaded = Generator.from_pretrained(tmp_path / "model")
+    assert loaded.components.config == made.components.config
+    first, again = made("a red ball", generator=seed()), loaded("a red ball", generator=seed())
+    assert np.array_equal(first.frames, again.frames)
+    assert torch.equal(first.audio, again.audio)
+    folders = {path.name for path in (tmp_path / "model").iterdir()}
+    assert folders == {"model_index.json", "transformer", "video_codec", "audio_codec", "encoder", "refiner"}
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json is missing"):
+        Generator.from_pretrained(tmp_path)
