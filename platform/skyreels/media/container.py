@@ -1,7 +1,7 @@
 """Opening a container so that it can reach nothing but its own bytes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +10,8 @@ import av
 import av.error
 import av.logging
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from skyreels.media.errors import MediaError
@@ -55,8 +56,23 @@ def open_container(path: str | Path, limits: MediaLimits) -> Iterator[InputConta
                 metadata_errors="replace",
             ) as container:
                 yield container
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise media_error(error, path) from error
+
+
+def read_packets(container: InputContainer, *streams: Stream, failed: Callable[[Exception], None]) -> Iterator[Packet]:
+    """The packets of `streams`; where the file can be read no further, `failed` is told and what came before stands.
+
+    As at a proper end, the last packet of each stream is empty: it makes a decoder give what it still holds.
+    """
+    try:
+        yield from container.demux(*streams)
+    except (av.error.FFmpegError, IndexError) as error:  # PyAV has no name for a stream that appears in mid-file
+        failed(error)
+        for stream in streams:
+            end = Packet()
+            end.stream = stream
+            yield end
 
 
 def check_file_bytes(path: Path, limits: MediaLimits) -> None:

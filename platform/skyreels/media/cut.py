@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,13 @@ def cut_clip(
     grid = Grid(start_s, rate, count)
     width, height = size or _default_size(probe.video, crop)
     conform = Conformer(probe.video.orientation, (width, height), crop)
-    write_video(video_path, _conformed(grid.pick(frames), conform), rate, crf=crf, preset=preset)
+    pictures = _conformed(grid.pick(frames), conform)
+    first = next(pictures, None)
+    if first is None:
+        raise MediaError(
+            "no_frames", "Ask for a span with pictures in it.", f"{Path(path).name} {start_s} to {end_s} s"
+        )
+    write_video(video_path, chain([first], pictures), rate, crf=crf, preset=preset)
     sound = None
     if probe.audio is not None and audio_path is not None:
         sound = cut_audio(
@@ -98,6 +104,8 @@ def cut_audio(
     samples = np.zeros((min(probe.audio.channels, 2), wanted), np.float32)
     position = 0
     for block in blocks:
+        if position == 0 and block.samples.shape[0] != samples.shape[0]:  # a header may be wrong about its channels
+            samples = np.zeros((block.samples.shape[0], wanted), np.float32)
         taken = block.samples[:, : wanted - position]
         samples[:, position : position + taken.shape[1]] = taken
         position += taken.shape[1]

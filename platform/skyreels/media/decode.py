@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from skyreels.media.container import check_pixels, open_container, video_stream
+from skyreels.media.container import check_pixels, open_container, read_packets, video_stream
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import Probe, VideoInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -135,17 +135,13 @@ class _Decoder:
 
     def _decoded(self, start: float, end: float) -> Iterator[VideoFrame]:
         """Decode packet by packet; one that fails is counted and the next one tried."""
-        packets = self.container.demux(self.stream)
-        while True:
+        for packet in read_packets(self.container, self.stream, failed=self.report.failed):
+            if packet.size:
+                if self.keyframes_only and not packet.is_keyframe:
+                    continue
+                time_s = self._seconds(packet.pts, packet.dts)
+                self.report.nominal_frames += start <= time_s < end and not packet.is_discard
             try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                if packet.size:
-                    if self.keyframes_only and not packet.is_keyframe:
-                        continue
-                    time_s = self._seconds(packet.pts, packet.dts)
-                    self.report.nominal_frames += start <= time_s < end and not packet.is_discard
                 pictures = self.stream.decode(packet)
             except av.error.FFmpegError as error:
                 self.report.failed(error)

@@ -22,6 +22,7 @@ from skyreels.media.container import (
     clock_zero_s,
     mp4_is_truncated,
     open_container,
+    read_packets,
     video_stream,
 )
 from skyreels.media.errors import MediaError
@@ -90,7 +91,7 @@ def _probe_container(container: InputContainer, path: Path, kind: str, limits: M
             raise MediaError("unsupported_codec", "Convert the picture to H.264.", path.name)
         check_pixels(video.codec_context.width, video.codec_context.height, limits, path)
     zero = clock_zero_s(container)
-    tracks = _read_tracks(container, video, audio, limits, path)
+    tracks, broken = _read_tracks(container, video, audio, limits, path)
     pictures = None if video is None else _video_info(video, tracks[video.index], zero)
     sound = None if audio is None else _audio_info(audio, tracks[audio.index], zero)
     duration = max((info.start_s + info.duration_s for info in (pictures, sound) if info), default=0.0)
@@ -103,7 +104,7 @@ def _probe_container(container: InputContainer, path: Path, kind: str, limits: M
         file_bytes=path.stat().st_size,
         duration_s=duration,
         clock_zero_s=zero,
-        truncated=_is_truncated(path, kind, container, pictures, duration),
+        truncated=bool(broken) or _is_truncated(path, kind, container, pictures, duration),
         video=pictures,
         audio=sound,
     )
@@ -115,14 +116,18 @@ def _read_tracks(
     audio: AudioStream | None,
     limits: MediaLimits,
     path: Path,
-) -> dict[int, _Track]:
-    """Demux everything; decode only until the first picture, which alone carries rotation and true pixel format."""
+) -> tuple[dict[int, _Track], list[Exception]]:
+    """Demux everything; decode only until the first picture, which alone carries rotation and true pixel format.
+
+    Gives the tracks by stream index, and the error that ended the reading early, if one did.
+    """
+    broken: list[Exception] = []
     streams = [stream for stream in (video, audio) if stream is not None]
     tracks = {stream.index: _Track() for stream in streams}
     if video is not None:
         video.codec_context.thread_count = 1
         video.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-    for packet in container.demux(*streams):
+    for packet in read_packets(container, *streams, failed=broken.append):
         if packet.size == 0:
             continue
         track = tracks[packet.stream_index]
@@ -131,7 +136,7 @@ def _read_tracks(
             raise MediaError("too_many_frames", f"Split it below {limits.max_frames} frames.", path.name)
         if video is not None and packet.stream_index == video.index and track.picture is None:
             track.picture = _first_picture(video, packet, len(track.pts))
-    return tracks
+    return tracks, broken
 
 
 def _first_picture(stream: VideoStream, packet: Packet, position: int) -> VideoFrame | None:
@@ -190,7 +195,13 @@ def _video_info(stream: VideoStream, track: _Track, zero: float) -> VideoInfo | 
 
 def _audio_info(stream: AudioStream, track: _Track, zero: float) -> AudioInfo | None:
     context = stream.codec_context
-    if not track.pts or stream.time_base is None or context is None or context.sample_rate == 0:
+    if (
+        not track.pts
+        or stream.time_base is None
+        or context is None
+        or not context.sample_rate
+        or not context.layout.nb_channels
+    ):
         return None
     start = max(float(min(track.pts) * stream.time_base) - zero, 0.0)
     end = float(max(track.ends) * stream.time_base) - zero
@@ -216,7 +227,7 @@ def _frame_rate(pts: np.ndarray, base: Fraction, stated: Fraction | None) -> tup
     measured = Fraction(len(gaps)) / (int(pts[-1] - pts[0]) * base)
     if stated and abs(stated / measured - 1) < 1e-3:
         return stated, vfr
-    return measured.limit_denominator(1001), vfr
+    return measured.limit_denominator(1001) or measured, vfr  # less than a picture in half an hour would round to 0
 
 
 def _is_truncated(path: Path, kind: str, container: InputContainer, video: VideoInfo | None, duration_s: float) -> bool:

@@ -94,7 +94,9 @@ class Sandbox:
             self._end()
         if self._child is None:
             child = _Child(self.limits, self.preload)
-            child.exchange(b"", _START_WALL_S)
+            ready = child.exchange(b"", _START_WALL_S)
+            if "reason" in ready:
+                raise RuntimeError(f"the decoding child did not start: {ready['detail'] or ready['reason']}")
             weakref.finalize(self, child.kill)
             self._child = child
         return self._child

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av.error
 import numpy as np
@@ -13,7 +14,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from skyreels.media.container import clock_zero_s, open_container
+from skyreels.media.container import clock_zero_s, open_container, read_packets
 from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.report import DecodeReport
@@ -26,6 +27,11 @@ _PREROLL_S = 0.5
 # Timestamps may be rounded (Matroska: 1 ms); a larger jump is a real gap or overlap.
 _JUMP_S = 0.04
 _SILENCE_BLOCK = 1 << 16
+_MAX_CHANNELS = 8
+_SAMPLE_KINDS: dict[str, np.dtype[Any]] = {
+    name: np.dtype(kind)
+    for name, kind in (("u8", "u1"), ("s16", "i2"), ("s32", "i4"), ("s64", "i8"), ("flt", "f4"), ("dbl", "f8"))
+}
 # Channel counts in FFmpeg's default order; decoded arrays carry no layout.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
@@ -123,13 +129,9 @@ def _frames_from(
 
 
 def _frames(container: InputContainer, stream: AudioStream, report: DecodeReport) -> Iterator[AudioFrame]:
-    packets = container.demux(stream)
-    while True:
+    for packet in read_packets(container, stream, failed=report.failed):
+        report.nominal_frames += packet.size > 0
         try:
-            packet = next(packets, None)
-            if packet is None:
-                return
-            report.nominal_frames += packet.size > 0
             frames = stream.decode(packet)
         except av.error.FFmpegError as error:
             report.failed(error)
@@ -181,10 +183,20 @@ def _span(placed: Iterable[tuple[int, np.ndarray]], first: int, last: int | None
 
 
 def _float_samples(frame: AudioFrame) -> np.ndarray:
-    """(C, N) float32 of a decoded frame in any sample format."""
-    samples = frame.to_ndarray()
-    if frame.format.is_packed:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    """(C, N) float32 of a decoded frame in any sample format.
+
+    Not by PyAV's `to_ndarray`: from 8 channels on it reads past the frame's planes, into other memory.
+    """
+    channels = frame.layout.nb_channels
+    if channels > _MAX_CHANNELS:
+        raise MediaError("too_many_channels", f"Mix it down to {_MAX_CHANNELS} or fewer.", f"{channels} channels")
+    kind = _SAMPLE_KINDS[frame.format.name.removesuffix("p")]
+    if frame.format.is_planar:
+        planes = frame.planes[:channels]
+        samples = np.stack([np.frombuffer(memoryview(plane), kind, frame.samples) for plane in planes])
+    else:
+        interleaved = np.frombuffer(memoryview(frame.planes[0]), kind, frame.samples * channels)
+        samples = interleaved.reshape(-1, channels).T
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128.0) / 128.0
     if samples.dtype.kind == "i":
@@ -198,16 +210,16 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int, layout: s
     taken = given = 0
     for block in blocks:
         source_layout = _LAYOUTS.get(block.shape[0], f"{block.shape[0]}c")
-        resampler = resampler or AudioResampler(format="fltp", layout=layout or source_layout, rate=out_rate)
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=source_layout)
+        resampler = resampler or AudioResampler(format="flt", layout=layout or source_layout, rate=out_rate)
+        frame = AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=source_layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, taken, Fraction(1, rate)
         taken += block.shape[1]
         for out in resampler.resample(frame):
             given += out.samples
-            yield out.to_ndarray()
+            yield _float_samples(out)
     if resampler is None:
         return
     owed = round(taken * out_rate / rate) - given
-    tail = [out.to_ndarray() for out in resampler.resample(None)]
+    tail = [_float_samples(out) for out in resampler.resample(None)]
     if tail and owed > 0:
         yield np.concatenate(tail, axis=1)[:, :owed]

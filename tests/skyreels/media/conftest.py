@@ -84,7 +84,7 @@ def make_video(
 
 def make_sound(path, audio, rate, *, codec, container=None, sample_format=None):
     with av.open(str(path), "w", format=container) as out:
-        layout = {1: "mono", 2: "stereo", 6: "5.1"}[audio.shape[0]]
+        layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(audio.shape[0], f"{audio.shape[0]} channels")
         stream = out.add_stream(codec, rate=rate, layout=layout)
         if sample_format:
             stream.codec_context.format = sample_format
@@ -98,8 +98,8 @@ def _encode_sound(out, stream, audio, rate, start_s):
     to_codec = av.AudioResampler(format=context.format.name, layout=context.layout.name, rate=rate)
     step = context.frame_size or 1024
     for start in range(0, audio.shape[1], step):
-        block = np.ascontiguousarray(audio[:, start : start + step], np.float32)
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=context.layout.name)
+        block = audio[:, start : start + step].astype(np.float32).T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="flt", layout=context.layout.name)
         frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start + round(start_s * rate)
         for converted in to_codec.resample(frame):
             out.mux(stream.encode(converted))

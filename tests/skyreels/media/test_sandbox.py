@@ -250,3 +250,8 @@ def test_a_real_file_is_probed_in_the_child(box, studio, tmp_path):
     (tmp_path / "b.mp4").write_text("#EXTM3U\n")
     with pytest.raises(MediaError, match="playlist_refused"):
         box.call("sandbox_targets:probe", {"path": str(tmp_path / "b.mp4")}, scratch=tmp_path)
+
+
+def test_a_child_that_cannot_start_says_why(targets, tmp_path):
+    with Sandbox(preload=("no_such_module",)) as box, pytest.raises(RuntimeError, match="no_such_module"):
+        box.call("sandbox_targets:pid", {}, scratch=tmp_path)
