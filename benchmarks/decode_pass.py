@@ -54,7 +54,8 @@ def main() -> None:
         wall_s = statistics.median(cost.wall_s for cost in ours)
         print(
             f"{path.name[:32]:32s} {found['seconds']:8.1f} {cpu_s:9.2f} {wall_s:7.2f} {found['seconds'] / cpu_s:7.1f} "
-            f"{rival_s:8.2f} {cpu_s / rival_s:6.2f} {found['prefilter_x']:11.0f} {found['clips']:6d} {found['peak_mb']:8.0f}"
+            f"{rival_s:8.2f} {cpu_s / rival_s:6.2f} {found['prefilter_x']:11.0f} {found['clips']:6d}"
+            f" {found['peak_mb']:8.0f}"
         )
 
 

@@ -136,8 +136,9 @@ class _Splitter:
         nearest = min((min(max(wanted, a), b) for a, b in pauses), key=lambda time: abs(time - wanted))
         if self.quiet is None:
             return nearest
+        quiet = self.quiet
         near = [time for pause in pauses for time in _grid(pause) if abs(time - wanted) <= slack]
-        return min([nearest, *near], key=lambda time: (self.quiet(time), abs(time - wanted)))
+        return min([nearest, *near], key=lambda time: (quiet(time), abs(time - wanted)))
 
 
 def _merged_cuts(cuts: Sequence[float], similarities: Sequence[float] | None, merge_above: float | None) -> set[float]:
@@ -175,12 +176,17 @@ def _trimmed(shot: Span, talk: list[Span], limits: SegmentLimits) -> Span:
 
 
 def _pauses(within: Span, talk: list[Span], pause_s: float) -> list[Span]:
-    """Stretches of `within` free of speech, `pause_s` away from it; of a pause too short for that, its middle."""
+    """Stretches of `within` free of speech, `pause_s` away from it where there is any such, else closer."""
+    return _free(within, talk, pause_s) or _free(within, talk, 0.0)
+
+
+def _free(within: Span, talk: list[Span], margin_s: float) -> list[Span]:
+    """Stretches of `within` at least `margin_s` from speech; of a pause shorter than two margins, its middle."""
     found = []
     for end_of_last, start_of_next in zip(
         [float("-inf"), *(span.end_s for span in talk)], [*(span.start_s for span in talk), float("inf")], strict=True
     ):
-        margin = min(pause_s, (start_of_next - end_of_last) / 2)
+        margin = min(margin_s, (start_of_next - end_of_last) / 2)
         start_s, end_s = max(within.start_s, end_of_last + margin), min(within.end_s, start_of_next - margin)
         if start_s <= end_s:
             found.append(Span(start_s, end_s))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 _TAPS = 9
 _EDGE = 6  # smallest difference of neighbours, in luma levels, that is more than noise and coding
+_FLAT = 5.0  # standard deviation of luma below which there is nothing to see
 _TILES = 12  # a side
 _MIN_TILE_EDGES = 0.01  # share of a tile's pixels on an edge below which it says nothing
 
@@ -19,7 +20,7 @@ Tiles = NDArray[np.float32]
 
 
 class Sharpness(NamedTuple):
-    """0 (no detail finer than the blur) to 1; NaN where nothing in the picture has an edge."""
+    """0 (no detail finer than the blur) to 1; NaN for a flat picture, which has nothing to be sharp."""
 
     overall: float
     peak: float  # of the sharpest tenth of the picture: high where a shallow focus lies on something
@@ -31,7 +32,8 @@ def sharpness(luma: NDArray[np.uint8]) -> Sharpness:
     along_columns = _edge_sums(np.ascontiguousarray(luma[:, ::4].T))
     kept, total, edges = (rows + columns.T for rows, columns in zip(along_rows, along_columns, strict=True))
     if edges.mean() < _MIN_TILE_EDGES / 10:
-        return Sharpness(float("nan"), float("nan"))
+        value = 0.0 if cv2.meanStdDev(luma)[1][0, 0] >= _FLAT else float("nan")
+        return Sharpness(value, value)
     textured = edges / 2 >= _MIN_TILE_EDGES
     overall = float(kept.sum() / total.sum())
     if not textured.any():

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SAME = 0.35  # mean luma levels by which the most changed block of an encoded repeat may differ
-_SAME_SHARE = 0.12  # of what the frames around it change by
+_SAME_SHARE = 0.06  # of the motion around it that a repeat may change by
+_MOVES = 3.0  # levels above which frames are not still
 _AROUND = 9  # frames
 
 
@@ -24,13 +25,11 @@ def repeated(block_change: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     `block_change` is `FrameCurves.block_change`; a frame in a still scene, where nothing around moves, is none.
     """
-    moving = np.ma.masked_less_equal(np.pad(block_change, _AROUND // 2), _SAME)
-    windows = np.ma.array(
-        np.lib.stride_tricks.sliding_window_view(moving.data, _AROUND),
-        mask=np.lib.stride_tricks.sliding_window_view(np.ma.getmaskarray(moving), _AROUND),
-    )
-    around = np.ma.median(windows, axis=1).filled(0.0)
-    return (block_change <= np.maximum(_SAME, _SAME_SHARE * around)) & (around > 4 * _SAME)
+    padded = np.pad(block_change, _AROUND // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _AROUND)
+    # The second largest: one jump alone is a cut or a flash.
+    motion = np.partition(windows, -2, axis=1)[:, -2]
+    return (block_change <= np.maximum(_SAME, _SAME_SHARE * motion)) & (motion > _MOVES)
 
 
 def repeats(time_s: NDArray[np.float64], block_change: NDArray[np.float32]) -> Repeats:

@@ -41,10 +41,10 @@ def fixed_marks(lumas: Sequence[NDArray[np.uint8]]) -> FixedMarks | None:
         mean_y += dy
         power += dx * dx + dy * dy
     steady = cv2.magnitude(mean_x, mean_y) / (_SCHARR * len(lumas))
-    power = np.sqrt(power / len(lumas)) / _SCHARR
-    fixed = (steady >= _EDGE) & (steady >= _CONSISTENT * power)
+    strength = np.sqrt(power / len(lumas)) / _SCHARR
+    fixed = (steady >= _EDGE) & (steady >= _CONSISTENT * strength)
     marks = _marks(fixed)
-    scenery = (power >= _EDGE) & ~marks
+    scenery = (strength >= _EDGE) & ~marks
     return FixedMarks(float(marks.mean()), float((fixed & scenery).sum() / max(1, scenery.sum())))
 
 

@@ -68,7 +68,8 @@ class FrameMeter:
         values = np.array(self._values, np.float32).reshape(len(self._times), -1)
         # The step across frame i is known with frame i + 1: the last frame has none.
         steps = np.array([*self._steps, 0.0][: len(self._times)], np.float32)
-        return FrameCurves(np.array(self._times), *np.ascontiguousarray(values.T), steps)
+        columns = [*np.ascontiguousarray(values.T), steps]
+        return FrameCurves(np.array(self._times), *columns)
 
 
 class BlendMeter:

@@ -28,7 +28,7 @@ class Flow(NamedTuple):
 
 def camera_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Flow:
     """Between two lumas of one small size (192 pixels are plenty): dense inverse search at its coarsest setting."""
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(before, after, None)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(before, after, None)
     cells = cv2.resize(flow, _GRID, interpolation=cv2.INTER_AREA)
     return fit_camera(cells / np.float32(np.hypot(*before.shape)), before.shape)
 

@@ -29,4 +29,4 @@ def read_rgb(sample: SampledFrame) -> NDArray[np.uint8]:
 
 def read_luma(sample: SampledFrame) -> NDArray[np.uint8]:
     """(H, W), full range."""
-    return cv2.imdecode(np.frombuffer(sample.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return cv2.cvtColor(read_rgb(sample), cv2.COLOR_RGB2GRAY)

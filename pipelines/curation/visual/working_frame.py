@@ -67,7 +67,7 @@ class WorkingFrame:
 
     def _chroma(self, index: int, halvings: int, width: int, height: int) -> Gray:
         plane = self._frame.source.planes[index]
-        stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
         chroma = np.ascontiguousarray(self._frame.orientation.apply(stored))
         for _ in range(halvings):
             chroma = _halve(chroma)
