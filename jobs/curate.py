@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _curate(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    if not arguments.input and not arguments.replay_rejects:
+        raise InputError("nothing to do: give --input, or --replay-rejects to try again what failed")
     if arguments.dry_run:
         return _print_plan(arguments, recipe)
     params = {"inputs": " ".join(arguments.input), "output": arguments.output, "recipe": recipe.name}
@@ -72,12 +74,13 @@ def _print_plan(arguments: argparse.Namespace, recipe: Recipe) -> int:
     kinds: dict[str, int] = {}
     for source in plan.sources.values():
         kinds[source.kind.value] = kinds.get(source.kind.value, 0) + 1
+    filters = sum(rule is not None for rule in recipe.filters.values())
     size = sum(source.size for part in remaining for source in part.sources) / 2**30
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
     print(f"sources   {len(plan.sources)} ({counted})")
     print(f"parts     {len(plan.parts)}, of which {len(remaining)} to do ({size:.2f} GiB to read)")
     print(
-        f"recipe    {recipe.name}: {len(recipe.filters)} filters, captions by {recipe.captions.backend}, "
+        f"recipe    {recipe.name}: {filters} filters, captions by {recipe.captions.backend}, "
         f"embeddings by {recipe.embedding.backend}, extraction {recipe.extract.identity}"
     )
     for part in remaining[:20]:
@@ -124,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--input",
         nargs="+",
-        required=True,
+        default=[],
         help="folders, files, globs, s3://…, manifests (csv, jsonl, parquet) or WebDataset tars",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")

@@ -7,6 +7,7 @@ for every clip it is given; what goes wrong with one clip becomes that clip's `e
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,7 +92,7 @@ def caption_layer(config: CaptionConfig, root: Storage) -> Layer | None:
     made_by = {name: getattr(config, name) for name in ("backend", "model", "frames", "short_side", "send_audio")}
     pool = root.sub("pool")
     if config.backend == "vllm":
-        return Layer("captions", made_by, _everything, config.workers, stream=lambda clips: _vllm(clips, config, pool))
+        return Layer("captions", made_by, _everything, config.workers, stream=partial(_vllm, config, pool))
     arguments = {"config": config, "pool": pool}
     holds_model = config.backend != "measured"
     return Layer("captions", made_by, _everything, config.workers, CaptionWorker, arguments, holds_model=holds_model)
@@ -110,17 +111,16 @@ class EmbeddingWorker:
         self._pool = pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        return [self._answer(clip) for clip in clips]
-
-    def _answer(self, clip: Row) -> Row:
-        frames = sampled_frames(clip, self._pool)
-        if not frames:
-            return {"key": clip["key"], "error": "no frame of this clip could be sampled"}
-        vector = self._backend(frames)
-        row = {"key": clip["key"], "embedding": vector.tolist(), "embedding_by": self._backend.identity}
-        if self._aesthetics is not None:
-            row["visual.aesthetic"] = float(self._aesthetics(vector[None])[0])
-        return row
+        shown = {clip["key"]: sampled_frames(clip, self._pool) for clip in clips}
+        seen = [key for key, frames in shown.items() if frames]
+        vectors = self._backend.many([shown[key] for key in seen]) if seen else np.empty((0, 0), np.float32)
+        rows = [{"key": key, "error": "no frame of it was sampled"} for key, frames in shown.items() if not frames]
+        for key, vector in zip(seen, vectors, strict=True):
+            row = {"key": key, "error": None, "embedding": vector.tolist(), "embedding_by": self._backend.identity}
+            if self._aesthetics is not None:
+                row["visual.aesthetic"] = float(self._aesthetics(vector[None])[0])
+            rows.append(row)
+        return rows
 
 
 class TranscriptWorker:
@@ -187,15 +187,17 @@ def caption_frames(clip: Row, config: CaptionConfig, pool: Storage) -> list[byte
         return [cv2.imencode(".jpg", bgr)[1].tobytes() for bgr in shown]
 
 
-def _vllm(clips: ray.data.Dataset, config: CaptionConfig, pool: Storage) -> ray.data.Dataset:
+def _vllm(config: CaptionConfig, pool: Storage, clips: ray.data.Dataset, rows: Sequence[Row]) -> ray.data.Dataset:
     """Requests are built by CPU tasks, answered by vLLM engines, and read back under the keys they were asked by."""
+    transcripts = {row["key"]: row["transcript"] for row in rows}
     engine = ray_llm.Engine(config.model, engines=config.workers.count, frames=config.frames, sound=config.send_audio)
 
     def ask(row: Row) -> Row:
         return ray_llm.request_row(caption_request(json.loads(row["clip"]), config, pool))
 
     def read(row: Row) -> Row:
-        return caption_row(ray_llm.results([CaptionRequest(row["key"])], [row], engine)[0])
+        asked = CaptionRequest(row["key"], transcript=transcripts[row["key"]])
+        return caption_row(ray_llm.results([asked], [row], engine)[0])
 
     return ray_llm.build_processor(engine)(clips.map(ask, num_cpus=1)).map(read, num_cpus=0.5)
 

@@ -19,7 +19,7 @@ from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Rejection
 from pipelines.curation.reporting import write_report
 from pipelines.curation.selection import Decisions, Row, select, with_buckets
-from pipelines.curation.summary import Dataset, summarise
+from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.storage import Storage
@@ -32,6 +32,7 @@ def finish_dataset(
     taken_down: frozenset[str],
     cluster: LazyCluster,
     started: float,
+    work: Work,
     *,
     quiet: bool,
 ) -> Dataset:
@@ -54,7 +55,7 @@ def finish_dataset(
     }
     summary = summarise(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
     if not _is_written(store, finished):
-        store.write("report.html", write_report(root, pool, recipe, decisions, captions, summary).encode())
+        store.write("report.html", write_report(root, pool, recipe, decisions, captions, summary, work).encode())
         for name, data in finished.items():
             store.write(name, data)
     packing.drop_stale(plan, store)

@@ -24,6 +24,7 @@ from skyreels.shards import open_shards
 from skyreels.storage import Storage, sha256_file
 
 Report = Callable[[SourceReport], None]
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PartResult:
     failed: int
     clips: int
     seconds: float
+    bytes: int
     wall_s: float
 
 
@@ -56,6 +58,7 @@ def extract_part(part: Part, extract: ExtractConfig, pool: Storage, sandbox: San
         failed=sum(report.status is not Status.OK for report in reports),
         clips=sum(clip.rejection is None for report in reports for clip in report.clips),
         seconds=sum(report.seconds for report in reports),
+        bytes=sum(report.source.size for report in reports),
         wall_s=time.monotonic() - started,
     )
 
@@ -95,7 +98,13 @@ def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbo
     }
 
     def ask(function: str, wall_s: float) -> dict[str, Any]:
-        return sandbox.call(f"pipelines.curation.{function}", request, wall_s=wall_s, scratch=scratch)
+        for again in range(_TRIES - 1, -1, -1):
+            try:
+                return sandbox.call(f"pipelines.curation.{function}", request, wall_s=wall_s, scratch=scratch)
+            except MediaError as error:
+                if error.reason != "child_killed" or not again:  # killed from outside: not the source's doing
+                    raise
+        raise AssertionError("unreachable")
 
     probed = ask("measure:probe_source", limits.wall_floor_s)
     report.probe, report.seconds = probed["probe"], probed["seconds"]
@@ -104,7 +113,8 @@ def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbo
     wall_s = limits.wall_floor_s + limits.wall_per_media_s * report.seconds
     measured = ask("measure:measure_source", wall_s)
     report.timings |= measured["timings"]
-    report.uncovered = measured["uncovered"]
+    report.uncovered, report.cuts_s = measured["uncovered"], measured["cuts_s"]
+    report.transitions = measured["transitions"]
     if measured["rejection"] is not None:
         report.status, report.rejection = Status.REJECTED, Rejection(**measured["rejection"])
         return

@@ -1,6 +1,6 @@
 """Filters as pure functions of stored scores: which rule a clip breaks, by how much, and how to let it in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -66,10 +66,12 @@ def _above(value: Score, bound: float) -> bool:
 
 
 def first_broken(
-    rules: Sequence[Rule], kind: Kind, scores: Mapping[str, Any], *, stage: str = "filter"
+    rules: Mapping[str, Rule | None], kind: Kind, scores: Mapping[str, Any], *, stage: str = "filter"
 ) -> Rejection | None:
     """The first rule that these scores break, as a rejection."""
-    for rule in rules:
+    for rule in rules.values():
+        if rule is None:
+            continue
         if rule.applies(kind, scores) and (why := rule.broken_by(scores)) is not None:
             return Rejection(
                 stage=stage,

@@ -34,8 +34,8 @@ class Worker(Protocol):
 class Layer:
     """A layer's name, what made it, which clips it is for, and who answers.
 
-    Either `make_worker(**arguments)` is called inside an actor, or `stream` turns a dataset of clips into one of
-    answers, for engines that bring their own Ray Data pipeline.
+    Either `make_worker(**arguments)` is called inside an actor, or `stream` turns a dataset of clips (and their rows)
+    into one of answers, for engines that bring their own Ray Data pipeline.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Layer:
     workers: WorkersConfig
     make_worker: Callable[..., Worker] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    stream: Callable[[ray.data.Dataset], ray.data.Dataset] | None = None
+    stream: Callable[[ray.data.Dataset, Sequence[Row]], ray.data.Dataset] | None = None
     holds_model: bool = True  # False: a worker is made in no time, so plain tasks do and no actor has to start
 
     @property
@@ -94,7 +94,7 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
         return pa.table({"clips": [len(answers)]})
 
     asked = [{"key": clip["key"], "clip": stable_json(clip).decode()} for clip in clips]
-    answers = layer.stream(ray.data.from_items(asked))
+    answers = layer.stream(ray.data.from_items(asked), clips)
     return answers.map_batches(
         commit_batch, batch_size=layer.workers.clips_per_part, batch_format="pyarrow", num_cpus=0.5
     )

@@ -34,7 +34,7 @@ from skyreels.media.report import DecodeReport
 from skyreels.media.sound import iter_audio
 
 Request = dict[str, Any]
-Uncovered = tuple[float, float, str]
+Span = tuple[float, float, str]  # start_s, end_s, what or why
 _SHORTEST_SOUND_S = 0.1
 
 
@@ -73,13 +73,26 @@ def measure_source(request: Request, scratch: Path) -> dict[str, Any]:
     """Everything that is known of a source before it is cut."""
     task = task_of(request, scratch)
     by_kind = {Kind.VIDEO: _measure_video, Kind.IMAGE: _measure_image, Kind.AUDIO: _measure_audio}
-    rejection, clips, uncovered = by_kind[task.kind](task)
+    found = by_kind[task.kind](task)
     return {
-        "rejection": rejection and rejection.model_dump(),
-        "clips": [clip.model_dump(mode="json") for clip in clips],
-        "uncovered": uncovered,
+        "rejection": found.rejection and found.rejection.model_dump(),
+        "clips": [clip.model_dump(mode="json") for clip in found.clips],
+        "uncovered": found.uncovered,
+        "cuts_s": found.cuts_s,
+        "transitions": found.transitions,
         "timings": task.timings,
     }
+
+
+@dataclass
+class Measured:
+    """What a source turned out to hold."""
+
+    rejection: Rejection | None = None
+    clips: list[Clip] = field(default_factory=list)
+    uncovered: list[Span] = field(default_factory=list)
+    cuts_s: list[float] = field(default_factory=list)
+    transitions: list[Span] = field(default_factory=list)
 
 
 def task_of(request: Request, scratch: Path) -> Task:
@@ -94,14 +107,11 @@ def task_of(request: Request, scratch: Path) -> Task:
     )
 
 
-_Found = tuple[Rejection | None, list[Clip], list[Uncovered]]
-
-
-def _measure_video(task: Task) -> _Found:
+def _measure_video(task: Task) -> Measured:
     with task.timed("prefilter"):
         rejection = _prefilter(task)
     if rejection is not None:
-        return rejection, [], []
+        return Measured(rejection)
     with task.timed("decode and score"):
         config = DecodePassConfig(
             sample_short_side=task.extract.frames.short_side, sample_quality=task.extract.frames.quality
@@ -115,7 +125,12 @@ def _measure_video(task: Task) -> _Found:
     with task.timed("score clips"):
         for index, (start_s, end_s) in enumerate(spans):
             clips.append(_video_clip(task, timeline, sound, clip_key(task.source_id, index), start_s, end_s))
-    return None, clips, uncovered
+    return Measured(
+        clips=clips,
+        uncovered=uncovered,
+        cuts_s=[cut.time_s for cut in timeline.cuts],
+        transitions=[(t.start_s, t.end_s, t.kind) for t in timeline.transitions],
+    )
 
 
 def _prefilter(task: Task) -> Rejection | None:
@@ -142,7 +157,7 @@ def _sound(task: Task) -> AudioFrames | None:
 
 def _segments(
     task: Task, timeline: Timeline, sound: AudioFrames | None
-) -> tuple[list[tuple[float, float]], list[Uncovered]]:
+) -> tuple[list[tuple[float, float]], list[Span]]:
     config = task.extract.segments
     cuts = [cut.time_s for cut in timeline.cuts]
     transitions = [(transition.start_s, transition.end_s) for transition in timeline.transitions]
@@ -204,7 +219,7 @@ def _keep_frames(task: Task, key: str, samples: list[SampledFrame]) -> None:
         (task.scratch / f"{key}.f{index}.jpg").write_bytes(samples[place].jpeg)
 
 
-def _measure_image(task: Task) -> _Found:
+def _measure_image(task: Task) -> Measured:
     with task.timed("decode and score"):
         rgb = read_image(task.path, task.limits)
         scores: dict[str, Any] = {f"visual.{k}": v for k, v in image_scores(rgb).model_dump().items()}
@@ -218,15 +233,15 @@ def _measure_image(task: Task) -> _Found:
         scores=scores, hashes=[hashed], hash_times=[0.0],
     )  # fmt: skip
     clip.rejection = first_broken(task.extract.gate, Kind.IMAGE, scores, stage="gate")
-    return None, [clip], []
+    return Measured(clips=[clip])
 
 
-def _measure_audio(task: Task) -> _Found:
+def _measure_audio(task: Task) -> Measured:
     with task.timed("audio"):
         sound = _sound(task)
     if sound is None:
         remedy = f"send at least {_SHORTEST_SOUND_S:g} s of sound, or set extract.audio=true"
-        return Rejection(stage="audio", reason="too_short", remedy=remedy), [], []
+        return Measured(Rejection(stage="audio", reason="too_short", remedy=remedy))
     clips = []
     for index, (start_s, end_s) in enumerate(_chunks(sound, task.extract.segments.max_s)):
         scores = {f"audio.{name}": value for name, value in scores_for_span(sound, start_s, end_s).flat().items()}
@@ -236,7 +251,7 @@ def _measure_audio(task: Task) -> _Found:
         )  # fmt: skip
         clip.rejection = first_broken(task.extract.gate, Kind.AUDIO, scores, stage="gate")
         clips.append(clip)
-    return None, clips, []
+    return Measured(clips=clips)
 
 
 def _chunks(sound: AudioFrames, longest_s: float) -> list[tuple[float, float]]:

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 from pipelines.curation import annotators, layers, progress
 from pipelines.curation.dataset import finish_dataset
+from pipelines.curation.extract import PartResult
 from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Status
 from pipelines.curation.sources import find_sources
-from pipelines.curation.summary import Dataset
+from pipelines.curation.summary import Dataset, Work
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.storage import Storage, normalise, sweep_temporary
@@ -62,8 +63,8 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
-        _fill_pool(plan, pool, recipe, cluster, quiet=options.quiet)
-        return _from_pool(root, plan, recipe, cluster, started, quiet=options.quiet)
+        work = _fill_pool(plan, pool, recipe, cluster, quiet=options.quiet)
+        return _from_pool(root, plan, recipe, cluster, started, work, quiet=options.quiet)
 
 
 def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dataset:
@@ -78,7 +79,7 @@ def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dat
         )
     started = time.monotonic()
     with LazyCluster() as cluster:
-        return _from_pool(root, plan, recipe, cluster, started, quiet=options.quiet)
+        return _from_pool(root, plan, recipe, cluster, started, Work(), quiet=options.quiet)
 
 
 def takedown(output: str, patterns: Sequence[str], recipe: Recipe) -> tuple[list[str], Dataset]:
@@ -96,7 +97,7 @@ def takedown(output: str, patterns: Sequence[str], recipe: Recipe) -> tuple[list
     root.write(_TAKEN_DOWN, json.dumps(taken).encode())  # first: from here on no run lets them in again
     purge_sources(root, frozenset(named))
     with LazyCluster() as cluster:
-        return sorted(named.values()), _from_pool(root, plan, recipe, cluster, time.monotonic(), quiet=True)
+        return sorted(named.values()), _from_pool(root, plan, recipe, cluster, time.monotonic(), Work(), quiet=True)
 
 
 def taken_down(root: Storage) -> frozenset[str]:
@@ -114,28 +115,32 @@ def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:
     return extend_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
 
 
-def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> None:
+def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
     parts = plan.remaining(CommitLog(pool))
     if not parts:
-        return
+        return Work()
     cluster.join()
     board = progress.start_board()
-    failures = []
+    failures: list[PartFailure] = []
+    done: list[PartResult] = []
     total = sum(len(part.sources) for part in parts)
     with progress.shown("measure and cut", total, "sources", board, quiet):
         for outcome in extract_parts(parts, recipe.extract, pool, board):
             if isinstance(outcome, PartFailure):
                 failures.append(outcome)
+            else:
+                done.append(outcome)
     if failures:
         reasons = "\n".join(f"  part {f.part_id} ({len(f.sources)} sources): {f.reason}: {f.detail}" for f in failures)
         raise Incomplete(
             f"{len(failures)} of {len(parts)} parts could not be written to {pool.root}:\n{reasons}\n"
             "The other parts are committed. Make room or repair the store, then run the same command again."
         )
+    return Work(sum(r.seconds for r in done), sum(r.clips for r in done), sum(r.bytes for r in done))
 
 
 def _from_pool(
-    root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster, started: float, *, quiet: bool
+    root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster, started: float, work: Work, *, quiet: bool
 ) -> Dataset:
     """Layers over the clips that were cut, then the dataset."""
     found = read_pool(root.sub("pool"), plan)
@@ -147,4 +152,4 @@ def _from_pool(
             with progress.shown(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
-    return finish_dataset(root, found, recipe, taken_down(root), cluster, started, quiet=quiet)
+    return finish_dataset(root, found, recipe, taken_down(root), cluster, started, work, quiet=quiet)

@@ -102,7 +102,7 @@ def _extract_row(row: dict[str, Any], extract: str, pool: str, board: Any) -> di
         result = extract_part(part, config, Storage(pool), _sandbox(extract), SourceCounter(board))
     except OSError as error:
         reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
-        blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0.0)
+        blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0, 0.0)
         return {**asdict(blank), "failure": reason, "detail": str(error)}
     return {**asdict(result), **empty}
 

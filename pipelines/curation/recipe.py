@@ -19,6 +19,10 @@ RECIPES = Path(__file__).parent / "recipes"
 EXTRACT_VERSION = 1  # raise when the code changes what an unchanged `extract` section produces
 
 
+# Rules by name, so that a recipe can change one of another's (`filters.sharp.min=0.5`) or drop it (`filters.sharp=null`).
+Rules = dict[str, Rule | None]
+
+
 class LimitsConfig(Config):
     """What one source may cost. Beyond it the source is rejected with the limit's name."""
 
@@ -97,8 +101,8 @@ class ExtractConfig(Config):
     cut: CutConfig = CutConfig()
     frames: FramesConfig = FramesConfig()
     parts: PartsConfig = PartsConfig()
-    prefilter: tuple[Rule, ...] = ()  # on keyframes only, before the full decode
-    gate: tuple[Rule, ...] = ()  # before the cut; a gated clip needs --replay-rejects to come back
+    prefilter: Rules = Field(default_factory=dict)  # on keyframes only, before the full decode
+    gate: Rules = Field(default_factory=dict)  # before the cut: what it turns away is measured but has no files
     audio: bool = True
 
     @property
@@ -147,7 +151,7 @@ class ShardConfig(Config):
 class Recipe(Config):
     name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     extract: ExtractConfig = ExtractConfig()
-    filters: tuple[Rule, ...] = ()
+    filters: Rules = Field(default_factory=dict)
     embedding: EmbeddingConfig = EmbeddingConfig()
     asr: AsrConfig = AsrConfig()
     dedup: DedupConfig = DedupConfig()

@@ -90,6 +90,8 @@ class SourceReport(Record):
     clips: list[Clip] = []
     rejection: Rejection | None = None
     uncovered: list[tuple[float, float, str]] = []  # spans in no clip: start_s, end_s, why
+    cuts_s: list[float] = []  # hard cuts
+    transitions: list[tuple[float, float, str]] = []  # fades and dissolves: start_s, end_s, kind
     timings: dict[str, float] = {}  # CPU seconds per stage
 
 

@@ -13,7 +13,7 @@ from pipelines.curation.report.data import ReportData, Throughput
 from pipelines.curation.report.page import render_report
 from pipelines.curation.report.previews import Preview, choose_previews, make_preview
 from pipelines.curation.selection import Decisions, Row
-from pipelines.curation.summary import Dataset
+from pipelines.curation.summary import Dataset, Work
 from skyreels.shards import read_member
 from skyreels.storage import Storage
 from skyreels.tracking import git_sha
@@ -30,6 +30,7 @@ def write_report(
     decisions: Decisions,
     captions: Mapping[str, Row],
     summary: Dataset,
+    work: Work,
 ) -> str:
     """The page, as HTML."""
     keys = choose_previews(pool.clips, decisions, _PER_REASON, recipe.shards, limit=_PREVIEWS)
@@ -44,12 +45,12 @@ def write_report(
             buckets=summary.buckets,
             throughput=Throughput(
                 wall_s=summary.wall_s,
-                media_s=summary.seconds_in,
-                clips=summary.clips,
-                bytes=sum(pool.sources.column("size").to_pylist()) if pool.sources.num_rows else 0,
+                media_s=work.seconds,
+                clips=work.clips,
+                bytes=work.bytes,
                 cpu_s=summary.cpu_s,
             ),
-            replay_command=f"python jobs/curate.py --input … --output {shlex.quote(root.root)} --replay-rejects",
+            replay_command=f"python jobs/curate.py --output {shlex.quote(root.root)} --replay-rejects",
             previews=_previews(root.sub("pool"), pool, keys),
             provenance={
                 "code": git_sha(),

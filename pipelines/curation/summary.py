@@ -10,6 +10,15 @@ from skyreels.storage import Storage
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one run read and cut, as opposed to what the pool holds."""
+
+    seconds: float = 0.0
+    clips: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A finished dataset: where it is and what it came to."""
 

@@ -45,7 +45,8 @@ _SOURCE_TYPES: dict[str, pa.DataType] = {
     "sha256": pa.string(),
     "seconds": pa.float64(),
     "clips": pa.int32(),
-    **dict.fromkeys(("meta", "probe", "uncovered", "timings"), pa.string()),
+    "cuts_s": pa.list_(pa.float64()),
+    **dict.fromkeys(("meta", "probe", "uncovered", "transitions", "timings"), pa.string()),
     **dict.fromkeys(("stage", "reason", "remedy", "detail"), pa.string()),
 }
 
@@ -81,6 +82,8 @@ def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[dict[str,
             "meta": json.dumps(report.source.meta, default=str),
             "probe": json.dumps(report.probe),
             "uncovered": json.dumps(report.uncovered),
+            "cuts_s": report.cuts_s,
+            "transitions": json.dumps(report.transitions),
             "timings": json.dumps(report.timings),
             **rejection_columns(report.rejection),
         }
@@ -124,7 +127,8 @@ def decode(data: bytes) -> pa.Table:
 
 
 def _score_column(values: list[Any]) -> pa.Array:
-    """Numbers as float64, so that parts agree on the type whatever their values are."""
-    if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
+    """Numbers as float64, so that parts agree on the type whatever their values are; a column of None fits any."""
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return pa.array(values, pa.float64())
     return pa.array(values)

@@ -28,11 +28,12 @@ from pipelines.curation.records import Kind
     ],
 )
 def test_bounds(rule, scores, kept):
-    assert (first_broken([Rule(score="s", **rule)], Kind.VIDEO, scores) is None) is kept
+    assert (first_broken({"r": Rule(score="s", **rule), "off": None}, Kind.VIDEO, scores) is None) is kept
 
 
 def test_the_rejection_names_rule_value_bound_and_remedy():
-    why = first_broken([Rule(score="visual.sharpness", min=0.4, group="basic")], Kind.VIDEO, {"visual.sharpness": 0.25})
+    rules = {"sharp": Rule(score="visual.sharpness", min=0.4, group="basic")}
+    why = first_broken(rules, Kind.VIDEO, {"visual.sharpness": 0.25})
     assert (why.stage, why.reason, why.detail) == ("filter", "basic:visual.sharpness", "visual.sharpness = 0.25 < 0.4")
     assert "refilter" in why.remedy
 

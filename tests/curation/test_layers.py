@@ -62,7 +62,8 @@ def test_another_identity_is_another_layer(ray_cluster, tmp_path):
 def test_engines_that_stream_commit_what_is_ready(ray_cluster, tmp_path):
     output = Storage(str(tmp_path))
 
-    def stream(clips):
+    def stream(clips, rows):
+        assert [row["key"] for row in rows] == [f"k{i}" for i in range(6)]
         return clips.map(lambda row: {"key": row["key"], "double": len(row["clip"])})
 
     layer = _layer(make_worker=None, arguments={}, stream=stream)

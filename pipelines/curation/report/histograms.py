@@ -1,7 +1,7 @@
 """How each score is spread over the clips, where the recipe's thresholds lie in it, and how much lies beyond."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +133,8 @@ def _of_kind(
 
 
 def _thresholds(stage: str, rule: Rule, values: np.ndarray, applies: np.ndarray) -> Iterator[Threshold]:
-    condition = "; ".join(f"{name}: {', '.join(map(str, wanted))}" for name, wanted in rule.when.items())
+    conditions = [f"{name}: {', '.join(map(str, wanted))}" for name, wanted in rule.when.items()]
+    condition = "; ".join([*conditions, *(f"{name} > {bound:g}" for name, bound in rule.where_above.items())])
     bounds: list[tuple[str, float, np.ndarray]] = []
     if rule.min is not None:
         bounds.append(("min", rule.min, values < rule.min))
@@ -146,18 +147,16 @@ def _thresholds(stage: str, rule: Rule, values: np.ndarray, applies: np.ndarray)
 
 
 def _meets(clips: pa.Table, rule: Rule) -> np.ndarray:
-    """(N,) bool: the rows that the rule's `when` lets it apply to."""
-    mask = np.ones(clips.num_rows, bool)
-    for name, wanted in rule.when.items():
-        column = clips.column(name).to_pylist() if name in clips.column_names else [None] * clips.num_rows
-        mask &= np.array([value in wanted for value in column], bool)
-    return mask
+    """(N,) bool: the rows that the rule's conditions let it apply to."""
+    names = [name for name in (*rule.when, *rule.where_above) if name in clips.column_names]
+    rows = clips.select([*names, "kind"]).to_pylist()
+    return np.array([rule.applies(Kind(row["kind"]), row) for row in rows], bool)
 
 
 def _rules(recipe: Recipe) -> list[tuple[str, Rule]]:
     """Rules on the scores of clips, with the stage that applies them."""
-    stages: Mapping[str, tuple[Rule, ...]] = {"gate": recipe.extract.gate, "filter": recipe.filters}
-    return [(stage, rule) for stage, rules in stages.items() for rule in rules]
+    stages = {"gate": recipe.extract.gate, "filter": recipe.filters}
+    return [(stage, rule) for stage, rules in stages.items() for rule in rules.values() if rule is not None]
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -27,7 +27,9 @@ class Sharpness(NamedTuple):
 
 
 def sharpness(luma: NDArray[np.uint8]) -> Sharpness:
-    """Of a (H, W) luma plane at its native size; every fourth row and column are enough."""
+    """Of a (H, W) luma plane at its native size; every fourth row and column are enough. NaN below 48 pixels a side."""
+    if min(luma.shape) < 4 * _TILES:
+        return Sharpness(float("nan"), float("nan"))
     along_rows = _edge_sums(luma[::4])
     along_columns = _edge_sums(np.ascontiguousarray(luma[:, ::4].T))
     kept, total, edges = (rows + columns.T for rows, columns in zip(along_rows, along_columns, strict=True))

@@ -8,10 +8,9 @@ from pipelines.curation.visual.sampled_frames import FrameSampler
 from pipelines.curation.visual.shots import CutThresholds, find_cuts
 from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.transitions import TransitionThresholds, find_transitions
-from pipelines.curation.visual.working_frame import WorkingFrame
+from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
 from pipelines.curation.visual_events import MotionEvents
 from skyreels.media.decode import DecodeReport, iter_video_frames
-from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.probe import Probe
 
@@ -42,8 +41,7 @@ def run_decode_pass(
 
     Raises `MediaError` where nothing can be decoded; damaged files give what can be, and say so in the report.
     """
-    if probe.video is None:
-        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", Path(path).name)
+    video = measurable_video(path, probe)
     report = DecodeReport()
     per_frame, per_blend, events = FrameMeter(), BlendMeter(), MotionEvents()
     per_flow, per_look = FlowMeter(config.flow_rate), LookMeter(config.look_rate)
@@ -53,18 +51,18 @@ def run_decode_pass(
         config.sample_quality,
     )
     for frame in iter_video_frames(path, probe, limits=limits, threads=config.threads, report=report):
-        working = WorkingFrame(frame, probe.video.width, probe.video.height)
+        working = WorkingFrame(frame, video.width, video.height)
         for consumer in (per_frame, per_blend, per_flow, per_look, sampler):
             consumer.see(working)
         events.update(working.tiny, working.time_s)
     frames, blends = per_frame.curves(), per_blend.curves()
     transitions = find_transitions(frames, blends, config.transitions)
-    width, height = probe.video.display_size
+    width, height = video.display_size
     return Timeline(
         width=width,
         height=height,
-        frame_rate=probe.video.fps_float,
-        duration_s=probe.video.duration_s,
+        frame_rate=video.fps_float,
+        duration_s=video.duration_s,
         frames=frames,
         blends=blends,
         flow=per_flow.curves(),

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.exposure import exposure
-from pipelines.curation.visual.working_frame import WorkingFrame
+from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
 from skyreels.media.decode import iter_video_frames
-from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.probe import Probe
 
@@ -48,9 +47,7 @@ def prefilter_scores(
     max_key_frames: int = 400,
 ) -> PrefilterScores:
     """Decode only key frames, evenly thinned to at most `max_key_frames` measured ones. Raises `MediaError`."""
-    if probe.video is None:
-        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", Path(path).name)
-    video = probe.video
+    video = measurable_video(path, probe)
     stride = -(-max(1, video.keyframes) // max_key_frames)
     light, sharp, thumbs, rows, columns = [], [], [], [], []
     for index, frame in enumerate(iter_video_frames(path, probe, limits=limits, keyframes_only=True)):

@@ -1,22 +1,27 @@
 """The few small pictures that all measurements of one frame share, each made once."""
 
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from skyreels.media.decode import DecodedFrame
+from skyreels.media.errors import MediaError
+from skyreels.media.facts import Probe, VideoInfo
 from skyreels.media.picture import is_full_range
 
 Gray = NDArray[np.uint8]
 SMALL_SIDE = 384
+MIN_SIDE = 48  # pixels of a source below which its pictures are not measured
+_SHORTEST = 16
 _PLANAR_420 = ("yuv420p", "yuvj420p")
 _FULL_TO_LIMITED_CHROMA = np.rint((np.arange(256) - 128) * (224 / 255) + 128).astype(np.uint8)
 
 
 class WorkingFrame:
-    """One decoded frame: its full luma plane, a small picture (no side above 384) and a thumbnail. All upright."""
+    """One decoded frame: its full luma plane, a small picture (about 200 to 384 pixels long) and a thumbnail. All upright."""
 
     def __init__(self, frame: DecodedFrame, width: int, height: int) -> None:
         """`width` x `height` is the source's upright size; frames of another one (some streams change) are scaled."""
@@ -39,8 +44,8 @@ class WorkingFrame:
 
     @cached_property
     def small_bgr(self) -> NDArray[np.uint8]:
-        """(h, w, 3) like `small`, to even sizes; colours by BT.601, as the measurements need them no truer."""
-        height, width = (side // 2 * 2 for side in self.small.shape)
+        """(h, w, 3) like `small`, cut to h % 4 == 0 and w % 2 == 0; colours by BT.601, near enough for measuring."""
+        height, width = self.small.shape[0] // 4 * 4, self.small.shape[1] // 2 * 2
         if self._frame.source.format.name not in _PLANAR_420:
             return self._frame.bgr(width, height)
         halvings = round(np.log2(self.luma.shape[0] / self.small.shape[0]))
@@ -76,9 +81,22 @@ class WorkingFrame:
         return _FULL_TO_LIMITED_CHROMA[chroma] if is_full_range(self._frame.source) else chroma
 
 
+def measurable_video(path: str | Path, probe: Probe) -> VideoInfo:
+    """The file's video stream; `MediaError` `no_video_stream` or `too_small` where there is nothing to measure."""
+    if probe.video is None:
+        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", Path(path).name)
+    if min(probe.video.width, probe.video.height) < MIN_SIDE:
+        size = f"{Path(path).name} is {probe.video.width}x{probe.video.height}"
+        raise MediaError("too_small", f"Send a video of at least {MIN_SIDE} pixels a side.", size)
+    return probe.video
+
+
 def halve_to(luma: Gray, long_side: int) -> Gray:
-    """Halved by 2 x 2 means until no side is above `long_side`; exact halving is ten times faster than other ratios."""
-    while max(luma.shape) > long_side:
+    """Halved by 2 x 2 means while a side is above `long_side` and the other one has 32 or more.
+
+    Exact halving is ten times faster than any other ratio.
+    """
+    while max(luma.shape) > long_side and min(luma.shape) >= 2 * _SHORTEST:
         luma = _halve(luma)
     return luma
 

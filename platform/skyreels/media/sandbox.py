@@ -55,8 +55,8 @@ class Sandbox:
 
         The function takes a JSON dict and the folder it may write to, and returns a JSON dict. A `MediaError` it raises
         comes back as it was; anything else as reason `internal_error` with the traceback as detail. The child's own
-        end comes back as `decode_timeout` (after `wall_s`, default that of the limits), `cpu_limit`, `memory_limit` or
-        `decoder_crashed`.
+        end comes back as `decode_timeout` (after `wall_s`, default that of the limits), `cpu_limit`, `child_killed`
+        (from outside: by the kernel for want of memory, or by somebody) or `decoder_crashed`.
         """
         wall_s = self.limits.wall_s if wall_s is None else wall_s
         message = json.dumps({"target": target, "request": request, "scratch": str(scratch)}).encode() + b"\n"
@@ -198,7 +198,7 @@ class _Child:
             )
         if returncode == -signal.SIGKILL:
             return _refusal(
-                "memory_limit", "Give the machine more memory or run fewer at once.", "killed by the operating system"
+                "child_killed", "Try again, with more memory or fewer at once.", "killed by the operating system"
             )
         how = "broke the protocol" if returncode is None else f"ended with {_ending(returncode)}"
         return _refusal("decoder_crashed", "Convert the file with another program.", f"{how}. {last_words}".strip())

@@ -24,12 +24,12 @@ def hostile():
 def recipe():
     return Recipe(
         name="test",
-        extract=ExtractConfig(gate=(Rule(score="visual.luma", min=16, max=235),)),
-        filters=(
-            Rule(score="visual.sharpness", min=40, kinds=(Kind.VIDEO,)),
-            Rule(score="audio.silence", max=0.2, group="audio", when={"audio.class": SPEAKING}),
-            Rule(score="sync.offset_frames", max_abs=3, group="sync", kinds=(Kind.VIDEO,)),
-        ),
+        extract=ExtractConfig(gate={"luma": Rule(score="visual.luma", min=16, max=235)}),
+        filters={
+            "sharp": Rule(score="visual.sharpness", min=40, kinds=(Kind.VIDEO,)),
+            "silent": Rule(score="audio.silence", max=0.2, group="audio", when={"audio.class": SPEAKING}),
+            "sync": Rule(score="sync.offset_frames", max_abs=3, group="sync", kinds=(Kind.VIDEO,)),
+        },
     )
 
 

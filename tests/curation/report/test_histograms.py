@@ -79,7 +79,7 @@ def test_shares_beyond_are_those_of_the_rules(run, histograms):
     rows = run.clips.to_pylist()
     seen = set()
     for h in histograms:
-        for rule in [*run.recipe.extract.gate, *run.recipe.filters]:
+        for rule in [*run.recipe.extract.gate.values(), *run.recipe.filters.values()]:
             if rule.score != h.score or h.kind not in rule.kinds:
                 continue
             asked = [r for r in rows if r["kind"] == h.kind and rule.applies(h.kind, r) and r[h.score] is not None]
@@ -127,7 +127,8 @@ def test_thresholds_are_drawn_at_their_value_and_shade_what_breaks_them(histogra
 
 
 def test_a_far_threshold_is_named_as_off_the_axis(run):
-    recipe = run.recipe.model_copy(update={"filters": (run.recipe.filters[0].model_copy(update={"min": -1e6}),)})
+    far = run.recipe.filters["sharp"].model_copy(update={"min": -1e6})
+    recipe = run.recipe.model_copy(update={"filters": {"sharp": far}})
     found = score_histograms(run.clips, kept_rows(run), recipe)
     (sharp,) = [plot(h) for h in found if h.score == "visual.sharpness"]
     assert sharp.marks == ()
