@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipelines.curation.visual.timeline import FlowCurves
 
 _GRID = (32, 18)
+_MIN_SEARCH = 96
 _FITS = 2
 _SHAKE_WINDOW_S = 1.0
 
@@ -28,9 +29,17 @@ class Flow(NamedTuple):
 
 def camera_flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Flow:
     """Between two lumas of one small size (192 pixels are plenty): dense inverse search at its coarsest setting."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(before, after, None)
+    height, width = before.shape
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    flow = search.calc(_padded(before), _padded(after), None)[:height, :width]
     cells = cv2.resize(flow, _GRID, interpolation=cv2.INTER_AREA)
     return fit_camera(cells / np.float32(np.hypot(*before.shape)), before.shape)
+
+
+def _padded(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At least 96 pixels a side: on small pictures the search reads beyond its coarsest level and crashes."""
+    down, right = (max(0, _MIN_SEARCH - side) for side in luma.shape)
+    return cv2.copyMakeBorder(luma, 0, down, 0, right, cv2.BORDER_REPLICATE) if down or right else luma
 
 
 def fit_camera(flow: NDArray[np.float32], shape: tuple[int, ...]) -> Flow:

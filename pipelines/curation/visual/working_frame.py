@@ -14,14 +14,14 @@ from skyreels.media.picture import is_full_range
 
 Gray = NDArray[np.uint8]
 SMALL_SIDE = 384
-MIN_SIDE = 48  # pixels of a source below which its pictures are not measured
+MIN_SIDE, MAX_ASPECT = 48, 5  # smaller or longer pictures are not measured
 _SHORTEST = 16
 _PLANAR_420 = ("yuv420p", "yuvj420p")
 _FULL_TO_LIMITED_CHROMA = np.rint((np.arange(256) - 128) * (224 / 255) + 128).astype(np.uint8)
 
 
 class WorkingFrame:
-    """One decoded frame: its full luma plane, a small picture (about 200 to 384 pixels long) and a thumbnail. All upright."""
+    """One decoded frame: its full luma plane, a small picture (200 to 384 pixels long), a thumbnail. All upright."""
 
     def __init__(self, frame: DecodedFrame, width: int, height: int) -> None:
         """`width` x `height` is the source's upright size; frames of another one (some streams change) are scaled."""
@@ -85,9 +85,11 @@ def measurable_video(path: str | Path, probe: Probe) -> VideoInfo:
     """The file's video stream; `MediaError` `no_video_stream` or `too_small` where there is nothing to measure."""
     if probe.video is None:
         raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", Path(path).name)
-    if min(probe.video.width, probe.video.height) < MIN_SIDE:
+    short, long = sorted((probe.video.width, probe.video.height))
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        remedy = f"Send a video of at least {MIN_SIDE} pixels a side and no longer than {MAX_ASPECT}:1."
         size = f"{Path(path).name} is {probe.video.width}x{probe.video.height}"
-        raise MediaError("too_small", f"Send a video of at least {MIN_SIDE} pixels a side.", size)
+        raise MediaError("too_small", remedy, size)
     return probe.video
 
 

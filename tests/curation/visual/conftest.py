@@ -54,7 +54,7 @@ def _write(folder: Path, fault: str, seed: int) -> Path:
     frames = render(film).frames()
     tampered = {
         "blur": lambda: defects.blur(frames),
-        "over": lambda: defects.expose(frames, 2.2),
+        "over": lambda: defects.expose(frames, 2.5),
         "under": lambda: defects.expose(frames, -4.5),
         "repeat": lambda: defects.repeat_frames(frames, 3),
     }

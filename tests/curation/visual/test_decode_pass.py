@@ -93,6 +93,22 @@ def test_a_file_without_pictures_is_refused(tmp_path):
             measure(tmp_path / "sound.wav", sound)
 
 
+@pytest.mark.parametrize(("width", "height"), [(50, 50), (362, 202), (250, 50), (54, 260)])
+def test_odd_sizes_are_measured(tmp_path, width, height):
+    path = tmp_path / "odd.mp4"
+    write_video(path, (gradient(n, width, height) for n in range(30)), 10)
+    timeline = run_decode_pass(path, probe(path))
+    assert clip_scores(timeline, 0.0, 3.0).luma_mean == pytest.approx(timeline.frames.luma_mean.mean())
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 64), (400, 64)])
+def test_pictures_too_small_to_measure_are_refused(tmp_path, width, height):
+    path = tmp_path / "small.mp4"
+    write_video(path, (gradient(n, width, height) for n in range(3)), 10)
+    with pytest.raises(MediaError, match="too_small"):
+        run_decode_pass(path, probe(path))
+
+
 def test_the_prefilter_sees_the_worst_without_decoding_all(tmp_path):
     film = replace(sample_film(5, size=(320, 180), fps=12, seconds=4.0, sound="impacts"), letterbox=0.1)
     scores: dict[str, PrefilterScores] = {}

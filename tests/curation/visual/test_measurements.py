@@ -101,6 +101,13 @@ def test_camera_flow_recovers_a_similarity_despite_a_moving_thing(shift, zoom, r
     assert found.roll == pytest.approx(roll, abs=0.01)
 
 
+@pytest.mark.parametrize("shape", [(25, 125), (125, 25), (12, 96), (20, 20)])
+def test_flow_between_small_pictures_is_right_too(shape):
+    before = scenery(12, 200, 200)[: shape[0], : shape[1]]
+    after = np.roll(before, 1, axis=1)
+    assert camera_flow(before, after).dx * np.hypot(*shape) == pytest.approx(1.0, abs=0.4)
+
+
 def flow_curves(dx: np.ndarray, zoom: float = 0.0) -> FlowCurves:
     values = np.zeros((len(dx), 8), np.float32)
     values[:, 0], values[:, 1], values[:, 3] = 0.1, dx, zoom

