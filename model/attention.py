@@ -6,16 +6,26 @@ from torch import Tensor, nn
 
 from model.rope import RotaryTable, rotate
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of an attention, (B, heads, M, head_width) each."""
+
+
+class HeadNorm(nn.LayerNorm):
+    """QK norm of one head, with a gain and no bias: fused both ways on any device, as RMS norm is not."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6, bias=False)
+
 
 class SelfProjection(nn.Module):
-    """One stream's fused QKV and output projection; q and k get an RMS norm per head."""
+    """One stream's fused QKV and output projection, QK norm per head."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.q_norm = HeadNorm(width // heads)
+        self.k_norm = HeadNorm(width // heads)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,11 +42,11 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.q_norm = HeadNorm(width // heads)
+        self.k_norm = HeadNorm(width // heads)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, context: Tensor, rotary: RotaryTable | None = None) -> tuple[Tensor, Tensor]:
+    def keys_values(self, context: Tensor, rotary: RotaryTable | None = None) -> KeysValues:
         """(B, M, width) to keys and values (B, heads, M, head_width); text's are reused over all sampling steps."""
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         k = self.k_norm(k).transpose(1, 2)
@@ -45,7 +55,7 @@ class CrossAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        keys_values: tuple[Tensor, Tensor],
+        keys_values: KeysValues,
         key_mask: Tensor | None = None,
         rotary: RotaryTable | None = None,
     ) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfProjection, attend
+from model.attention import CrossAttention, KeysValues, SelfProjection, attend
 from model.config import TransformerConfig
 from model.modulation import Modulation, gated_residual, modulated_norm
 from model.rope import RotaryTable, rotate
@@ -36,8 +36,6 @@ class BranchContext:
     """(B, N + S) bool, True where a token exists."""
     media_mask: Tensor | None = None
     text_mask: Tensor | None = None
-    text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
-    """Per layer, where they were computed once for all sampling steps."""
     sparse: SparsePlan | None = None
 
 
@@ -139,13 +137,12 @@ class BranchLayer(nn.Module):
         if config.joint:
             self.cross_table = nn.Parameter(torch.zeros(2, config.width))
 
-    def attend(self, state: BranchState, index: int) -> BranchState:
-        """Steps 1 and 2 of layer `index`: joint self-attention, then (video) media + Attn(Q=media, K=V=text)."""
+    def attend(self, state: BranchState, text_keys_values: KeysValues | None = None) -> BranchState:
+        """Steps 1 and 2 of a layer: joint self-attention, then (video) media + Attn(Q=media, K=V=text)."""
         context = state.context
         media, text = self.streams.attend(state.media, state.text, context)
         if self.reads_text:
-            cached = context.text_keys_values
-            keys_values = cached[index] if cached else self.text_attention.keys_values(context.text)
+            keys_values = text_keys_values or self.text_attention.keys_values(context.text)
             media = media + self.text_attention(self.text_norm(media), keys_values, context.text_mask)
         return BranchState(media, text, context)
 
@@ -188,7 +185,6 @@ class JointLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.index = index
         self.audio_first = config.audio_first
         dual = index < config.dual_blocks
         if config.video_channels:
@@ -200,13 +196,20 @@ class JointLayer(nn.Module):
             self.video_reads_audio = CrossModalAttention(config)
 
     def forward(
-        self, video: BranchState | None, audio: BranchState | None, cross_modal: bool | Tensor
+        self,
+        video: BranchState | None,
+        audio: BranchState | None,
+        cross_modal: bool | Tensor,
+        text_keys_values: KeysValues | None = None,
     ) -> tuple[BranchState | None, BranchState | None]:
-        """Each branch's state to the next; a branch given as None stays out."""
+        """Each branch's state to the next; a branch given as None stays out.
+
+        `text_keys_values` are those of the video's text cross-attention, where they are kept over sampling steps.
+        """
         if video is not None:
-            video = self.video.attend(video, self.index)
+            video = self.video.attend(video, text_keys_values)
         if audio is not None:
-            audio = self.audio.attend(audio, self.index)
+            audio = self.audio.attend(audio)
         if cross_modal is not False and video is not None and audio is not None:
             video, audio = self._exchange(video, audio, cross_modal)
         if video is not None:

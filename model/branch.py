@@ -60,7 +60,6 @@ class Branch(nn.Module):
         timesteps: Tensor,
         text: Tensor,
         text_mask: Tensor | None,
-        text_keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None,
     ) -> BranchContext:
         """What all layers of this branch share, for one timestep per sample (B,)."""
         batch, count, _ = media.tokens.shape
@@ -81,7 +80,6 @@ class Branch(nn.Module):
             joint_mask=merge_masks([(media.mask, count), (text_mask, text.shape[1])], batch, device),
             media_mask=media.mask,
             text_mask=text_mask,
-            text_keys_values=text_keys_values,
             sparse=media.sparse,
         )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.attention import KeysValues
 from model.blocks import BranchState, JointLayer
 from model.branch import AudioBranch, VideoBranch
 from model.config import TransformerConfig
@@ -32,7 +33,7 @@ class TextCache:
     """(B, S, width)."""
     audio: Tensor | None
     mask: Tensor | None
-    keys_values: tuple[tuple[Tensor, Tensor], ...] | None = None
+    keys_values: tuple[KeysValues, ...] | None = None
     """Of the video branch's text cross-attention, per layer."""
 
 
@@ -59,11 +60,12 @@ class MMDiT(nn.Module):
             inputs.text, inputs.text_mask, video=inputs.video is not None, audio=inputs.audio is not None
         )
         video, audio = self._enter_video(inputs, cache), self._enter_audio(inputs, cache)
-        for layer in self.layers:
+        for layer, keys_values in zip(self.layers, cache.keys_values or [None] * len(self.layers), strict=True):
+            arguments = (video, audio, inputs.cross_modal, keys_values)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                video, audio = checkpoint(layer, video, audio, inputs.cross_modal, use_reentrant=False)
+                video, audio = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                video, audio = layer(video, audio, inputs.cross_modal)
+                video, audio = layer(*arguments)
         return self._leave(video, audio, inputs)
 
     def embed_text(
@@ -98,8 +100,7 @@ class MMDiT(nn.Module):
         if cache.video is None:
             raise ValueError("video latents were given to a model built without video (video_channels is 0)")
         media = self.video.embed(inputs.video, inputs)
-        level = inputs.timesteps[:, VIDEO]
-        context = self.video.context(media, level, cache.video, cache.mask, cache.keys_values)
+        context = self.video.context(media, inputs.timesteps[:, VIDEO], cache.video, cache.mask)
         return BranchState(media.tokens, cache.video, context)
 
     def _enter_audio(self, inputs: JointInputs, cache: TextCache) -> BranchState | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines, float32, (..., N, head_width / 2); leading dimensions broadcast against (B, heads)."""
+    """Cosines and signed sines, float32, (..., N, head_width); leading dimensions broadcast against (B, heads)."""
 
     cos: Tensor
     sin: Tensor
@@ -41,14 +41,14 @@ def rotary_table(positions: Tensor, widths: tuple[int, ...], theta: float) -> Ro
         exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
         angles.append(positions[..., axis, None].float() * theta**-exponents)
     joined = torch.cat(angles, -1)
-    return RotaryTable(joined.cos(), joined.sin())
+    cos, sin = joined.cos(), joined.sin()
+    return RotaryTable(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
 
 def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     """Rotate `x` (B, heads, N, head_width) by `table`; channel i pairs with channel i + head_width / 2."""
-    first, second = x.float().chunk(2, -1)
-    turned = torch.cat((first * table.cos - second * table.sin, second * table.cos + first * table.sin), -1)
-    return turned.to(x.dtype)
+    values = x.float()
+    return torch.addcmul(values * table.cos, values.roll(x.shape[-1] // 2, -1), table.sin).to(x.dtype)
 
 
 def grid_positions(times: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

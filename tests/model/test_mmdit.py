@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from model import branch
 from model.config import TransformerConfig
@@ -259,3 +260,21 @@ def test_what_cannot_work_is_refused() -> None:
         predict(build(), change(inputs, sparsity=0.5))
     with pytest.raises(ValueError, match="full-rank noise"):
         dataclasses.replace(TINY, video_channels=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("references", [False, True])
+def test_layers_compile_without_a_graph_break_and_share_their_code(references: bool) -> None:
+    """Two compilations per kind of layer, for its first (whose inputs lie in memory otherwise) and all the rest."""
+    config = dataclasses.replace(TINY, dual_blocks=3, single_blocks=4, sparse=True, sparse_min_tokens=1)
+    model, inputs = build(config), change(joint_inputs(), sparsity=0.5)
+    if references:
+        inputs = change(inputs, video_references=[torch.randn(2, 3, 1, 4, 6)])
+    expected = predict(model, inputs)
+    graphs = CompileCounter()
+    torch._dynamo.reset()
+    for layer in model.layers:
+        layer.compile(backend=graphs, fullgraph=True)
+    with torch.no_grad():
+        assert_same(model(inputs).video, expected.video)
+    assert graphs.frame_count == 4
