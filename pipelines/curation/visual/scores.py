@@ -10,7 +10,7 @@ from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeats
 from pipelines.curation.visual.exposure import blown_fraction, exposure
 from pipelines.curation.visual.marks import fixed_marks
-from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise
+from pipelines.curation.visual.motion import CameraThresholds, MotionSummary, camera_label, summarise
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.sampled_frames import read_luma
 from pipelines.curation.visual.text import TextLine, text_lines
@@ -18,6 +18,7 @@ from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.working_frame import SMALL_SIDE, Gray, halve_to
 
 _SCENERY_MOVES = 0.35  # share of fixed edges above which a mark cannot be told from the scenery
+_CAMERA_MOVES = 0.02  # diagonals within a clip
 _SOURCE_SAMPLES = 48
 _RIM = 3  # pixels of a sampled frame
 
@@ -91,7 +92,9 @@ def clip_scores(
         border_fraction=1.0 - box.width * box.height / (timeline.width * timeline.height),
         text_area=float(np.mean([_area(some) for some in staying])) if staying else 0.0,
         subtitle_fraction=float(np.mean([any(map(_is_subtitle, some)) for some in staying])) if staying else None,
-        watermark_area=_watermark_area(timeline, lumas, box),
+        watermark_area=_watermark_area(
+            timeline, lumas, box, movement, float(frames.time_s[span][-1] - frames.time_s[span][0])
+        ),
         motion=movement and movement.motion,
         object_motion=movement and movement.object_motion,
         pan_x=movement and movement.pan_x,
@@ -193,13 +196,25 @@ def _is_subtitle(line: TextLine) -> bool:
     return line.y + line.height / 2 > 2 / 3 and abs(line.x + line.width / 2 - 0.5) < 0.2
 
 
-def _watermark_area(timeline: Timeline, clip: list[Gray], box: CropBox) -> float | None:
-    """From the clip itself where its scenery moves, else from the whole source's shots."""
-    marks = fixed_marks([_inside(luma, box, timeline) for luma in clip])
-    if marks is None or marks.scenery_fixed > _SCENERY_MOVES:
+def _watermark_area(
+    timeline: Timeline, clip: list[Gray], box: CropBox, movement: MotionSummary | None, seconds: float
+) -> float | None:
+    """From the clip itself if its camera moves, else from all shots of the source; of one still view, nothing."""
+    if movement is not None and _camera_travel(movement, seconds) >= _CAMERA_MOVES:
+        lumas = clip
+    elif timeline.cuts or timeline.transitions:
         step = max(1, len(timeline.samples) // _SOURCE_SAMPLES)
-        marks = fixed_marks([_inside(read_luma(sample), box, timeline) for sample in timeline.samples[::step]])
+        lumas = [read_luma(sample) for sample in timeline.samples[::step]]
+    else:
+        return None
+    marks = fixed_marks([_inside(luma, box, timeline) for luma in lumas])
     return None if marks is None or marks.scenery_fixed > _SCENERY_MOVES else marks.area
+
+
+def _camera_travel(movement: MotionSummary, seconds: float) -> float:
+    """How far the camera moves the picture's edge within a clip, in diagonals."""
+    rates = (movement.pan_x, movement.pan_y, movement.zoom / 2, movement.roll / 2)
+    return max(movement.shake, *(abs(rate) * seconds for rate in rates))
 
 
 def _inside(luma: Gray, box: CropBox, timeline: Timeline) -> Gray:
