@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS_SERVER := http://127.0.0.1:8265
 OUTPUT ?= runs/demo
 INPUT ?= $(OUTPUT)/world
 ARGS ?=
@@ -32,6 +33,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | (grep -v '^WARNING: Location' || true); \
 		exit $${PIPESTATUS[0]}
+	@echo 'export RAY_API_SERVER_ADDRESS="$${RAY_API_SERVER_ADDRESS:-$(JOBS_SERVER)}"' >> $(BIN)/activate
 	@touch $@
 
 demo: setup ## Render a small world, curate it, print where the shards and the report are
@@ -54,10 +56,15 @@ curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft aud
 	$(BIN)/python jobs/curate.py --input $(INPUT) --output $(OUTPUT) $(ARGS)
 
 cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)
-	RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(BIN)/ray start --head --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats
+	PATH="$(CURDIR)/$(BIN):$$PATH" RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(BIN)/ray start --head \
+		--node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats > /dev/null
+	@echo "A Ray cluster of this machine is up, reachable from this machine alone ($(JOBS_SERVER))."
+	@echo "  source $(VENV)/bin/activate      # puts ray on the path and tells it where jobs go"
+	@echo "  ray job submit -- python jobs/curate.py --input $(CURDIR)/films --output $(CURDIR)/data"
+	@echo "  make cluster-down"
 
 cluster-down: setup ## Stop it
-	$(BIN)/ray stop
+	$(BIN)/ray stop > /dev/null
 
 clean: ## Remove caches and demo runs; the environment stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -32,8 +32,8 @@ FPS = 24
 DUPLICATE = {"exact", "perceptual", "semantic"}
 REASONS: Mapping[str, tuple[str, ...]] = {
     "blur": ("basic:visual.sharpness",),
-    "over-exposed": ("basic:visual.bright_fraction", "basic:visual.contrast", "basic:visual.luma_mean"),
-    "under-exposed": ("basic:visual.dark_fraction", "basic:visual.contrast", "basic:visual.luma_mean"),
+    "over-exposed": ("basic:visual.blown_fraction",),
+    "under-exposed": ("basic:visual.contrast",),
     "static": ("motion:visual.motion", "motion:visual.frozen_fraction", "motion:visual.moving_fraction"),
     "shake": ("motion:visual.shake",),
     "repeated-frames": ("motion:visual.repeated_fraction",),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from pipelines.curation.audio.chunks import chunk_spans
@@ -32,6 +33,8 @@ from skyreels.media.limits import MediaLimits
 from skyreels.media.probe import probe
 from skyreels.media.report import DecodeReport
 from skyreels.media.sound import iter_audio
+
+cv2.setNumThreads(1)  # there is a child per worker: more threads would only fight each other
 
 Request = dict[str, Any]
 Span = tuple[float, float, str]  # start_s, end_s, what or why
