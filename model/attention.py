@@ -11,7 +11,10 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class HeadNorm(nn.LayerNorm):
-    """QK norm of one head, with a gain and no bias: fused both ways on any device, as RMS norm is not."""
+    """QK norm of one head, with a gain and no bias: fused both ways on any device, as RMS norm is not.
+
+    Autocast runs it in float32, so callers cast back.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6, bias=False)
@@ -31,7 +34,7 @@ class SelfProjection(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, width) to q, k, v of (B, N, heads, head_width)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.q_norm(q), self.k_norm(k), v
+        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 
 
 class CrossAttention(nn.Module):
@@ -49,7 +52,7 @@ class CrossAttention(nn.Module):
     def keys_values(self, context: Tensor, rotary: RotaryTable | None = None) -> KeysValues:
         """(B, M, width) to keys and values (B, heads, M, head_width); text's are reused over all sampling steps."""
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        k = self.k_norm(k).transpose(1, 2)
+        k = self.k_norm(k).to(v.dtype).transpose(1, 2)
         return (rotate(k, rotary) if rotary else k), v.transpose(1, 2)
 
     def forward(
@@ -60,8 +63,9 @@ class CrossAttention(nn.Module):
         rotary: RotaryTable | None = None,
     ) -> Tensor:
         """(B, N, width) queries to (B, N, width); `key_mask` (B, M) is True where a key exists."""
-        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).transpose(1, 2)
-        out = attend(rotate(q, rotary) if rotary else q, *keys_values, key_mask)
+        keys, values = keys_values
+        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).to(keys.dtype).transpose(1, 2)
+        out = attend(rotate(q, rotary) if rotary else q, keys, values, key_mask)
         return self.out(out.transpose(1, 2).flatten(2))
 
 

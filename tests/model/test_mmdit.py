@@ -250,6 +250,21 @@ def test_bfloat16_weights_stay_close_to_float32() -> None:
     assert (actual - expected).norm() / expected.norm() < 0.05
 
 
+def test_autocast_trains_with_float32_weights() -> None:
+    model = build(dataclasses.replace(TINY, sparse=True, sparse_min_tokens=1))
+    inputs = change(joint_inputs(), video_references=[torch.randn(2, 3, 1, 4, 6)], sparsity=0.5)
+    expected = predict(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(inputs)
+    assert (outputs.video - expected.video).norm() / expected.video.norm() < 0.05
+    (outputs.video.square().mean() + outputs.audio.square().mean()).backward()
+    assert all(
+        parameter.grad.dtype == torch.float32
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    )
+
+
 def test_what_cannot_work_is_refused() -> None:
     inputs = joint_inputs()
     with pytest.raises(ValueError, match="audio_time_scale"):
