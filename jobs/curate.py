@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pipelines.curation import pipeline
 from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
@@ -20,7 +21,7 @@ from pipelines.curation.sources import InputError
 from pipelines.curation.summary import Dataset
 from skyreels import tracking
 from skyreels.config import ConfigError
-from skyreels.storage import StorageError
+from skyreels.storage import StorageError, is_remote
 
 _SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 _EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, LookupError, pipeline.Incomplete)
@@ -108,7 +109,9 @@ def _print(dataset: Dataset) -> None:
 def _log(run: tracking.TrackedRun, dataset: Dataset) -> None:
     numbers = {name: value for name, value in asdict(dataset).items() if isinstance(value, int | float)}
     run.metrics(numbers | {f"rejected/{name.replace(':', '/')}": count for name, count in dataset.rejected.items()})
-    run.params({"dataset": dataset.location, "report": dataset.report})
+    run.params({"dataset": dataset.location})
+    if not is_remote(dataset.report):
+        run.artifact(Path(dataset.report))
 
 
 def _parser() -> argparse.ArgumentParser:

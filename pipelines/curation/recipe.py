@@ -19,7 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 EXTRACT_VERSION = 1  # raise when the code changes what an unchanged `extract` section produces
 
 
-# Rules by name, so that a recipe can change one of another's (`filters.sharp.min=0.5`) or drop it (`filters.sharp=null`).
+# Rules by name: a recipe changes one of another with `filters.sharp.min=0.5` and drops it with `filters.sharp=null`.
 Rules = dict[str, Rule | None]
 
 

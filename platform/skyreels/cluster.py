@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -63,18 +62,6 @@ def prepare_worker() -> None:
     import skyreels  # noqa: F401
 
     _quiet_ray_data()
-
-
-def cpus() -> float:
-    """CPUs of the connected cluster."""
-    return float(ray.cluster_resources().get("CPU", 1.0))
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _quiet_ray_data() -> None:
