@@ -21,7 +21,7 @@ class CodecLosses:
 
     l1: float = 1.0
     l2: float = 1.0
-    spectral: float = 0.5
+    spectral: float = 1.0
     kl: float = 0.01
     noise: float = 0.05
 

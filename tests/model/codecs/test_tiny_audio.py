@@ -57,15 +57,18 @@ def test_vocoder_finds_a_waveform_with_the_magnitudes_and_keeps_the_panning(chir
 
 
 @pytest.mark.slow
-def test_it_learns_a_sound_and_its_latents_get_unit_variance(chirps):
+def test_it_learns_a_sound_and_its_latents_get_unit_variance():
     torch.manual_seed(0)
+    time = torch.arange(22050) / 44100
+    tone = 0.5 * torch.sin(2 * torch.pi * torch.where(time < 0.25, 440.0, 1320.0) * time)
+    sound = torch.stack([tone, 0.4 * tone])[None]
     codec = audio_codec_of({"kind": "tiny_audio"})
-    list(fit_codec(codec, itertools.repeat(chirps), learning_rate=3e-3, steps=300))
-    measure(codec, [chirps])
-    latents = codec.encode(chirps)
+    list(fit_codec(codec, itertools.repeat(sound), learning_rate=3e-3, steps=120))
+    measure(codec, [sound])
+    latents = codec.encode(sound)
     torch.testing.assert_close(latents.std((0, 2), unbiased=False), torch.ones(32), rtol=1e-3, atol=1e-3)
     decoded = codec.decode(latents)
-    assert spectral_correlation(decoded[0], chirps[0, :, : decoded.shape[-1]]) > 0.8
+    assert spectral_correlation(decoded[0], sound[0, :, : decoded.shape[-1]]) > 0.9
 
 
 def test_silence_stays_silent_through_the_vocoder():
