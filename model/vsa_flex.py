@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+GPU_MODE = "max-autotune-no-cudagraphs"
+"""Inductor's default tiles on Hopper are 128 tokens, which do not divide cubes of 64: it finds no kernel. Autotuning
+tries smaller ones. A layer that is compiled around sparse attention must be compiled in this mode as well."""
+
 
 def flex_fine(
     q: Tensor,
@@ -35,14 +39,14 @@ def flex_fine(
     exists = _existing_keys(batch, cubes, tokens, rest, spare, valid, rest_mask, q.device)
     chosen = _chosen_blocks(selected, cubes, (rest + spare) // tokens)
     mask = _block_mask(chosen, exists, tokens)
-    out = compiled_flex_attention()(q.flatten(2, 3), keys, values, block_mask=mask)
+    out = compiled_flex_attention(q.device.type)(q.flatten(2, 3), keys, values, block_mask=mask)
     return out.unflatten(2, (cubes, tokens))
 
 
 @cache
-def compiled_flex_attention() -> Callable[..., Any]:
-    """FlexAttention compiled once for the process, for static shapes: dynamic ones make its CPU kernel slow."""
-    return torch.compile(flex_attention, dynamic=False)
+def compiled_flex_attention(device: str) -> Callable[..., Any]:
+    """FlexAttention compiled once per kind of device, for static shapes: dynamic ones make its CPU kernel slow."""
+    return torch.compile(flex_attention, dynamic=False, mode=GPU_MODE if device == "cuda" else None)
 
 
 def _existing_keys(
