@@ -25,7 +25,7 @@ from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
 from pipelines.curation.embedding_backends.descriptor import Descriptor
 from pipelines.curation.embeddings import make_aesthetics, make_backend
 from pipelines.curation.layers import Layer, Row, read_layer
-from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe
+from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import Kind
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
@@ -36,9 +36,13 @@ _VOICED = ("speech", "singing")
 
 
 def before_selection(recipe: Recipe, root: Storage) -> list[Layer]:
-    """Embeddings, and transcripts where the recipe names a model for them."""
+    """Embeddings; sound classes and transcripts where the recipe names models for them."""
     layers = [embedding_layer(recipe.embedding, root)]
-    return [*layers, transcript_layer(recipe.asr, root)] if recipe.asr.model else layers
+    if recipe.tagger.model:
+        layers.append(tagger_layer(recipe.tagger, root))
+    if recipe.asr.model:
+        layers.append(transcript_layer(recipe.asr, root))
+    return layers
 
 
 def answers_before_selection(recipe: Recipe, root: Storage) -> dict[str, Row]:
@@ -56,6 +60,7 @@ def provenance(recipe: Recipe) -> dict[str, Any]:
     return {
         "extract": recipe.extract.identity,
         "embedding": _embedding_made_by(recipe.embedding),
+        "sound_class": recipe.tagger.model or "measured",
         "transcript": recipe.asr.model or None,
         "captions": recipe.captions.backend,
         "caption_model": recipe.captions.model or None,
@@ -81,6 +86,17 @@ def transcript_layer(config: AsrConfig, root: Storage) -> Layer:
         wants=lambda clip: clip["has_audio"] and clip.get("audio.class") in _VOICED,
         workers=config.workers,
         make_worker=TranscriptWorker,
+        arguments={"config": config, "pool": root.sub("pool")},
+    )
+
+
+def tagger_layer(config: TaggerConfig, root: Storage) -> Layer:
+    return Layer(
+        name="sound-classes",
+        made_by={"model": config.model},
+        wants=lambda clip: clip["has_audio"],
+        workers=config.workers,
+        make_worker=TaggerWorker,
         arguments={"config": config, "pool": root.sub("pool")},
     )
 
@@ -123,6 +139,24 @@ class EmbeddingWorker:
         return rows
 
 
+class TaggerWorker:
+    """What kind of sound it is, by a model that was trained to tell; lies over the measured class."""
+
+    def __init__(self, config: TaggerConfig, pool: Storage) -> None:
+        from pipelines.curation.audio.tagger import AudioTagger  # here: it imports torch and transformers
+
+        self._tag = AudioTagger(config.model, device=_device(config.workers.num_gpus))
+        self._pool = pool
+
+    def __call__(self, clips: Sequence[Row]) -> list[Row]:
+        return [self._answer(clip) for clip in clips]
+
+    def _answer(self, clip: Row) -> Row:
+        heard = self._tag(*clip_sound(clip, self._pool))
+        scores = {"class": heard.label, "class_confidence": heard.confidence, "class_source": "model"}
+        return {"key": clip["key"], "error": None, **{f"audio.{name}": value for name, value in scores.items()}}
+
+
 class TranscriptWorker:
     """What is said or sung, by Whisper."""
 
@@ -138,7 +172,7 @@ class TranscriptWorker:
     def _answer(self, clip: Row) -> Row:
         samples, rate = clip_sound(clip, self._pool)
         said = self._transcribe(samples, rate, speech=[tuple(span) for span in clip["speech"]])
-        return {"key": clip["key"], "transcript": said.text, "language": said.language}
+        return {"key": clip["key"], "error": None, "transcript": said.text, "language": said.language}
 
 
 class CaptionWorker:

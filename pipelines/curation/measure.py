@@ -166,9 +166,19 @@ def _segments(
     transitions = [(transition.start_s, transition.end_s) for transition in timeline.transitions]
     speech = speech_intervals(sound) if sound is not None else []
     end_s = _picture_end(timeline)
-    limits = SegmentLimits(config.min_s, config.max_s)
-    spans, uncovered = segment(end_s, cuts, transitions, speech, limits)
+    limits = SegmentLimits(config.min_s, config.max_s, merge_above=config.merge_above)
+    likeness = [_likeness(timeline, cut) for cut in cuts]
+    spans, uncovered = segment(end_s, cuts, transitions, speech, limits, similarities=likeness)
     return [(span.start_s, span.end_s) for span in spans], [(u.start_s, u.end_s, u.reason) for u in uncovered]
+
+
+def _likeness(timeline: Timeline, cut_s: float) -> float:
+    """Share of equal bits of the perceptual hashes last seen before and first seen after a cut."""
+    after = int(np.searchsorted(timeline.looks.time_s, cut_s))
+    if not 0 < after < len(timeline.looks):
+        return 0.0
+    before, behind = timeline.looks.hashes[after - 1], timeline.looks.hashes[after]
+    return 1.0 - int(np.bitwise_count(before ^ behind)) / 64
 
 
 def _picture_end(timeline: Timeline) -> float:

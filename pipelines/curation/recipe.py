@@ -35,10 +35,15 @@ class LimitsConfig(Config):
 
 
 class SegmentsConfig(Config):
-    """Lengths of clips, in seconds."""
+    """Lengths of clips, in seconds.
+
+    Shots whose pictures on both sides of a cut are alike by `merge_above` (share of equal bits of their perceptual
+    hashes; 0.9 is nearly the same picture) stay together as one scene; null keeps every cut.
+    """
 
     min_s: PositiveFloat = 2.0
     max_s: PositiveFloat = 15.0
+    merge_above: float | None = Field(None, gt=0.5, le=1)
 
 
 class CutConfig(Config):
@@ -112,6 +117,13 @@ class ExtractConfig(Config):
         return hashlib.blake2b(stable_json(described), digest_size=8).hexdigest()
 
 
+class TaggerConfig(Config):
+    """An audio tagger of the AST kind, by hub id or path, whose class replaces the measured one; empty: none."""
+
+    model: str = ""
+    workers: WorkersConfig = WorkersConfig()
+
+
 class DedupConfig(Config):
     exact: bool = True
     perceptual_bits: int | None = Field(6, ge=0, le=32)  # hamming distance per frame; None: off
@@ -153,6 +165,7 @@ class Recipe(Config):
     extract: ExtractConfig = ExtractConfig()
     filters: Rules = Field(default_factory=dict)
     embedding: EmbeddingConfig = EmbeddingConfig()
+    tagger: TaggerConfig = TaggerConfig()
     asr: AsrConfig = AsrConfig()
     dedup: DedupConfig = DedupConfig()
     balance: BalanceConfig = BalanceConfig()

@@ -74,7 +74,8 @@ class AudioTagger:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
-        self._model = AutoModelForAudioClassification.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
+        self._model = AutoModelForAudioClassification.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True)
+        self._model.to(device).eval()
         tags = self._model.config.id2label
         self._classes = [class_of_tag(tags[index], words) for index in range(len(tags))]
 
