@@ -45,11 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {"training": training, "vsa": vsa, "stages": stages, "sampling": sampling, "gpu": gpu}
     usual = ["gpu"] if torch.cuda.is_available() else ["training", "vsa", "stages", "sampling"]
-    parser.add_argument("sections", nargs="*", choices=[*known, []], default=usual)
+    parser.add_argument(
+        "sections", nargs="*", metavar="section", help=f"of {', '.join(known)}; default: {', '.join(usual)}"
+    )
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
-    for name in options.sections:
+    unknown = set(options.sections) - known.keys()
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    for name in options.sections or usual:
         known[name](options.turns)
 
 

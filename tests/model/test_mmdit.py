@@ -57,6 +57,17 @@ def test_shapes_of_all_outputs() -> None:
     assert {part.dtype for part in (outputs.video, outputs.audio, outputs.keyframes)} == {torch.float32}
 
 
+def test_a_keyframe_at_the_sequences_own_size_is_one_more_copy_of_its_frame() -> None:
+    """Same content, same place and time, no resolution vector: both copies must be given the same velocity."""
+    model, inputs = build(), joint_inputs()
+    torch.nn.init.zeros_(model.video.keyframe_embedding)
+    keyframes = KeyframeInput(inputs.video[:, :, [0, 2]], indices=(0, 2))
+    outputs = predict(model, change(inputs, keyframes=keyframes))
+    assert_same(outputs.keyframes, outputs.video[:, :, [0, 2]])
+    elsewhere = predict(model, change(inputs, keyframes=dataclasses.replace(keyframes, indices=(0, 1))))
+    assert differs(elsewhere.keyframes[:, :, 1], elsewhere.video[:, :, 2])
+
+
 def test_a_new_model_predicts_nothing_and_reads_nothing_across() -> None:
     torch.manual_seed(0)
     model = MMDiT(TINY)
