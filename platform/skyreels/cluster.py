@@ -6,11 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-# A private cluster stays on loopback: without this Ray turns 127.0.0.1 into the machine's own address (it reads the
-# variable when it is imported; the name is historical). A cluster that was joined decides for itself.
-if not os.environ.get("RAY_ADDRESS"):
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-
 import ray
 
 

@@ -44,7 +44,7 @@ class Transcriber:
         self, checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, batch_size: int = 8
     ) -> None:
         self._processor = WhisperProcessor.from_pretrained(checkpoint)
-        model = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype)
+        model = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True)
         self._model = model.to(torch.device(device)).eval()  # type: ignore[arg-type]
         self._batch_size = batch_size
 
