@@ -36,7 +36,7 @@ def write_report(
     keys = choose_previews(pool.clips, decisions, _PER_REASON, recipe.shards, limit=_PREVIEWS)
     return render_report(
         ReportData(
-            title=f"{recipe.name}: {summary.location}",
+            title=f"Dataset {recipe.name}",
             recipe=recipe,
             clips=pool.clips,
             sources=pool.sources,
@@ -55,6 +55,7 @@ def write_report(
             provenance={
                 "code": git_sha(),
                 "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "place": summary.location,
                 "extraction": recipe.extract.identity,
                 **{name: version(name) for name in ("ray", "av", "scenedetect-headless")},
             },
