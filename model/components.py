@@ -6,7 +6,7 @@ transformer/  video_codec/  audio_codec/  encoder/  refiner/
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from model.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
 from model.mmdit import MMDiT
 from model.requests import Defaults
 from model.sampler import Solver
+from model.tiny_encoder import TINY_LIMITS, build_tiny_encoder
 
 INDEX = "model_index.json"
 
@@ -69,7 +70,17 @@ class Components:
     encoder: PromptEncoder
     audio_codec: AudioCodec | None = None
     refiner: MMDiT | None = None
-    config: GenerationConfig = GenerationConfig()
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        wanted = self.transformer.config
+        found = {"video_channels": self.video_codec.spec.channels, "text_width": self.encoder.width}
+        if self.audio_codec is not None:
+            found["audio_channels"] = self.audio_codec.spec.channels
+        for name, given in found.items():
+            expected = getattr(wanted, name)
+            if expected and expected != given:
+                raise ValueError(f"the transformer was built for {name} = {expected}, its codec or encoder has {given}")
 
     def save(self, directory: str | Path) -> None:
         """Write a folder per component and the index last: a folder without it is not finished."""
@@ -111,6 +122,20 @@ class Components:
                 from_mapping(RefinerConfig, index["refiner"], f"{INDEX}: refiner"),
             ),
         )
+
+
+def encoder_of(section: Mapping[str, Any], directory: str | Path) -> MLLMEncoder:
+    """From a preset's section: `path` is a folder or hub id; null builds the tiny encoder in `directory`.
+
+    Other keys are `EncoderConfig`'s. A tiny encoder that is there already is loaded.
+    """
+    values = {key: value for key, value in section.items() if key not in ("kind", "path")}
+    if section.get("path") is not None:
+        return MLLMEncoder.load(section["path"], from_mapping(EncoderConfig, values, "encoder"))
+    config = from_mapping(EncoderConfig, {**dataclasses.asdict(TINY_LIMITS), **values}, "encoder")
+    if (Path(directory) / "config.json").is_file():
+        return MLLMEncoder.load(directory, config)
+    return build_tiny_encoder(directory, config=config)
 
 
 class Placement:

@@ -10,15 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-VIDEO_SHIFT = 5.0  # at sampling, the default of Ovi and Wan
-
 
 @dataclass(frozen=True)
 class FlowConfig:
     """How timesteps are drawn in training.
 
-    `shift` above 1 draws more noise (see `shift_timesteps`); `logit_mean` and `logit_std` belong to `logit_normal`,
-    where a negative mean favours noise. `independent` draws one timestep per modality instead of a shared one.
+    `shift` above 1 draws more noise (see `shift_timesteps`); with `by_resolution` it is multiplied by
+    `resolution_shift` of the clip's tokens. `logit_mean` and `logit_std` belong to `logit_normal`, where a negative
+    mean favours noise. `independent` draws one timestep per modality instead of a shared one.
     """
 
     distribution: Literal["uniform", "logit_normal"] = "uniform"
@@ -26,6 +25,7 @@ class FlowConfig:
     logit_mean: float = 0.0
     logit_std: float = 1.0
     independent: bool = False
+    by_resolution: bool = False
 
 
 def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -50,9 +50,21 @@ def velocity_from_clean(clean: Tensor, z_t: Tensor, t: Tensor, smallest: float =
 
 
 def sample_timesteps(
-    batch: int, modalities: int, config: FlowConfig = FlowConfig(), generator: torch.Generator | None = None
+    batch: int,
+    modalities: int,
+    config: FlowConfig = FlowConfig(),
+    generator: torch.Generator | None = None,
+    tokens: int | None = None,
 ) -> Tensor:
-    """(B, modalities) timesteps in (0, 1) on the generator's device; one draw per sample unless independent."""
+    """(B, modalities) timesteps in (0, 1) on the generator's device; one draw per sample unless independent.
+
+    `tokens` is the length of the video sequence, needed where the shift goes by resolution.
+    """
+    shift = config.shift
+    if config.by_resolution:
+        if tokens is None:
+            raise ValueError("the shift goes by resolution: give the number of video tokens")
+        shift *= resolution_shift(tokens)
     columns = modalities if config.independent else 1
     device = generator.device if generator is not None else None
     if config.distribution == "uniform":
@@ -62,7 +74,7 @@ def sample_timesteps(
         t = torch.sigmoid(config.logit_mean + config.logit_std * normal)
     else:
         raise ValueError(f"timestep distribution is {config.distribution!r}: use 'uniform' or 'logit_normal'")
-    return shift_timesteps(t, config.shift).expand(batch, modalities)
+    return shift_timesteps(t, shift).expand(batch, modalities)
 
 
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:

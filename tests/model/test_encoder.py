@@ -127,6 +127,48 @@ def test_qwen3_vl_loads_by_path_and_reads_audio_references_by_name_only(encoder,
     assert len(loaded.encode("with @audio_1", [SOUND])[0]) < len(loaded.encode("with @audio_1")[0]) + 12
 
 
+def test_qwen3_omni_loads_its_thinker_by_path_and_hears(encoder, tmp_path):
+    from transformers import (
+        Qwen3OmniMoeProcessor,
+        Qwen3OmniMoeThinkerConfig,
+        Qwen3OmniMoeThinkerForConditionalGeneration,
+    )
+
+    parts = encoder.processor
+    tokenizer = parts.tokenizer
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    sides = {"intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 64}
+    model = Qwen3OmniMoeThinkerForConditionalGeneration(
+        Qwen3OmniMoeThinkerConfig(
+            audio_config={"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+            | {"output_dim": 32, "downsample_hidden_size": 16},
+            vision_config={"depth": 1, "hidden_size": 32, "deepstack_visual_indexes": [0], **sides},
+            text_config=tiny_text(vocab_size=len(tokenizer), rope_parameters=rope, **experts),
+            image_token_id=tokenizer.image_token_id,
+            video_token_id=tokenizer.video_token_id,
+            audio_token_id=tokenizer.audio_token_id,
+            vision_start_token_id=tokenizer.vision_bos_token_id,
+            audio_start_token_id=tokenizer.audio_bos_token_id,
+        )
+    )
+    pixels = {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}
+    processor = Qwen3OmniMoeProcessor(
+        image_processor=type(parts.image_processor)(patch_size=16, size=pixels),
+        video_processor=type(parts.video_processor)(patch_size=16, size=pixels, cap_pixels_per_frame=False),
+        feature_extractor=parts.feature_extractor,
+        tokenizer=tokenizer,
+        chat_template=parts.chat_template,
+    )
+    MLLMEncoder(model, processor, TINY_LIMITS).save(tmp_path)
+    loaded = MLLMEncoder.load(tmp_path, TINY_LIMITS)
+    prompt = "@image_1 moves as in @video_1 with @audio_1"
+    hidden, _ = loaded.encode(prompt, [IMAGE, VIDEO, SOUND])
+    assert loaded.hears
+    assert hidden.isfinite().all()
+    assert len(hidden) > len(loaded.encode(prompt, [IMAGE, VIDEO])[0]) > len(loaded.encode(prompt)[0])
+
+
 def test_other_architectures_are_refused_by_name(tmp_path):
     from transformers import GPT2Config
 
@@ -151,7 +193,7 @@ def test_cache_answers_without_the_encoder_and_refuses_another_one(encoder, fold
     assert counting.calls == 1
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[0], encoder.encode("like @image_1", [IMAGE])[0])
-    with pytest.raises(StaleCacheError, match="not by .*delete the folder"):
+    with pytest.raises(StaleCacheError, match=r"not by .*delete the folder"):
         CachedEncoder(MLLMEncoder.load(folder, EncoderConfig(layer=-1)), tmp_path)
 
 

@@ -70,6 +70,15 @@ def test_shift_grows_with_the_length_of_the_sequence():
     assert resolution_shift(1024) < resolution_shift(2048)
 
 
+def test_timesteps_can_be_shifted_by_the_length_of_the_sequence():
+    config = FlowConfig(shift=2.0, by_resolution=True)
+    plain = sample_timesteps(100, 1, generator=torch.Generator().manual_seed(0))
+    shifted = sample_timesteps(100, 1, config, torch.Generator().manual_seed(0), tokens=1024)
+    torch.testing.assert_close(shifted, shift_timesteps(plain, 2.0 * resolution_shift(1024)))
+    with pytest.raises(ValueError, match="number of video tokens"):
+        sample_timesteps(1, 1, config)
+
+
 def test_loss_weight_leaves_padding_out():
     velocity, target = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
     target[..., 2:] = 100.0

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.components import Components, GenerationConfig, SamplingConfig
+from model.components import Components, GenerationConfig, SamplingConfig, encoder_of
 from model.conditioning import AudioReference, ImageReference, VideoReference
-from model.config import RefinerConfig, TransformerConfig
+from model.config import RefinerConfig, TransformerConfig, load_preset
 from model.generator import Generator
 from model.mmdit import MMDiT
 from model.prompts import Shot
@@ -225,6 +225,20 @@ def test_only_one_component_works_at_a_time(monkeypatch):
     monkeypatch.setattr(offloaded.placement, "working", counted)
     offloaded("x", refine=True)
     assert max(most) == 1
+
+
+def test_parts_that_do_not_fit_are_named(generator):
+    wide = TinyVideoCodec(TinyVideoConfig(channels=6, width=16, patch_width=8))
+    with pytest.raises(ValueError, match="video_channels = 4, its codec or encoder has 6"):
+        dataclasses.replace(generator.components, video_codec=wide)
+
+
+def test_a_preset_without_a_path_builds_the_tiny_encoder_once(tmp_path):
+    section = load_preset("tiny").section("encoder")
+    built = encoder_of(section, tmp_path)
+    assert encoder_of(section, tmp_path).identity == built.identity
+    assert encoder_of({**section, "path": str(tmp_path), "layer": -1}, tmp_path).config.layer == -1
+    assert GenerationConfig.of(load_preset("tiny")).generation.fps == 16
 
 
 def test_media_that_contradict_each_other_are_refused(generator):
