@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.curation import annotators, layers, packing, progress, tables
+from pipelines.curation import annotators, elsewhere, layers, packing, progress, tables
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
@@ -40,7 +40,7 @@ def finish_dataset(
     store = root.sub(f"datasets/{recipe.name}")
     sources = pool.sources.to_pylist()
     clips = with_buckets(_joined(pool, sources, annotators.answers_before_selection(recipe, root)), recipe)
-    decisions = select(clips, recipe, _kept_before(store), taken_down)
+    decisions = select(clips, recipe, _kept_before(store), taken_down, elsewhere.delivered(recipe, root))
     captions = _caption([c for c in clips if decisions[c["key"]] is None], recipe, root, cluster, decisions, quiet)
     chosen = {clip["key"]: clip for clip in clips if decisions[clip["key"]] is None}
     plan = _pack(chosen, captions, recipe, root, store, cluster, quiet)
@@ -76,8 +76,15 @@ def _joined(pool: Pool, sources: Sequence[Row], answers: dict[str, Row]) -> list
         source = by_id[clip["source_id"]]
         size = sum(member.size for member in tables.members_of(clip).values())
         extra = {name: source[name] for name in ("uri", "sha256", "meta")}
-        rows.append({**clip, **extra, "bytes": size, **answers.get(clip["key"], {})})
+        rows.append({**clip, **extra, "bytes": size, **_shape(clip), **answers.get(clip["key"], {})})
     return rows
+
+
+def _shape(clip: Row) -> Row:
+    """Length and shape as scores that rules may name; sound has no shape."""
+    short, long = sorted((clip["width"], clip["height"]))
+    seconds = round(clip["end_s"] - clip["start_s"], 6)
+    return {"seconds": seconds, "short_side": short or None, "aspect_ratio": long / short if short else None}
 
 
 def _kept_before(store: Storage) -> frozenset[str]:

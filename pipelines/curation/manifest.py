@@ -20,6 +20,11 @@ _REJECT_TYPES = {
     **dict.fromkeys(("stage", "reason", "remedy", "detail"), pa.string()),
     "attempts": pa.int32(),
 }
+_NO_CLIP = Rejection(
+    stage="segment",
+    reason="no_clip",
+    remedy="nothing in it was long enough for a clip, or its sound was joined with one that was taken down",
+)
 _INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes"})
 
 
@@ -57,20 +62,27 @@ def manifest_table(
 
 
 def rejects_table(clips: Sequence[Row], decisions: Mapping[str, Rejection | None], sources: Sequence[Row]) -> pa.Table:
-    """One row per source that gave nothing, per span that became no clip, and per clip that was not chosen."""
+    """One row per source that gave nothing, per span that became no clip, and per clip that was not chosen.
+
+    A joined clip that was not chosen has one row per source that it was joined from.
+    """
     rows = [_of_source(source) for source in sources if source["stage"] is not None]
+    heard = {piece for clip in clips for piece, _, _ in _pieces(clip)}
     for source in sources:
         rows += [_of_span(source, *span) for span in json.loads(source["uncovered"])]
-        if source["stage"] is None and source["clips"] == 0 and source["uncovered"] == "[]":
-            nothing = Rejection(stage="segment", reason="no_clip", remedy="nothing in it was long enough for a clip")
-            rows.append(_of_source(source | nothing.model_dump()))
+        if source["stage"] is None and source["uncovered"] == "[]" and source["source_id"] not in heard:
+            rows.append(_of_source(source | _NO_CLIP.model_dump()))
     by_id = {source["source_id"]: source for source in sources}
     for clip in clips:
         why = decisions[clip["key"]]
         if why is not None:
-            source = by_id[clip["source_id"]]
-            rows.append(_row(source, why, clip["key"], clip["start_s"], clip["end_s"]))
+            rows += [_row(by_id[piece], why, clip["key"], start, end) for piece, start, end in _pieces(clip)]
     return pa.Table.from_pylist(rows, pa.schema(_REJECT_TYPES))
+
+
+def _pieces(clip: Row) -> list[tuple[str, float, float]]:
+    """Source, start and end of everything in a clip: one span, unless it was joined."""
+    return json.loads(clip["parts"]) or [(clip["source_id"], clip["start_s"], clip["end_s"])]
 
 
 def _of_source(source: Row) -> Row:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.curation import annotators, layers, progress
+from pipelines.curation import annotators, elsewhere, layers, progress
 from pipelines.curation.dataset import finish_dataset
 from pipelines.curation.extract import PartResult
 from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
@@ -58,6 +58,7 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     root = Storage(normalise(output))
     pool = root.sub("pool")
     started = time.monotonic()
+    elsewhere.stores(recipe, root)  # complains now rather than after hours of work
     sweep_temporary(root.root, older_than_s=_STALE_AFTER_S)
     plan = extend_plan(pool, find_sources(inputs), recipe.extract)
     if options.replay_rejects:

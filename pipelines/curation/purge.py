@@ -4,6 +4,8 @@ Each part is rewritten under new names, committed, and only then are the old fil
 leaves the part as it was or as it shall be, and the same take-down run again finishes.
 """
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,27 +19,26 @@ def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
     """Remove these sources' clips from every pool part and their answers from every layer."""
     pool = root.sub("pool")
     log = CommitLog(pool)
-    gone: set[str] = set()
-    for commit in list(log.all()):
-        if source_ids & commit.facts["sources"].keys():
-            gone |= _purge_part(pool, log, commit, source_ids)
-    for name in _layer_names(root):
+    touched = [commit for commit in log.all() if source_ids & commit.facts["sources"].keys()]
+    gone = {row["key"] for commit in touched for row in _clips(pool, commit) if _touches(row, source_ids)}
+    for name in _layer_names(root):  # before the pool, which alone knows whose clips the answers are
         _purge_layer(root.sub(f"layers/{name}"), gone)
+    for commit in touched:
+        _purge_part(pool, log, commit, source_ids)
     for folder in ("shards", "clips", "sources"):
         for name in log.orphans(folder):
             pool.delete(name)
 
 
-def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: frozenset[str]) -> set[str]:
-    """Rewrite one part without the sources; returns the keys that went. What a source was rejected for stays known."""
+def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: frozenset[str]) -> None:
+    """Rewrite one part without the sources."""
     revision = int(commit.facts.get("revision", 0)) + 1
     name = f"{commit.part_id}-r{revision}"
-    clips = _table(pool, commit, "clips/")
-    stays = [not _touches(row, source_ids) for row in clips.to_pylist()]
-    kept = clips.filter(pa.array(stays, pa.bool_()))
     rows = []
     with open_shards(pool, f"shards/{name}") as shards:
-        for row in kept.to_pylist():
+        for row in _clips(pool, commit):
+            if _touches(row, source_ids):
+                continue
             members = tables.members_of(row)
             if members:
                 shards.add(row["key"], {ext: read_member(pool, member) for ext, member in members.items()})
@@ -50,7 +51,6 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
     remaining = {key: value for key, value in commit.facts["sources"].items() if key not in source_ids}
     facts = {**commit.facts, "revision": revision, "sources": remaining}
     log.commit(Commit(part_id=commit.part_id, files=tuple(files), facts=facts))
-    return {row["key"] for row, stay in zip(clips.to_pylist(), stays, strict=True) if not stay}
 
 
 def _purge_layer(store: Storage, keys: set[str]) -> None:
@@ -70,9 +70,13 @@ def _purge_layer(store: Storage, keys: set[str]) -> None:
         store.delete(name)
 
 
-def _touches(row: dict[str, object], source_ids: frozenset[str]) -> bool:
+def _touches(row: dict[str, Any], source_ids: frozenset[str]) -> bool:
     """Whether a clip is of one of the sources, or was joined from one."""
     return row["source_id"] in source_ids or any(source in str(row["parts"]) for source in source_ids)
+
+
+def _clips(pool: Storage, commit: Commit) -> list[dict[str, Any]]:
+    return _table(pool, commit, "clips/").to_pylist()
 
 
 def _table(store: Storage, commit: Commit, prefix: str) -> pa.Table:

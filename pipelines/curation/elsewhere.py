@@ -1,0 +1,35 @@
+"""Other datasets whose clips must not come back in this one: `dedup.against` of a recipe."""
+
+from pipelines.curation import tables
+from pipelines.curation.recipe import Recipe
+from pipelines.curation.selection import Row
+from skyreels.config import ConfigError
+from skyreels.storage import Storage, normalise
+
+
+def delivered(recipe: Recipe, root: Storage) -> list[Row]:
+    """Manifest rows of the datasets that `recipe.dedup.against` names, each clip once; `root` is this run's output."""
+    manifests = [tables.decode(store.read("manifest.parquet")).to_pylist() for store in stores(recipe, root)]
+    return list({row["key"]: row for rows in manifests for row in rows}.values())
+
+
+def stores(recipe: Recipe, root: Storage) -> list[Storage]:
+    """Where these datasets lie; raises before any work is done if one is not there, or is this run's own."""
+    own = root.sub(f"datasets/{recipe.name}").root
+    found = [_resolve(location, recipe) for location in recipe.dedup.against]
+    if own in [store.root for store in found]:
+        raise ConfigError(
+            f"dedup.against names the dataset being made, {own}: name others, or give this one a new name"
+        )
+    return found
+
+
+def _resolve(location: str, recipe: Recipe) -> Storage:
+    given = Storage(normalise(location))
+    for store in (given.sub(f"datasets/{recipe.name}"), given):
+        if store.exists("manifest.parquet"):
+            return store
+    raise FileNotFoundError(
+        f"dedup.against: {given.root} is no finished dataset and has no datasets/{recipe.name}: give an output of "
+        "jobs/curate.py that has a dataset of this name, or the folder of a dataset (the one with manifest.parquet)"
+    )
