@@ -28,6 +28,7 @@ class CachedEncoder:
         self.encoder, self.directory = encoder, Path(directory)
         self.identity = encoder.identity
         self.width = encoder.width
+        self.model = getattr(encoder, "model", None)  # what a generator moves between devices
         self._claim()
 
     def encode(self, prompt: str, references: Sequence[Reference] = ()) -> Embedding:

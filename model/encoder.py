@@ -85,7 +85,12 @@ class MLLMEncoder:
         kind = transformers.AutoConfig.from_pretrained(source, **revision).model_type
         if kind not in MODEL_CLASSES:
             raise ValueError(f"{source} is a {kind!r} model: use one of {', '.join(sorted(MODEL_CLASSES))}")
-        model = getattr(transformers, MODEL_CLASSES[kind]).from_pretrained(source, **options)
+        model, report = getattr(transformers, MODEL_CLASSES[kind]).from_pretrained(
+            source, output_loading_info=True, **options
+        )
+        if report["missing_keys"]:  # transformers would go on with random weights in their place
+            missing = sorted(report["missing_keys"])
+            raise ValueError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
         return cls(model, transformers.AutoProcessor.from_pretrained(source, **revision), config)
 
     def save(self, directory: str | Path) -> None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.conditioning import AudioReference, ImageReference, VideoReference
 from model.embedding_cache import CachedEncoder, StaleCacheError
@@ -167,6 +168,27 @@ def test_qwen3_omni_loads_its_thinker_by_path_and_hears(encoder, tmp_path):
     assert loaded.hears
     assert hidden.isfinite().all()
     assert len(hidden) > len(loaded.encode(prompt, [IMAGE, VIDEO])[0]) > len(loaded.encode(prompt)[0])
+
+
+def test_of_a_whole_omni_checkpoint_the_thinker_is_read(encoder, tmp_path):
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+    config = Qwen2_5OmniConfig(thinker_config=encoder.model.config.to_dict(), enable_audio_output=False)
+    whole = Qwen2_5OmniForConditionalGeneration(config)
+    whole.thinker.load_state_dict(encoder.model.state_dict())
+    whole.save_pretrained(tmp_path)
+    encoder.processor.save_pretrained(tmp_path)
+    loaded = MLLMEncoder.load(tmp_path, TINY_LIMITS)
+    assert torch.equal(loaded.encode("a red circle")[0], encoder.encode("a red circle")[0])
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(encoder, tmp_path):
+    encoder.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights = {name: value for name, value in weights.items() if "layers.1.mlp.up_proj" not in name}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of Qwen2_5OmniThinker.*layers\.1\.mlp\.up_proj"):
+        MLLMEncoder.load(tmp_path)
 
 
 def test_other_architectures_are_refused_by_name(tmp_path):

@@ -7,6 +7,7 @@ from model.codecs.latents import LatentStatistics
 from model.codecs.loading import audio_codec_of, load_audio_codec, load_video_codec, video_codec_of
 from model.codecs.oobleck import OobleckAudioCodec
 from model.codecs.wan import WanVideoCodec
+from model.shapes import ClipShape
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,30 @@ def test_wan_decodes_large_frames_in_blended_tiles(wan_folder):
     assert tiled.shape == (1, 3, 5, 48, 64)
     corner = whole.decode(latents[..., :4, :4])  # a tile of 32 pixels, of which 24 come before the next one's overlap
     torch.testing.assert_close(tiled[..., :24, :24], corner[..., :24, :24], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_wan_2_2_codes_patches_at_twice_the_stride(tmp_path):
+    from diffusers import AutoencoderKLWan
+
+    AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    ).save_pretrained(tmp_path)
+    codec = load_video_codec(tmp_path, tile=64)
+    frames = torch.rand(1, 3, 5, 64, 96) * 2 - 1
+    latents = codec.encode(frames)
+    assert latents.shape[1:] == ClipShape(5, 16, 64, 96, codec.spec).video_latent_shape == (4, 2, 4, 6)
+    assert codec.decode(latents).shape == frames.shape
 
 
 @pytest.mark.slow
