@@ -81,7 +81,7 @@ class Generator:
             image, last_image, keyframes: frames to pass through; keyframes are (seconds, image).
             video, video_use, mask: a source to extend, lead up to, edit or add sound to; `mask` is 1 where to generate
                 anew, and pixels outside it are returned as they were.
-            audio: sound (channels, samples) at the codec's rate to make a picture for.
+            audio: sound (channels, samples) at the codec's rate that the picture is made for; it is returned as it is.
             references, audio_references: tagged subjects, clips and voices; the prompt must name each tag.
             sound, picture: False leaves that stream out.
             seconds: length of the whole result. size: (height, width). fps: of the base and of media given.
@@ -93,8 +93,6 @@ class Generator:
         text = render_prompt(prompt)
         tagged = [*references, *audio_references]
         check_tags(text, tagged)
-        if refine and self.components.refiner is None:
-            raise ValueError("refine=True, but this model has no refiner")
         request = MediaRequest(
             image=image,
             last_image=last_image,

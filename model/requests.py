@@ -9,7 +9,6 @@ from torch import Tensor
 
 from model.codecs import AudioCodec, VideoCodec
 from model.conditioning import (
-    AudioToVideo,
     Editing,
     ExtendBackward,
     ExtendForward,
@@ -33,8 +32,8 @@ class MediaRequest:
     """What a caller gives besides words. `seconds` is the length of the whole result, given frames included.
 
     `video` is extended at its end ("extend") or its beginning ("lead_up"), edited as the prompt says ("edit"), or
-    given sound ("add_sound"); with a `mask` it is inpainted where the mask is 1. `sound` and `picture` switch a
-    stream off.
+    given sound ("add_sound"); with a `mask` it is inpainted where the mask is 1. `audio` (channels, samples) is
+    what the result shall sound like, with any of these. `sound` and `picture` switch a stream off.
     """
 
     image: Image | None = None
@@ -61,6 +60,8 @@ class MediaRequest:
             raise ValueError("sound and picture are both switched off: nothing would be generated")
         if not self.picture and (images or self.video is not None):
             raise ValueError("picture is switched off, so no image or video can be used")
+        if self.audio is not None and (not self.picture or self.video_use == "add_sound"):
+            raise ValueError("audio was given and also asked for: leave the audio out, or have a picture made for it")
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,15 @@ def plan(
     return clip, _task(request, clip, given)
 
 
+def fitted_sound(audio: Tensor, clip: ClipShape) -> Tensor:
+    """(channels, samples) as (1, channels, audio_samples), silence after its end."""
+    missing = max(0, clip.audio_samples - audio.shape[-1])
+    return F.pad(audio.float(), (0, missing))[None, :, : clip.audio_samples]
+
+
 def _task(request: MediaRequest, clip: ClipShape, given: Tensor | None) -> Task:
     if given is not None:
-        return _video_task(request, clip, cover(given, clip.height, clip.width))
+        return _video_task(request, clip, given)
     placed = [(seconds, image) for seconds, image in request.keyframes]
     if request.image is not None:
         placed.insert(0, (0.0, request.image))
@@ -110,8 +117,6 @@ def _task(request: MediaRequest, clip: ClipShape, given: Tensor | None) -> Task:
         if len(placed) == 1 and request.image is not None:
             return ImageToVideo(images[0])
         return KeyframesToVideo(images, [seconds for seconds, _ in placed])
-    if request.audio is not None:
-        return AudioToVideo(_fitted_sound(request.audio, clip))
     if clip.audio is None:
         return TextToVideo()
     return TextToAudioVideo() if request.picture else TextToAudio()
@@ -119,10 +124,14 @@ def _task(request: MediaRequest, clip: ClipShape, given: Tensor | None) -> Task:
 
 def _video_task(request: MediaRequest, clip: ClipShape, given: Tensor) -> Task:
     if request.mask is not None:
-        keep = cover_mask(keep_mask_tensor(request.mask), clip.height, clip.width)
+        keep = keep_mask_tensor(request.mask)
         if keep.shape[1] not in (1, given.shape[1]):
             raise ValueError(f"the mask has {keep.shape[1]} frames and the video {given.shape[1]}: give 1 or as many")
+        if keep.shape[-2:] != given.shape[-2:]:
+            raise ValueError(f"the mask is {tuple(keep.shape[-2:])} pixels and the video {tuple(given.shape[-2:])}")
+        keep, given = cover_mask(keep, clip.height, clip.width), cover(given, clip.height, clip.width)
         return Inpainting(given[None, :, : clip.frames], keep[None, :, : clip.frames])
+    given = cover(given, clip.height, clip.width)
     if request.video_use == "edit":
         return Editing(given[None, :, : clip.frames])
     if request.video_use == "add_sound":
@@ -150,9 +159,3 @@ def _size(request: MediaRequest, defaults: Defaults, given: Tensor | None, step:
     if height < step[0] or width < step[1] or height % step[0] or width % step[1]:
         raise ValueError(f"size {(height, width)} must be multiples of {step} pixels, one token of this model")
     return height, width
-
-
-def _fitted_sound(audio: Tensor, clip: ClipShape) -> Tensor:
-    """(channels, samples) as (1, channels, audio_samples), silence after its end."""
-    missing = max(0, clip.audio_samples - audio.shape[-1])
-    return F.pad(audio.float(), (0, missing))[None, :, : clip.audio_samples]

@@ -10,15 +10,20 @@ from torch import Tensor
 
 from model.components import Components, Placement, SamplingConfig
 from model.compositing import composite
-from model.conditioning import Conditioning, Reference, encode_audio_references, encode_visual_references
-from model.conditioning.interface import unconditioned
+from model.conditioning import (
+    Conditioning,
+    Reference,
+    VideoCondition,
+    encode_audio_references,
+    encode_visual_references,
+)
 from model.denoiser import GuidedVelocity, Scene, TextPair
 from model.guidance import GuidanceScales, Streams
 from model.keyframes import keyframe_indices
 from model.media import OutputType, output_frames
 from model.refiner import refined_clip
 from model.refining import refine_latents, refined_source
-from model.requests import MediaRequest, plan
+from model.requests import MediaRequest, fitted_sound, plan
 from model.sampler import StepEnd, draw_noise, sample, timestep_schedule
 from model.shapes import ClipShape
 
@@ -64,10 +69,20 @@ class Run:
     ) -> None:
         self.parts, self.placement = components, placement
         self.request, self.settings, self.generator, self.callback = request, settings, generator, callback
-        self.refined = refine
+        self.refines = refine
         self.clip, self.conditioning = self._plan(request)
-        self.refiner_steps = self.parts.config.refiner.steps if refine else 0
         self.source, self.keep = self.conditioning.source, self.conditioning.source_keep
+        self.refiner_steps = 0
+        if refine:
+            if components.refiner is None:
+                raise ValueError("refine=True, but this model has no refiner")
+            if "video" not in self.conditioning.generates:
+                raise ValueError("refine=True, but no picture is generated that could be refined")
+            self.refiner_steps = components.config.refiner.steps
+            self.refined = refined_clip(self.clip, components.config.refiner)
+            # The same task at the refined size: what keyframes and refiner are shown of images and kept source.
+            large = replace(request, size=(self.refined.height, self.refined.width))
+            self.large = self._plan(large)[1]
 
     def sample(self, text: str, negative: str, references: Sequence[Reference]) -> Streams:
         """Latents of all streams, given ones included."""
@@ -90,7 +105,7 @@ class Run:
                 self._report("base", 0),
             )
         streams = {**(scene.given or {}), **made}
-        if self.refined and "video" in made:
+        if self.refines:
             streams["video"] = self._refine(streams, scene)
         return streams
 
@@ -102,7 +117,9 @@ class Run:
         frames = sound = None
         if video is not None:
             frames = output_frames(self._pixels(video)[0], output_type)
-        if audio is not None and self.parts.audio_codec is not None:
+        if self.request.audio is not None:
+            sound = fitted_sound(self.request.audio, self.clip)[0]
+        elif audio is not None and self.parts.audio_codec is not None:
             with self.placement.working(self.parts.audio_codec):
                 waveform = self.parts.audio_codec.decode(audio)[0]
             samples = self.clip.audio_samples
@@ -113,7 +130,11 @@ class Run:
         parts = self.parts
         patch = parts.transformer.config.patch[1:]
         clip, task = plan(request, parts.config.generation, parts.video_codec, parts.audio_codec, patch)
-        return clip, task.prepare(clip, self._encode_video, self._encode_audio)
+        conditioning = task.prepare(clip, self._encode_video, self._encode_audio)
+        if request.audio is None:
+            return clip, conditioning
+        given = {**conditioning.given, "audio": self._encode_audio(fitted_sound(request.audio, clip))}
+        return clip, replace(conditioning, generates=conditioning.generates - {"audio"}, given=given)
 
     def _scene(self, prompt: TextPair, negative: TextPair, references: Sequence[Reference]) -> Scene:
         clip, conditioning = self.clip, self.conditioning
@@ -129,37 +150,31 @@ class Run:
             heard,
             clip.audio_time_scale if clip.audio else 0.0,
         )
-        if not (self.refined and self.settings.keyframes and "video" in conditioning.generates):
+        if not (self.refines and self.settings.keyframes and self.large.condition):
             return scene
-        refiner = self.parts.config.refiner
-        indices = keyframe_indices(clip.latent_frames, refiner.keyframe_spacing)
-        frames = clip.video.frames_of(len(indices))
-        large = replace(refined_clip(clip, refiner), frames=frames, audio=None)
+        indices = list(keyframe_indices(clip.latent_frames, self.parts.config.refiner.keyframe_spacing))
+        large = self.large.condition
         return replace(
             scene,
             generates=scene.generates | {"keyframes"},
-            keyframe_condition=unconditioned(large, self._encode_video),
-            keyframe_indices=indices,
+            keyframe_condition=VideoCondition(large.latents[:, :, indices], large.keep_mask[:, :, indices]),
+            keyframe_indices=tuple(indices),
         )
 
     def _refine(self, streams: Streams, scene: Scene) -> Tensor:
         """The refined video latents; from here on the run's clip and source are the refined ones."""
-        config, refiner = self.parts.config.refiner, self.parts.refiner
+        refiner = self.parts.refiner
         assert refiner is not None
-        refined = refined_clip(self.clip, config)
-        kept = None
-        if self.source is not None:
-            _, conditioning = self._plan(replace(self.request, size=(refined.height, refined.width)))
-            kept = refined_source(conditioning, refined, self._encode_video)
-        self.clip = refined
+        kept = refined_source(self.large, self.refined, self._encode_video)
+        self.clip = self.refined
         if kept is not None:
             self.source, self.keep = kept[0], kept[1]
         with self.placement.working(refiner):
             return refine_latents(
                 refiner,
-                config,
+                self.parts.config.refiner,
                 streams,
-                refined,
+                self.refined,
                 scene.prompt,
                 self.generator,
                 keyframe_indices=scene.keyframe_indices,

@@ -165,6 +165,17 @@ def test_adding_sound_returns_the_video_untouched(generator):
     assert not torch.equal(made.audio, other.audio)
 
 
+def test_given_sound_goes_with_any_picture_and_comes_back_as_it_was(generator):
+    voice = torch.sin(torch.arange(20000) / 30).expand(2, -1)
+    made = generator("x", image=pixels(1)[0], audio=voice, generator=seed())
+    assert torch.equal(made.audio[:, :20000], voice)
+    assert not made.audio[:, 20000:].any()
+    silent = generator("x", image=pixels(1)[0], audio=0 * voice, generator=seed())
+    assert not np.array_equal(made.frames, silent.frames)
+    with pytest.raises(ValueError, match="audio was given and also asked for"):
+        generator("x", video=pixels(9), video_use="add_sound", audio=voice)
+
+
 def test_shots_set_the_length(generator):
     made = generator([Shot("wide", 0.5), Shot("close", 0.5)], sound=False)
     assert made.frames.shape[0] == 17
@@ -191,6 +202,9 @@ def test_keyframes_made_by_the_base_reach_the_refiner():
     out = [g("x", **{**settings, "generator": seed()}).frames for g in (plain, keyed)]
     assert out[0].shape == out[1].shape == (1, 4, 5, 8, 8)
     assert not torch.allclose(out[0], out[1])
+    first = keyed("x", image=pixels(1)[0], **{**settings, "generator": seed()}).frames
+    other = keyed("x", image=255 - pixels(1)[0], **{**settings, "generator": seed()}).frames
+    assert not torch.allclose(first, other)
 
 
 def test_callback_gives_progress_and_previews_and_cancels(generator):
@@ -246,6 +260,10 @@ def test_media_that_contradict_each_other_are_refused(generator):
         generator("x", video=pixels(9), image=pixels(1)[0])
     with pytest.raises(ValueError, match="a mask needs the video"):
         generator("x", mask=np.zeros((32, 32)))
+    with pytest.raises(ValueError, match=r"mask is \(16, 32\) pixels and the video \(32, 32\)"):
+        generator("x", video=pixels(9), mask=np.zeros((16, 32)))
+    with pytest.raises(ValueError, match="no picture is generated"):
+        generator("x", picture=False, refine=True)
     with pytest.raises(ValueError, match="3 frames and the video 9"):
         generator("x", video=pixels(9), mask=np.zeros((3, 32, 32)))
 
