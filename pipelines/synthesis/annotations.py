@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.synthesis.captions import captions
+from pipelines.synthesis.captions import captions, shot_captions
 from pipelines.synthesis.film import Film
 from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.overlays import stamp_box
@@ -29,7 +29,8 @@ def annotate(ready: Set, events: list[SoundEvent], *, masks: bool = False) -> di
         "seed": film.seed,
         "letterbox": round(film.letterbox * film.size[1]),
         "shots": [
-            {"first_frame": edges[n], "end_frame": edges[n + 1], **asdict(shot)} for n, shot in enumerate(film.shots)
+            {"first_frame": edges[n], "end_frame": edges[n + 1], **asdict(shot), "structured": said}
+            for n, (shot, said) in enumerate(zip(film.shots, shot_captions(film, events), strict=True))
         ],
         "cuts": _cuts(film),
         "subjects": _subjects(ready, masks),
