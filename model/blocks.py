@@ -3,7 +3,8 @@
 `JointLayer` holds the same layer of both branches and fixes the order in which they read each other.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,9 +116,11 @@ class SingleStream(nn.Module):
         return context.modulation.select(0, 6).padded(text_tokens).with_table(self.table)
 
 
-@dataclass(frozen=True)
-class BranchState:
-    """One branch between two layers: media (B, N, width), text (B, S, width), and what all layers share."""
+class BranchState(NamedTuple):
+    """One branch between two layers: media (B, N, width), text (B, S, width), and what all layers share.
+
+    A tuple, because ZeRO-3 finds the tensors it hooks in tuples and not in dataclasses.
+    """
 
     media: Tensor
     text: Tensor
@@ -177,7 +180,7 @@ class CrossModalAttention(nn.Module):
         gate = other.modulation.noisy[:, 8:9] + self.gate.float()
         if isinstance(rows, Tensor):
             gate = gate * rows.to(gate)[:, None, None]
-        return replace(state, media=gated_residual(state.media, update, gate))
+        return state._replace(media=gated_residual(state.media, update, gate))
 
 
 class JointLayer(nn.Module):

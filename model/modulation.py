@@ -15,17 +15,24 @@ FREQUENCY_WIDTH = 256
 TIMESTEP_SCALE = 1000.0
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 whatever precision its weights are kept in, autocast or not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
 class TimeEmbedding(nn.Module):
     """Timesteps in [0, 1], 1 = clean, to (B, width) float32 through sinusoids and a two-layer MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Linear(FREQUENCY_WIDTH, width)
-        self.second = nn.Linear(width, width)
+        self.first = Float32Linear(FREQUENCY_WIDTH, width)
+        self.second = Float32Linear(width, width)
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        hidden = F.silu(linear_float32(self.first, sinusoids(timesteps * TIMESTEP_SCALE)))
-        return F.silu(linear_float32(self.second, hidden))
+        return F.silu(self.second(F.silu(self.first(sinusoids(timesteps * TIMESTEP_SCALE)))))
 
 
 def sinusoids(values: Tensor) -> Tensor:
@@ -36,13 +43,7 @@ def sinusoids(values: Tensor) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), -1)
 
 
-def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply `layer` in float32 whatever precision its weights are kept in."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
-
-
-class ModulationProjection(nn.Linear):
+class ModulationProjection(Float32Linear):
     """(B, width) time embedding to (B, count, width) modulations; zero at init, so blocks start as the identity."""
 
     def __init__(self, width: int, count: int) -> None:
@@ -52,7 +53,7 @@ class ModulationProjection(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return linear_float32(self, embedding).unflatten(-1, (self.count, -1))
+        return super().forward(embedding).unflatten(-1, (self.count, -1))
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,25 @@ def test_bfloat16_weights_stay_close_to_float32() -> None:
     assert (actual - expected).norm() / expected.norm() < 0.05
 
 
+def test_every_module_shows_sharding_hooks_what_goes_in_and_what_comes_out() -> None:
+    """ZeRO-3 gathers a module's weights by hooks on tensors in tuples; tensors inside dataclasses it does not see."""
+    model = build(dataclasses.replace(TINY, sparse=True, sparse_min_tokens=1))
+    inputs = change(joint_inputs(), video_references=[torch.randn(2, 3, 1, 4, 6)], sparsity=0.5)
+
+    def visible(value: object) -> bool:
+        return any(map(visible, value)) if isinstance(value, tuple | list) else isinstance(value, Tensor)
+
+    called: list[str] = []
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(
+                lambda _, given, out, name=name: called.append(name) if visible(given) and visible(out) else None
+            )
+    hidden = {name for name, module in model.named_modules() if name and "forward" in type(module).__dict__}
+    model(inputs)
+    assert hidden <= set(called)
+
+
 def test_autocast_trains_with_float32_weights() -> None:
     model = build(dataclasses.replace(TINY, sparse=True, sparse_min_tokens=1))
     inputs = change(joint_inputs(), video_references=[torch.randn(2, 3, 1, 4, 6)], sparsity=0.5)
