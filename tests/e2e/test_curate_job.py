@@ -19,6 +19,8 @@ from skyreels.storage import Storage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
+EVERYTHING = Path(__file__).with_name("everything.yaml")
+
 
 @pytest.fixture(scope="module")
 def curated(small_world, ray_cluster, tmp_path_factory):
@@ -34,7 +36,8 @@ def copied(curated, tmp_path):
 
 
 def _curate(world, output, *words):
-    return curate.main(["--input", str(world), "--output", str(output), "--no-tracking", "--quiet", *words])
+    recipe = [] if "--recipe" in words else ["--recipe", str(EVERYTHING)]
+    return curate.main(["--input", str(world), "--output", str(output), "--no-tracking", "--quiet", *recipe, *words])
 
 
 def _dataset(output, name="default"):
@@ -134,7 +137,12 @@ def test_refilter_makes_another_dataset_without_decoding(copied, small_world, tm
 def test_takedown_removes_every_trace_and_it_never_comes_back(copied, small_world):
     manifest, _ = _dataset(copied)
     victim = next(row for row in manifest if row["kind"] == "video")
-    assert curate.main(["takedown", "--output", str(copied), "--source", victim["uri"], "--quiet"]) == 0
+    assert (
+        curate.main(
+            ["takedown", "--output", str(copied), "--source", victim["uri"], "--quiet", "--recipe", str(EVERYTHING)]
+        )
+        == 0
+    )
     for _ in range(2):
         kept = [row["key"] for row in _dataset(copied)[0]]
         assert victim["key"] not in kept
