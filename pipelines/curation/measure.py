@@ -24,6 +24,7 @@ from pipelines.curation.records import Clip, Kind, Rejection, clip_key
 from pipelines.curation.segments import SegmentLimits, segment
 from pipelines.curation.sync import measure_sync
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
+from pipelines.curation.visual.learned_shots import load_detector
 from pipelines.curation.visual.prefilter import prefilter_scores
 from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, image_crop, image_hash, image_scores
 from pipelines.curation.visual.timeline import SampledFrame, Timeline
@@ -116,8 +117,11 @@ def _measure_video(task: Task) -> Measured:
     if rejection is not None:
         return Measured(rejection)
     with task.timed("decode and score"):
+        shots, frames = task.extract.shots, task.extract.frames
         config = DecodePassConfig(
-            sample_short_side=task.extract.frames.short_side, sample_quality=task.extract.frames.quality
+            sample_short_side=frames.short_side,
+            sample_quality=frames.quality,
+            learned=load_detector(shots.weights, shots.threshold) if shots.backend == "transnet" else None,
         )
         timeline = run_decode_pass(task.path, task.probe, limits=task.limits, config=config)
     with task.timed("audio"):

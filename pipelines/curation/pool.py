@@ -115,7 +115,10 @@ def _to_row(part: Part) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _sandbox(extract: str) -> Sandbox:
     """One decoding child per worker process, kept for all its parts."""
-    return Sandbox(media_limits(ExtractConfig.model_validate_json(extract)), preload=("pipelines.curation.cut",))
+    config = ExtractConfig.model_validate_json(extract)
+    # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
+    network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()
+    return Sandbox(media_limits(config), preload=("pipelines.curation.cut", *network))
 
 
 def media_limits(extract: ExtractConfig) -> MediaLimits:

@@ -7,9 +7,9 @@ new parts. `embedding`, `asr` and `captions` are layers over the clips, each kep
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.curation.filters import Rule
 from skyreels.commits import stable_json
@@ -44,6 +44,24 @@ class SegmentsConfig(Config):
     min_s: PositiveFloat = 2.0
     max_s: PositiveFloat = 15.0
     merge_above: float | None = Field(None, gt=0.5, le=1)
+
+
+class ShotsConfig(Config):
+    """What finds the changes of shot. Fades and dissolves are measured with both backends.
+
+    `transnet` takes hard cuts from the network alone, and transitions from either: what overlaps becomes one. Its
+    `weights` are a local path on every worker, a folder or a file (`visual/transnet.py`); none come with the project.
+    """
+
+    backend: Literal["adaptive", "transnet"] = "adaptive"
+    weights: str = ""
+    threshold: float = Field(0.5, gt=0, lt=1)  # of the network's probabilities
+
+    @model_validator(mode="after")
+    def _needs_weights(self) -> Self:
+        if self.backend == "transnet" and not self.weights:
+            raise ValueError("backend transnet has no weights: set weights to a checkpoint, or backend to adaptive")
+        return self
 
 
 class CutConfig(Config):
@@ -102,6 +120,7 @@ class PartsConfig(Config):
 
 class ExtractConfig(Config):
     limits: LimitsConfig = LimitsConfig()
+    shots: ShotsConfig = ShotsConfig()
     segments: SegmentsConfig = SegmentsConfig()
     cut: CutConfig = CutConfig()
     frames: FramesConfig = FramesConfig()

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from pipelines.curation.visual.learned_shots import LearnedDetector, ShotMeter, find_learned_shots
 from pipelines.curation.visual.meters import BlendMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
 from pipelines.curation.visual.shots import CutThresholds, find_cuts
@@ -15,9 +17,18 @@ from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.probe import Probe
 
 
+class Consumer(Protocol):
+    """Is shown every frame once, in order."""
+
+    def see(self, frame: WorkingFrame) -> None: ...
+
+
 @dataclass(frozen=True)
 class DecodePassConfig:
-    """How often what is measured, and what counts as a cut. The rates are upper bounds; the frame rate is another."""
+    """How often what is measured, and what counts as a cut. The rates are upper bounds; the frame rate is another.
+
+    With `learned` a network finds the hard cuts, and transitions beside those that are measured.
+    """
 
     flow_rate: float = 10.0
     look_rate: float = 2.0
@@ -28,6 +39,7 @@ class DecodePassConfig:
     threads: int = 1
     cuts: CutThresholds = field(default_factory=CutThresholds)
     transitions: TransitionThresholds = field(default_factory=TransitionThresholds)
+    learned: LearnedDetector | None = None
 
 
 def run_decode_pass(
@@ -50,13 +62,24 @@ def run_decode_pass(
         config.sample_short_side,
         config.sample_quality,
     )
+    consumers: list[Consumer] = [per_frame, per_blend, per_flow, per_look, sampler]
+    per_window = ShotMeter(config.learned.predict) if config.learned else None
+    if per_window:
+        consumers.append(per_window)
     for frame in iter_video_frames(path, probe, limits=limits, threads=config.threads, report=report):
         working = WorkingFrame(frame, video.width, video.height)
-        for consumer in (per_frame, per_blend, per_flow, per_look, sampler):
+        for consumer in consumers:
             consumer.see(working)
         events.update(working.tiny, working.time_s)
     frames, blends = per_frame.curves(), per_blend.curves()
     transitions = find_transitions(frames, blends, config.transitions)
+    if config.learned and per_window:
+        found = per_window.probabilities()
+        cuts, transitions = find_learned_shots(
+            found, frames.time_s, transitions, config.learned, config.cuts.min_shot_s
+        )
+    else:
+        cuts = find_cuts(frames, transitions, config.cuts)
     width, height = video.display_size
     return Timeline(
         width=width,
@@ -69,7 +92,7 @@ def run_decode_pass(
         looks=per_look.curves(),
         events=events.curve(),
         samples=sampler.samples,
-        cuts=find_cuts(frames, transitions, config.cuts),
+        cuts=cuts,
         transitions=transitions,
         report=report,
     )

@@ -68,12 +68,19 @@ def find_cuts(frames: FrameCurves, transitions: list[Transition], thresholds: Cu
     ratio[fresh] = adaptive_ratio(frames.content_change[fresh], thresholds.window, thresholds.min_content_change)
     candidates = (ratio >= thresholds.adaptive_ratio) & (frames.content_change >= thresholds.min_content_change)
     candidates &= frames.step_change >= thresholds.min_step
-    cuts: list[Cut] = []
-    last_s = float(frames.time_s[0]) if len(frames) else 0.0
-    for index in np.flatnonzero(candidates):
-        time_s = float(frames.time_s[index])
-        inside = any(t.start_s < time_s <= t.end_s for t in transitions)
-        if time_s - last_s >= thresholds.min_shot_s and not inside:
-            cuts.append(Cut(int(index), time_s, float(ratio[index])))
-            last_s = time_s
-    return cuts
+    cuts = [Cut(int(i), float(frames.time_s[i]), float(ratio[i])) for i in np.flatnonzero(candidates)]
+    return keep_cuts(cuts, frames.time_s, transitions, thresholds.min_shot_s)
+
+
+def keep_cuts(
+    candidates: list[Cut], time_s: NDArray[np.float64], transitions: list[Transition], min_shot_s: float
+) -> list[Cut]:
+    """Those outside of transitions that leave every shot at least `min_shot_s`; `time_s` is of all frames."""
+    kept: list[Cut] = []
+    last_s = float(time_s[0]) if len(time_s) else 0.0
+    for cut in candidates:
+        inside = any(t.start_s < cut.time_s <= t.end_s for t in transitions)
+        if cut.time_s - last_s >= min_shot_s and not inside:
+            kept.append(cut)
+            last_s = cut.time_s
+    return kept

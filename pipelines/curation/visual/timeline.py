@@ -112,14 +112,14 @@ class Cut:
 
     frame_index: int
     time_s: float
-    strength: float  # adaptive ratio
+    strength: float  # adaptive ratio, or a network's probability
 
 
 @dataclass(frozen=True)
 class Transition:
     """A gradual change of shot: no clip should hold any of it."""
 
-    kind: str  # "fade" (through black or white), "dissolve" or "blank"
+    kind: str  # "fade" (through black or white), "dissolve", "blank", or a network's "gradual"
     start_s: float
     end_s: float
     strength: float

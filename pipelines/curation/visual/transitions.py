@@ -75,7 +75,7 @@ def find_fades(frames: FrameCurves, thresholds: TransitionThresholds) -> list[Tr
     low, high, std, time_s = frames.luma_low, frames.luma_high, frames.luma_std, frames.time_s
     blank = (high - low <= thresholds.blank_spread) & ((high <= thresholds.black) | (low >= thresholds.white))
     found = []
-    for first, last in _runs(blank):
+    for first, last in runs(blank):
         before = _ramp(std, time_s, first, -1, thresholds.max_fade_s)
         after = _ramp(std, time_s, last, 1, thresholds.max_fade_s)
         ramps_s = (time_s[first] - time_s[before], time_s[after] - time_s[last])
@@ -91,7 +91,7 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
     partly = (blends.weight > _PARTLY[0]) & (blends.weight < _PARTLY[1])
     mixture = np.where(partly, blends.mixture, 0.0)
     found: list[Transition] = []
-    for first, last in _runs(mixture.max(axis=1, initial=0.0) >= thresholds.mixture):
+    for first, last in runs(mixture.max(axis=1, initial=0.0) >= thresholds.mixture):
         strengths = mixture[first : last + 1].max(axis=0)
         # A window shorter than the dissolve sees the same mixture all along: only a long one shows its ends.
         half = int(np.flatnonzero(strengths >= _LONG_ENOUGH * strengths.max())[-1])
@@ -137,7 +137,7 @@ def _ramp(std: Floats, time_s: NDArray[np.float64], edge: int, step: int, max_s:
     return at
 
 
-def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last index of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
     return [(int(first), int(end) - 1) for first, end in zip(edges[::2], edges[1::2], strict=True)]

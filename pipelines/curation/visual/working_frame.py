@@ -59,6 +59,11 @@ class WorkingFrame:
         return cv2.resize(self.small_bgr, (32, 18), interpolation=cv2.INTER_AREA)
 
     @cached_property
+    def shot_thumb(self) -> NDArray[np.uint8]:
+        """(27, 48, 3) RGB, the whole picture whatever its shape: what shot networks are trained on."""
+        return cv2.cvtColor(cv2.resize(self.small_bgr, (48, 27), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+
+    @cached_property
     def tiny(self) -> Gray:
         """(h, w) luma, no side above 64."""
         return halve_to(self.small, 64)
