@@ -146,12 +146,12 @@ def report(preset: Preset, clip: ClipShape, gpus: int) -> str:
         forward = forward_flops(settings, work) / 1e12
         memory = training_memory(settings, work, gpus=gpus).total / GIBI
         tokens = work.video_tokens + work.audio_tokens
-        lines.append(f"{name:<34}{tokens:>10,}{forward:>16.3g}{4 * forward:>14.3g}{memory:>14.3g}")
+        lines.append(f"{name:<34}{tokens:>10,}{_figure(forward):>16}{_figure(4 * forward):>14}{_figure(memory):>14}")
     lines += ["", f"train: forward, backward and recomputed layers; batch 1, ZeRO-3 over {gpus} GPUs"]
     final = refined_clip(clip, preset.refiner)
     stages = two_stage_flops(preset, final)
     lines += ["", f"one clip of {final.width} x {final.height}, {final.fps:g} fps{'TFLOP':>30}"]
-    lines += [f"{name:<44}{value / 1e12:>14,.4g}" for name, value in stages.items()]
+    lines += [f"{name:<44}{_figure(value / 1e12):>14}" for name, value in stages.items()]
     both = stages["low resolution and keyframes"] + stages["refiner"]
     for name in list(stages)[:2]:
         lines.append(f"{name + ' / two stages':<44}{stages[name] / both:>14.1f}")
@@ -198,6 +198,11 @@ def _tasks(preset: Preset, clip: ClipShape) -> dict[str, tuple[TransformerConfig
 def _grid(config: TransformerConfig, clip: ClipShape) -> tuple[int, int, int]:
     height, width = clip.latent_size
     return clip.latent_frames, height // config.patch[1], width // config.patch[2]
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, and no exponent for large ones."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _part(name: str, dual_blocks: int) -> str:
