@@ -24,7 +24,7 @@ from skyreels.config import ConfigError
 from skyreels.storage import StorageError, is_remote
 
 _SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
-_EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, LookupError, pipeline.Incomplete)
+_EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, pipeline.NoSuchSource, pipeline.Incomplete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -37,6 +37,10 @@ class Incomplete(RuntimeError):
     """Some parts could not be written; what is committed stays, and the same command goes on from there."""
 
 
+class NoSuchSource(LookupError):
+    """A take-down that names nothing."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How a run behaves, apart from what it makes."""
@@ -93,7 +97,7 @@ def takedown(output: str, patterns: Sequence[str], recipe: Recipe) -> tuple[list
         if any(fnmatch.fnmatchcase(source.uri, p) or p in (source.uri, source.source_id) for p in patterns)
     }
     if not named:
-        raise LookupError(f"no source of {root.root} matches {', '.join(patterns)}: give a location, an id or a glob")
+        raise NoSuchSource(f"no source of {root.root} matches {', '.join(patterns)}: give a location, an id or a glob")
     taken = sorted(taken_down(root) | named.keys())
     root.write(_TAKEN_DOWN, json.dumps(taken).encode())  # first: from here on no run lets them in again
     purge_sources(root, frozenset(named))

@@ -75,7 +75,7 @@ def funnel_steps(clips: pa.Table, sources: pa.Table, decisions: Mapping[str, Rej
 
 def reasons(clips: pa.Table, sources: pa.Table, decisions: Mapping[str, Rejection | None]) -> list[Reason]:
     """Every stage and reason with its count, the most frequent first; counts are those of `rejects.parquet`."""
-    found = clips.select(["key", "source_id", "start_s", "end_s"]).to_pylist()
+    found = clips.select(["key", "source_id", "start_s", "end_s", "parts"]).to_pylist()
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rejects_table(found, decisions, sources.to_pylist()).to_pylist():
         groups.setdefault((row["stage"], row["reason"], _unit(row)), []).append(row)
