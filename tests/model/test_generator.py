@@ -247,6 +247,12 @@ def test_parts_that_do_not_fit_are_named(generator):
         dataclasses.replace(generator.components, video_codec=wide)
 
 
+def test_a_part_that_cannot_be_saved_is_named(generator, tmp_path):
+    with pytest.raises(TypeError, match="the encoder, a WordLengths, has no save"):
+        generator.save_pretrained(tmp_path)
+    assert not (tmp_path / "model_index.json").exists()
+
+
 def test_a_preset_without_a_path_builds_the_tiny_encoder_once(tmp_path):
     section = load_preset("tiny").section("encoder")
     built = encoder_of(section, tmp_path)
