@@ -56,7 +56,8 @@ def long_video(folder: Path, minutes: int) -> Path:
 def _shifted(source: av.container.InputContainer, streams: dict, seconds: int) -> Iterator[av.Packet]:
     """Every packet of `source`, `seconds` later, bound for the target's streams."""
     for packet in source.demux():
-        if packet.dts is None:  # the empty packet that ends a stream
+        priming = packet.stream.type == "audio" and packet.dts is not None and packet.dts < 0
+        if packet.dts is None or (priming and seconds > 0):  # the empty packet that ends a stream; the encoder's delay
             continue
         offset = round(seconds / packet.time_base)
         packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
