@@ -124,7 +124,7 @@ def test_running_again_changes_nothing_and_new_files_touch_only_new_shards(copie
 
 def test_refilter_makes_another_dataset_without_decoding(copied, small_world, tmp_path):
     recipe = tmp_path / "strict.yaml"
-    recipe.write_text("name: strict\nfilters:\n  - {score: visual.luma_mean, min: 1000, kinds: [video]}\n")
+    recipe.write_text("name: strict\nfilters: {bright: {score: visual.luma_mean, min: 1000, kinds: [video]}}\n")
     for path in small_world.iterdir():
         assert path.exists()
     assert curate.main(["refilter", "--output", str(copied), "--recipe", str(recipe), "--quiet"]) == 0
