@@ -1,0 +1,127 @@
+"""The guides are run: tested blocks from top to bottom in a folder of their own; every other command must parse."""
+
+import ast
+import itertools
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import curate
+from pipelines.curation import cut, extract, measure
+from pipelines.curation.recipe import RECIPES, load_recipe
+from pipelines.synthesis.__main__ import main as render_world
+from skyreels.media import errors
+
+REPOSITORY = Path(__file__).parents[2]
+GUIDE = REPOSITORY / "docs" / "curation.md"
+_BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block; `mark` is the comment above it: "tested", "file: <name>", or nothing."""
+
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def commands(self):
+        """The words of every command line, comments left out."""
+        lines = (shlex.split(line, comments=True) for line in self.text.replace("\\\n", " ").splitlines())
+        return [words for words in lines if words]
+
+
+BLOCKS = [Block(m["mark"] or "", m["language"], m["text"]) for m in _BLOCK.finditer(GUIDE.read_text())]
+CURATIONS = [
+    words[words.index("jobs/curate.py") + 1 :]
+    for block in BLOCKS
+    if block.language == "bash"
+    for words in block.commands
+    if "jobs/curate.py" in words
+]
+
+
+@pytest.mark.slow
+def test_what_is_marked_as_tested_runs(ray_cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
+    ran = Counter()
+    for block in BLOCKS:
+        if block.mark.startswith("file: "):
+            (tmp_path / block.mark.removeprefix("file: ")).write_text(block.text)
+        elif block.mark == "tested":
+            ran[block.language] += 1
+            _run(block)
+    assert ran == {"bash": 4, "python": 1}
+    said = capsys.readouterr().out
+    assert "took down 1 sources" in said
+    assert re.search(r"^\w+_\d{5} A .+ \(\d+, \d+, 3\)$", said, re.MULTILINE), "the shards were read, and held a clip"
+    mine, brief = (_keys(tmp_path, name) for name in ("mine", "mine-short"))
+    assert mine
+    assert brief.isdisjoint(mine), "every clip of these films is longer than 2 s"
+    left = [row["uri"] for row in pq.read_table(tmp_path / "data/datasets/default/rejects.parquet").to_pylist()]
+    assert not any("000000-clean" in uri for uri in left)
+
+
+def _run(block):
+    if block.language == "python":
+        exec(compile(block.text, str(GUIDE), "exec"), {})
+        return
+    for words in block.commands:
+        if words[:2] == ["python", "jobs/curate.py"]:
+            assert curate.main([*words[2:], "--quiet"]) == 0, words
+        else:
+            assert words[:3] == ["python", "-m", "pipelines.synthesis"], f"no tested block may run {words}"
+            render_world(words[3:])
+
+
+def _keys(folder, dataset):
+    return set(pq.read_table(folder / "data/datasets" / dataset / "manifest.parquet").column("key").to_pylist())
+
+
+@pytest.mark.parametrize("words", CURATIONS, ids=" ".join)
+def test_every_command_of_the_guide_has_arguments_and_settings_that_exist(words, tmp_path, monkeypatch):
+    for block in BLOCKS:
+        if block.mark.startswith("file: "):
+            (tmp_path / block.mark.removeprefix("file: ")).write_text(block.text)
+    (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    settings = tuple(word for word in words if curate._SETTING.fullmatch(word))
+    arguments = curate._parser().parse_args(curate._with_command([word for word in words if word not in settings]))
+    load_recipe(arguments.recipe, settings)
+
+
+def test_the_guide_knows_every_reason_that_a_source_can_be_refused_for():
+    rooms = [Path(errors.__file__).parent, Path(measure.__file__).parent]
+    files = itertools.chain(rooms[0].glob("*.py"), (Path(module.__file__) for module in (cut, extract, measure)))
+    reasons = {reason for file in files for reason in _reasons(file)}
+    assert len(reasons) > 25
+    text = GUIDE.read_text()
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
+
+
+def _reasons(file):
+    """The first argument of every refusal in a module: `MediaError("truncated", …)`, or a choice between two."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("MediaError", "_refusal") and node.args:
+            yield from _choices(node.args[0])
+
+
+def _choices(node):
+    if isinstance(node, ast.IfExp):
+        yield from _choices(node.body)
+        yield from _choices(node.orelse)
+    elif isinstance(node, ast.Constant):
+        yield node.value
+
+
+def test_the_guide_names_every_shipped_recipe_and_every_score():
+    text = GUIDE.read_text()
+    assert [path.stem for path in RECIPES.glob("*.yaml") if f"| `{path.stem}` |" not in text] == []
+    rules = [rule for path in RECIPES.glob("*.yaml") for rule in load_recipe(path.stem).filters.values()]
+    assert {rule.score for rule in rules if rule is not None and f"`{rule.score}`" not in text} == set()
