@@ -30,6 +30,7 @@ from skyreels.storage import Storage
 Row = dict[str, Any]
 FPS = 24
 DUPLICATE = {"exact", "perceptual", "semantic"}
+OVERLAY = ("content:visual.watermark_area", "content:visual.text_area", "content:visual.subtitle_fraction")
 REASONS: Mapping[str, tuple[str, ...]] = {
     "blur": ("basic:visual.sharpness",),
     "over-exposed": ("basic:visual.blown_fraction",),
@@ -37,9 +38,9 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "static": ("motion:visual.motion", "motion:visual.frozen_fraction", "motion:visual.moving_fraction"),
     "shake": ("motion:visual.shake",),
     "repeated-frames": ("motion:visual.repeated_fraction",),
-    "watermark": ("content:visual.watermark_area", "content:visual.text_area"),
-    "text-overlay": ("content:visual.text_area",),
-    "subtitles": ("content:visual.subtitle_fraction", "content:visual.text_area"),
+    "watermark": OVERLAY,
+    "text-overlay": OVERLAY,
+    "subtitles": OVERLAY,
     "audio-noise": ("audio:audio.snr_db",),
     "audio-clipped": ("audio:audio.clipping_ratio",),
     "audio-silent": ("audio:audio.silence_ratio", "audio:audio.mean_volume_db"),

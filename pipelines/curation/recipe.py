@@ -147,6 +147,7 @@ class DedupConfig(Config):
     exact: bool = True
     perceptual_bits: int | None = Field(6, ge=0, le=32)  # hamming distance per frame; None: off
     perceptual_share: float = Field(0.6, gt=0, le=1)  # of aligned frames that must agree
+    within_source: bool = False  # True: also look-alikes of one source, such as the parts of a long still shot
     semantic_cosine: float | None = Field(None, gt=0, le=1)  # None: off
     against: tuple[str, ...] = ()  # other datasets' outputs whose clips must not come back
 

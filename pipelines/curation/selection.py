@@ -66,7 +66,14 @@ def _repeating(
     before = [*elsewhere, *(clip for clip in clips if clip["key"] in kept_before)]
     new = [clip for clip in clips if clip["key"] not in kept_before]
     found = find_duplicates(_dedup_table(new), _dedup_table(before) if before else None, recipe.dedup)
-    return {duplicate.key: _as_rejection(duplicate) for duplicate in found}
+    source = {clip["key"]: clip["source_id"] for clip in clips}
+    return {
+        duplicate.key: _as_rejection(duplicate)
+        for duplicate in found
+        if duplicate.method == "exact"
+        or recipe.dedup.within_source
+        or source[duplicate.key] != source.get(duplicate.of_key)
+    }
 
 
 def _as_rejection(duplicate: Duplicate) -> Rejection:
