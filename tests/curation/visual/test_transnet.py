@@ -166,7 +166,44 @@ def test_outputs_follow_the_input_and_wrong_inputs_are_named():
         model(torch.zeros(2, 9, 27, 48, 3))
 
 
-def test_similarity_branches_against_loops():
+def test_forward_by_hand_from_the_names_of_the_state_dict():
+    """The published network written out step by step on a state dict: nothing of the module is used but its names."""
+    torch.manual_seed(5)
+    model = TransNetV2(TransNetConfig(filters=1, blocks=2, cells=2, dense=6, similarity=3, window=5)).eval()
+    for name, tensor in model.state_dict().items():
+        if ".bn." in name and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    w = model.state_dict()
+    frames = torch.randint(0, 256, (1, 7, 27, 48, 3), dtype=torch.uint8)
+    x, pooled = frames.float().div(255).movedim(-1, 1), []
+    for block in range(2):
+        cells = []
+        for cell in range(2):
+            at, parts = f"SDDCNN.{block}.DDCNN.{cell}", []
+            for dilation in (1, 2, 4, 8):
+                space = w[f"{at}.Conv3D_{dilation}.layers.0.weight"]
+                time = w[f"{at}.Conv3D_{dilation}.layers.1.weight"][..., 0, 0]  # (out, in, 3)
+                seen = F.pad(F.conv3d(x, space, padding=(0, 1, 1)), (0, 0, 0, 0, dilation, dilation))
+                taps = [seen[:, :, k * dilation : k * dilation + 7] for k in range(3)]
+                parts.append(sum(torch.einsum("oi,bithw->bothw", time[..., k], tap) for k, tap in enumerate(taps)))
+            mean, var, gain, bias = (
+                w[f"{at}.bn.{name}"][:, None, None, None] for name in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = F.relu((torch.cat(parts, 1) - mean) / (var + 1e-3).sqrt() * gain + bias)
+            cells.append(x)
+        x = F.avg_pool3d(cells[0] + cells[1], (1, 2, 2))
+        pooled.append(x.mean((3, 4))[0].T)
+    projected = torch.cat(pooled, 1) @ w["frame_sim_layer.projection.weight"].T + w["frame_sim_layer.projection.bias"]
+    cosines = F.pad(F.cosine_similarity(projected[:, None], projected[None], dim=2), (2, 2))
+    around = torch.stack([cosines[t, t : t + 5] for t in range(7)])
+    alike = F.relu(around @ w["frame_sim_layer.fc.weight"].T + w["frame_sim_layer.fc.bias"])
+    features = torch.cat([model.color_hist_layer(frames)[0], alike, x[0].permute(1, 2, 3, 0).flatten(1)], 1)
+    hidden = F.relu(features @ w["fc1.weight"].T + w["fc1.bias"])
+    for head, output in zip(("cls_layer1", "cls_layer2"), model(frames), strict=True):
+        torch.testing.assert_close(output[0], (hidden @ w[f"{head}.weight"].T + w[f"{head}.bias"])[:, 0])
+
+
+def test_colour_histograms_against_loops():
     torch.manual_seed(1)
     model = TransNetV2(TransNetConfig(filters=1, blocks=1, cells=1, dense=4, similarity=3, window=5))
     frames = torch.randint(0, 256, (1, 7, 27, 48, 3), dtype=torch.uint8)
