@@ -120,7 +120,7 @@ def pipeline(folder: str, output: str) -> dict[str, Any]:
     return {
         **report,
         "clips": made.clips, "kept": made.kept, "seconds": made.seconds_in,
-        "cpu_s": meter.cpu_s, "wall_s": meter.wall_s, "peak_mb": meter.peak_mb,
+        "cpu_s": meter.cpu_s, "wall_s": meter.wall_s, "peak_mb": meter.peak_mb, "stages_s": sum(made.cpu_s.values()),
         "cpu_with_ray_start_s": all_of_it.cpu_s, "wall_with_ray_start_s": all_of_it.wall_s,
     }  # fmt: skip
 
