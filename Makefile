@@ -52,7 +52,7 @@ format: setup ## Rewrite the code as ruff would
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft audio.enabled=false"]
+curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft dedup.exact=false"]
 	$(BIN)/python jobs/curate.py --input $(INPUT) --output $(OUTPUT) $(ARGS)
 
 cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)

@@ -1,7 +1,7 @@
 """Raw media in, training shards out.
 
     ray job submit -- python jobs/curate.py --input films/ --output s3://bucket/data --recipe default
-    python jobs/curate.py refilter --output data --recipe strict          other thresholds, nothing decoded again
+    python jobs/curate.py refilter --output data --recipe sft             other thresholds, nothing decoded again
     python jobs/curate.py takedown --output data --source '*/clip-17.mp4' remove a source from everything
 
 Any setting of the recipe can be given as key=value, such as `extract.segments.max_s=10` or `dedup.exact=false`.
@@ -64,9 +64,10 @@ def _refilter(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _takedown(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    removed, dataset = pipeline.takedown(arguments.output, arguments.source, recipe)
+    removed, datasets = pipeline.takedown(arguments.output, arguments.source)
     print(f"took down {len(removed)} sources:", *removed, sep="\n  ")
-    _print(dataset)
+    for dataset in datasets:
+        _print(dataset)
     return 0
 
 

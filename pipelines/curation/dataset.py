@@ -22,6 +22,7 @@ from pipelines.curation.selection import Decisions, Row, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
+from skyreels.config import build
 from skyreels.storage import Storage
 
 
@@ -60,6 +61,12 @@ def finish_dataset(
             store.write(name, data)
     packing.drop_stale(plan, store)
     return summary
+
+
+def made_recipes(root: Storage) -> list[Recipe]:
+    """The recipes of the datasets that are there, by name."""
+    names = [name for name in root.names("datasets") if name.endswith("/recipe.yaml")]
+    return [build(Recipe, yaml.safe_load(root.read(name)), origin=root.location(name)) for name in names]
 
 
 def _is_written(store: Storage, files: dict[str, bytes]) -> bool:

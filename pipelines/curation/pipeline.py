@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
-from pipelines.curation.dataset import finish_dataset
+from pipelines.curation.dataset import finish_dataset, made_recipes
 from pipelines.curation.extract import PartResult
-from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
+from pipelines.curation.plan import Part, Plan, extend_plan, planned_sources, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.recipe import Recipe
@@ -64,7 +64,9 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     started = time.monotonic()
     elsewhere.stores(recipe, root)  # complains now rather than after hours of work
     sweep_temporary(root.root, older_than_s=_STALE_AFTER_S)
-    plan = extend_plan(pool, find_sources(inputs), recipe.extract)
+    taken = taken_down(root)
+    sources = [source for source in find_sources(inputs) if source.source_id not in taken]
+    plan = extend_plan(pool, sources, recipe.extract)
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
@@ -87,13 +89,15 @@ def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dat
         return _from_pool(root, plan, recipe, cluster, started, Work(), quiet=options.quiet)
 
 
-def takedown(output: str, patterns: Sequence[str], recipe: Recipe) -> tuple[list[str], Dataset]:
-    """Remove every source that a pattern names from pool, layers and dataset, for good; returns their locations."""
+def takedown(output: str, patterns: Sequence[str]) -> tuple[list[str], list[Dataset]]:
+    """Remove every source that a pattern names, for good: from the pool, the layers and all datasets.
+
+    Returns the sources' locations and the datasets as they are without them.
+    """
     root = Storage(normalise(output))
-    plan = read_plan(root.sub("pool"), recipe.extract)
     named = {
         source.source_id: source.uri
-        for source in plan.sources.values()
+        for source in planned_sources(root.sub("pool"))
         if any(fnmatch.fnmatchcase(source.uri, p) or p in (source.uri, source.source_id) for p in patterns)
     }
     if not named:
@@ -102,7 +106,12 @@ def takedown(output: str, patterns: Sequence[str], recipe: Recipe) -> tuple[list
     root.write(_TAKEN_DOWN, json.dumps(taken).encode())  # first: from here on no run lets them in again
     purge_sources(root, frozenset(named))
     with LazyCluster() as cluster:
-        return sorted(named.values()), _from_pool(root, plan, recipe, cluster, time.monotonic(), Work(), quiet=True)
+        return sorted(named.values()), [
+            _from_pool(
+                root, read_plan(root.sub("pool"), recipe.extract), recipe, cluster, time.monotonic(), Work(), quiet=True
+            )
+            for recipe in made_recipes(root)
+        ]
 
 
 def taken_down(root: Storage) -> frozenset[str]:

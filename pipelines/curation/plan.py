@@ -71,6 +71,13 @@ def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
     return Plan(tuple(part for name in names for part in _decode(pool.read(name))))
 
 
+def planned_sources(pool: Storage) -> list[Source]:
+    """Every source of every plan, whatever extraction it was for."""
+    names = [name for name in pool.names(_FOLDER) if name.endswith(".parquet")]
+    found = {s.source_id: s for name in names for part in _decode(pool.read(name)) for s in part.sources}
+    return list(found.values())
+
+
 def make_parts(sources: Sequence[Source], extract: ExtractConfig, attempt: int = 1) -> list[Part]:
     """Consecutive sources grouped up to the configured count and bytes."""
     groups: list[list[Source]] = []
