@@ -48,6 +48,7 @@ LANGUAGES = {
 
 
 _MOST_SUBJECTS = 12
+_LONGEST = 500  # characters of one field; each shot has its own caption beside
 _MOST_TIMES = 8  # of one sound; more of them are counted
 
 
@@ -169,7 +170,9 @@ def _who(event: SoundEvent) -> str:
 
 def _told(words: Iterable[str | None]) -> str | None:
     """What the shots have to say, in order of time and without saying it again."""
-    return ", then ".join(text for text, _ in groupby(words) if text) or None
+    told = [text for text, _ in groupby(words) if text]
+    whole = ", then ".join(told)
+    return (whole if len(whole) <= _LONGEST else f"{told[0]}, then {len(told) - 1} others, shot by shot") or None
 
 
 def _action_of(words: str, shot: Shot) -> str | None:
