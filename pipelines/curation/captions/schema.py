@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-TAGS = ("text", "sfx", "dialogue", "singing", "bgm")  # the order is part of the form
+from model.prompts import TAGS
 
 ShotType = Literal["extreme close-up", "close-up", "medium shot", "full shot", "long shot", "extreme long shot"]
 ShotAngle = Literal["eye level", "high angle", "low angle", "overhead"]
