@@ -15,8 +15,8 @@ pipeline   `curate`, from files to packed dataset with report, in clips of 5 to 
            those without a shot of 5 s too. The stages alone are what the decoders' own clocks say.
 resume     the job again as a new process, with nothing to do.
 overhead   the same sources (5 s, 640x360) through `extract_in_process` in two processes that share the parts evenly,
-           and through `extract_parts` on two CPUs of Ray, in turns. Both are warm when the clock starts: interpreters,
-           imports and decoders have started, and Ray is up. Ray's own processes count.
+           and then through `extract_parts` on two CPUs of Ray. Both are warm when the clock starts: interpreters,
+           imports and decoders have started, and Ray is up. Ray's own processes and the progress board's start count.
 memory     two hours of 320x180 with sound through the decoder of a worker, under the limits of the default recipe.
 """
 
@@ -40,7 +40,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 CHILD = [sys.executable, str(BENCHMARKS / "curation_child.py")]
 JOB = [sys.executable, str(BENCHMARKS.parent / "jobs" / "curate.py")]
 CLIPS = ["extract.segments.min_s=5", "extract.segments.max_s=10"]
-ROUNDS, CPUS = 2, 2
+CPUS = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(measures), help="comma-separated (default: all)")
     parser.add_argument("--repeat", type=int, default=3, help="of the decode pass (default %(default)s)")
     parser.add_argument("--minutes", type=int, default=120, help="of the long video (default %(default)s)")
-    parser.add_argument("--clips", type=int, default=128, help="for Ray's overhead (default %(default)s)")
+    parser.add_argument("--clips", type=int, default=104, help="for Ray's overhead (default %(default)s)")
     parser.add_argument("--keep", type=Path, help="keep media and outputs in this folder, and use what is there")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
@@ -155,19 +155,9 @@ def resume(arguments: argparse.Namespace, files: Sequence[Path], folder: Path) -
 
 
 def overhead(arguments: argparse.Namespace, files: Sequence[Path], folder: Path) -> list[Row]:
-    plain, ray = [], []
-    for number in range(ROUNDS):
-        media = small_clips(folder / "overhead" / str(number), arguments.clips // ROUNDS)[0].parent
-
-        def in_loops(media: Path = media) -> list[dict[str, Any]]:
-            return _raced([["loop", str(media), _scratch(folder), str(k), str(CPUS)] for k in range(CPUS)])
-
-        def on_ray(media: Path = media) -> list[dict[str, Any]]:
-            return _raced([["ray", str(media), _scratch(folder)]])
-
-        turns = [(plain, in_loops), (ray, on_ray)]
-        for kept, measured in turns if number % 2 == 0 else reversed(turns):
-            kept.append(measured())
+    media = str(small_clips(folder / "overhead", arguments.clips)[0].parent)
+    plain = _raced([["loop", media, _scratch(folder), str(index), str(CPUS)] for index in range(CPUS)])
+    ray = _raced([["ray", media, _scratch(folder)]])
     clips, plain_cpu, plain_wall = _totals(plain)
     ray_clips, ray_cpu, ray_wall = _totals(ray)
     if clips != ray_clips:
@@ -235,11 +225,10 @@ def _raced(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     return [json.loads(process.communicate()[0]) for process in started]
 
 
-def _totals(rounds: Sequence[Sequence[dict[str, Any]]]) -> tuple[int, float, float]:
-    """Clips and CPU seconds of all, and wall seconds of the slowest in each round."""
-    clips = sum(found["clips"] for each in rounds for found in each)
-    cpu_s = sum(found["cpu_s"] for each in rounds for found in each)
-    return clips, cpu_s, sum(max(found["wall_s"] for found in each) for each in rounds)
+def _totals(found: Sequence[dict[str, Any]]) -> tuple[int, float, float]:
+    """Clips and CPU seconds of all, and wall seconds of the slowest."""
+    clips, cpu_s = sum(each["clips"] for each in found), sum(each["cpu_s"] for each in found)
+    return clips, cpu_s, max(each["wall_s"] for each in found)
 
 
 def _written(row: Row) -> str:
