@@ -16,7 +16,7 @@ pipeline   `curate`, from files to packed dataset with report, in clips of 5 to 
 resume     the job again as a new process, with nothing to do.
 overhead   the same sources (5 s, 640x360) through `extract_in_process` in two processes that share the parts evenly,
            and then through `extract_parts` on two CPUs of Ray. Both are warm when the clock starts: interpreters,
-           imports and decoders have started, and Ray is up. Ray's own processes and the progress board's start count.
+           imports and decoders have started, and Ray is up. Ray's own processes count.
 memory     two hours of 320x180 with sound through the decoder of a worker, under the limits of the default recipe.
 """
 

@@ -143,7 +143,6 @@ def loop(folder: str, output: str, index: str, of: str) -> dict[str, Any]:
 def with_ray(folder: str, output: str) -> dict[str, Any]:
     """The same parts on Ray. Ray's own processes count; its start and the workers' imports do not."""
     from pipelines.curation.pool import extract_parts
-    from pipelines.curation.progress import start_board
     from skyreels import cluster
 
     recipe = load_recipe()
@@ -152,8 +151,7 @@ def with_ray(folder: str, output: str) -> dict[str, Any]:
         print("ready", flush=True)
         sys.stdin.readline()
         with TreeMeter() as meter:
-            board = start_board()
-            found = list(extract_parts(_parts(folder, recipe), recipe.extract, Storage(normalise(output)), board))
+            found = list(extract_parts(_parts(folder, recipe), recipe.extract, Storage(normalise(output))))
     return {"cpu_s": meter.cpu_s, "wall_s": meter.wall_s, "clips": sum(result.clips for result in found)}
 
 
@@ -175,10 +173,9 @@ def _warm_up_parts(folder: str, count: int) -> list[Part]:
 def _warm_up_ray(recipe: Recipe) -> None:
     """Every worker imports and starts its decoding child: two parts for each, at once."""
     from pipelines.curation.pool import extract_parts
-    from pipelines.curation.progress import start_board
 
     with TemporaryDirectory() as elsewhere:
-        list(extract_parts(_warm_up_parts(elsewhere, 2 * CPUS), recipe.extract, Storage(elsewhere), start_board()))
+        list(extract_parts(_warm_up_parts(elsewhere, 2 * CPUS), recipe.extract, Storage(elsewhere)))
 
 
 if __name__ == "__main__":

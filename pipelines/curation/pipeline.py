@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
 from pipelines.curation.dataset import finish_dataset, made_recipes
-from pipelines.curation.extract import PartResult
 from pipelines.curation.plan import Part, Plan, extend_plan, planned_sources, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
@@ -134,23 +133,26 @@ def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, 
     if not parts:
         return Work()
     cluster.join()
-    board = progress.start_board()
     failures: list[PartFailure] = []
-    done: list[PartResult] = []
+    work = Work()
+    started = time.monotonic()
     total = sum(len(part.sources) for part in parts)
-    with progress.shown("measure and cut", total, "sources", board, quiet):
-        for outcome in extract_parts(parts, recipe.extract, pool, board):
+    with progress.shown("measure and cut", total, "sources", quiet) as bar:
+        for outcome in extract_parts(parts, recipe.extract, pool):
             if isinstance(outcome, PartFailure):
                 failures.append(outcome)
-            else:
-                done.append(outcome)
+                bar.update(len(outcome.sources))
+                continue
+            work = work.plus(outcome.seconds, outcome.clips, outcome.bytes, outcome.failed)
+            bar.update(outcome.sources)
+            bar.set_postfix_str(progress.pool_status(work, time.monotonic() - started))
     if failures:
         reasons = "\n".join(f"  part {f.part_id} ({len(f.sources)} sources): {f.reason}: {f.detail}" for f in failures)
         raise Incomplete(
             f"{len(failures)} of {len(parts)} parts could not be written to {pool.root}:\n{reasons}\n"
             "The other parts are committed. Make room or repair the store, then run the same command again."
         )
-    return Work(sum(r.seconds for r in done), sum(r.clips for r in done), sum(r.bytes for r in done))
+    return work
 
 
 def _from_pool(

@@ -40,15 +40,13 @@ class PartFailure:
     detail: str
 
 
-def extract_parts(
-    parts: Sequence[Part], extract: ExtractConfig, pool: Storage, board: Any
-) -> Iterator[PartResult | PartFailure]:
+def extract_parts(parts: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult | PartFailure]:
     """Run parts on the Ray cluster, one task each, and yield their outcomes as they come."""
     by_id = {part.part_id: part for part in parts}
     rows = [_to_row(part) for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
         _extract_row,
-        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root, "board": board},
+        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root},
         num_cpus=1,
     )
     for row in dataset.iter_rows():
@@ -94,12 +92,12 @@ def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str])
     return table.filter(pa.array(mask, pa.bool_()))
 
 
-def _extract_row(row: dict[str, Any], extract: str, pool: str, board: Any) -> dict[str, Any]:
+def _extract_row(row: dict[str, Any], extract: str, pool: str) -> dict[str, Any]:
     part = Part(row["part_id"], tuple(Source.model_validate_json(text) for text in row["sources"]), int(row["attempt"]))
     empty = {"failure": "", "detail": ""}
     try:
         config = ExtractConfig.model_validate_json(extract)
-        result = extract_part(part, config, Storage(pool), _sandbox(extract), SourceCounter(board))
+        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter())
     except OSError as error:
         reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
         blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0, 0.0)
@@ -110,6 +108,11 @@ def _extract_row(row: dict[str, Any], extract: str, pool: str, board: Any) -> di
 def _to_row(part: Part) -> dict[str, Any]:
     sources = [source.model_dump_json() for source in part.sources]
     return {"part_id": part.part_id, "sources": sources, "attempt": part.attempt}
+
+
+@lru_cache(maxsize=1)
+def _counter() -> SourceCounter:
+    return SourceCounter()
 
 
 @lru_cache(maxsize=1)

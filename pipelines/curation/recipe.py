@@ -70,8 +70,8 @@ class CutConfig(Config):
     fps: PositiveFloat | None = None  # None keeps the source's rate, capped at max_fps
     max_fps: PositiveFloat = 32.0
     max_short_side: PositiveInt = 1080
-    crf: int = Field(18, ge=0, le=40)
-    preset: str = "veryfast"
+    crf: int = Field(20, ge=0, le=40)
+    preset: str = "superfast"
     sample_rate: PositiveInt = 44_100
     crop_borders: bool = True
     image_quality: int = Field(95, ge=50, le=100)

@@ -16,6 +16,10 @@ class Work:
     seconds: float = 0.0
     clips: int = 0
     bytes: int = 0
+    failed: int = 0  # sources without a clip
+
+    def plus(self, seconds: float, clips: int, size: int, failed: int) -> "Work":
+        return Work(self.seconds + seconds, self.clips + clips, self.bytes + size, self.failed + failed)
 
 
 @dataclass(frozen=True)
