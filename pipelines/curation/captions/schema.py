@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from model.prompts import TAGS
+TAGS = ("text", "sfx", "dialogue", "singing", "bgm")  # in this order; a test holds them to those of `model.prompts`
 
 ShotType = Literal["extreme close-up", "close-up", "medium shot", "full shot", "long shot", "extreme long shot"]
 ShotAngle = Literal["eye level", "high angle", "low angle", "overhead"]

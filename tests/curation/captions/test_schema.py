@@ -75,3 +75,9 @@ def test_a_row_is_flat_and_whole():
     assert row["structured"] == caption.structured_text == "Environment: a kitchen\n<sfx>sizzling</sfx>"
     assert StructuredCaption.model_validate_json(row["structured_json"]) == structured
     assert all(isinstance(value, str) for value in row.values())
+
+
+def test_tags_are_those_that_the_model_is_prompted_with():
+    from model import prompts
+
+    assert TAGS == prompts.TAGS
