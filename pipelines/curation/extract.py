@@ -21,7 +21,7 @@ from skyreels.commits import Commit, CommitLog, describe
 from skyreels.media.errors import MediaError
 from skyreels.media.sandbox import Sandbox
 from skyreels.shards import open_shards
-from skyreels.storage import Storage, sha256_file
+from skyreels.storage import Storage, StorageError, sha256_file
 
 Report = Callable[[SourceReport], None]
 _TRIES = 3
@@ -81,7 +81,7 @@ def extract_source(
         report.rejection = Rejection(
             stage=_stage_of(report), reason=error.reason, remedy=error.remedy, detail=error.detail
         )
-    except (FileNotFoundError, PermissionError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError, StorageError) as error:
         report.status = Status.FAILED
         remedy = "check that the file exists and may be read, then run with --replay-rejects"
         report.rejection = Rejection(stage="open", reason="unreadable", remedy=remedy, detail=str(error))

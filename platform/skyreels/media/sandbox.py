@@ -54,9 +54,10 @@ class Sandbox:
         """What `target` ("package.module:function") returns for (request, scratch), run in the child.
 
         The function takes a JSON dict and the folder it may write to, and returns a JSON dict. A `MediaError` it raises
-        comes back as it was; anything else as reason `internal_error` with the traceback as detail. The child's own
-        end comes back as `decode_timeout` (after `wall_s`, default that of the limits), `cpu_limit`, `child_killed`
-        (from outside: by the kernel for want of memory, or by somebody) or `decoder_crashed`.
+        comes back as it was, a full disk as `disk_full`, anything else as `internal_error` with the traceback as its
+        detail. The child's own end comes back as `decode_timeout` (after `wall_s`, default that of the limits),
+        `cpu_limit`, `child_killed` (from outside: by the kernel for want of memory, or by somebody) or
+        `decoder_crashed`.
         """
         wall_s = self.limits.wall_s if wall_s is None else wall_s
         message = json.dumps({"target": target, "request": request, "scratch": str(scratch)}).encode() + b"\n"
@@ -182,9 +183,19 @@ class _Child:
 
     def _wait_end(self, deadline: float) -> int | None:
         try:
-            return self.process.wait(max(1.0, deadline - time.monotonic()))
+            returncode = self.process.wait(max(1.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return None
+        self._read_last_words()
+        return returncode
+
+    def _read_last_words(self) -> None:
+        """What the dead child left in its stderr."""
+        assert self.process.stderr is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stderr, selectors.EVENT_READ)
+            while selector.select(0) and (chunk := os.read(self.process.stderr.fileno(), 65536)):
+                self.stderr = (self.stderr + chunk)[-_KEPT_STDERR_BYTES:]
 
     def _obituary(self, returncode: int | None, timeout_s: float | None) -> dict[str, str]:
         last_words = self.stderr.decode(errors="replace").strip()[-2000:]

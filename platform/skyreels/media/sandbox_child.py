@@ -1,6 +1,7 @@
 """The other end of `Sandbox`: run as `python -m skyreels.media.sandbox_child SETTINGS`."""
 
 import ctypes
+import errno
 import faulthandler
 import importlib
 import json
@@ -45,7 +46,9 @@ def _answer(message: dict[str, Any]) -> bytes:
         return _refusal(error.reason, error.remedy, error.detail)
     except MemoryError:
         return _refusal("memory_limit", "Send a smaller file, or raise memory_bytes.", traceback.format_exc())
-    except Exception:  # noqa: BLE001  the parent decides what becomes of it, with the traceback in hand
+    except Exception as error:  # noqa: BLE001  the parent decides what becomes of it, with the traceback in hand
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return _refusal("disk_full", "Make room where temporary files go (TMPDIR).", str(error))
         return _refusal("internal_error", "Report this as a defect, with the detail.", traceback.format_exc())
 
 

@@ -255,3 +255,10 @@ def test_a_real_file_is_probed_in_the_child(box, studio, tmp_path):
 def test_a_child_that_cannot_start_says_why(targets, tmp_path):
     with Sandbox(preload=("no_such_module",)) as box, pytest.raises(RuntimeError, match="no_such_module"):
         box.call("sandbox_targets:pid", {}, scratch=tmp_path)
+
+
+def test_a_full_scratch_disk_is_named_as_such(box, small_disk):
+    (small_disk / "other.bin").write_bytes(bytes(500_000))
+    with pytest.raises(MediaError) as caught:
+        box.call("sandbox_targets:write", {"size": 800_000}, scratch=small_disk)
+    assert caught.value.reason == "disk_full"
