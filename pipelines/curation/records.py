@@ -69,7 +69,6 @@ class Clip(Record):
     hash_times: list[float] = []  # their times from the start of the clip, seconds
     speech: list[tuple[float, float]] = []  # speech intervals from the start of the clip, seconds
     transcript: str | None = None
-    embedding: list[float] = []
     parts: list[tuple[str, float, float]] = []  # joined audio: source_id, start_s, end_s of each piece
     rejection: Rejection | None = None  # set when the clip was not cut
 
