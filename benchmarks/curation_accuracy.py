@@ -35,7 +35,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "blur": ("basic:visual.sharpness",),
     "over-exposed": ("basic:visual.blown_fraction",),
     "under-exposed": ("basic:visual.contrast",),
-    "static": ("motion:visual.motion", "motion:visual.frozen_fraction", "motion:visual.moving_fraction"),
+    "static": ("motion:visual.local_change", "motion:visual.motion"),
     "shake": ("motion:visual.shake",),
     "repeated-frames": ("motion:visual.repeated_fraction",),
     "watermark": OVERLAY,

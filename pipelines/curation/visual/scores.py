@@ -53,6 +53,9 @@ class VisualScores(BaseModel):
     roll: float | None = Field(None, description="radians per second, clockwise")
     shake: float | None = Field(None, description="RMS distance of the camera from its smooth path, diagonals")
     moving_fraction: float | None = Field(None, description="share of the time with a flow above 0.01")
+    local_change: float | None = Field(
+        None, description="luma change between frames of the busiest block; 90th percentile"
+    )
     camera: str | None = Field(None, description="static, pan_*, tilt_*, zoom_*, roll or handheld")
     repeated_fraction: float | None = Field(None, description="share of frames that repeat the last amid motion")
     frozen_fraction: float | None = Field(None, description="share of frames without any change")
@@ -103,6 +106,7 @@ def clip_scores(
         roll=movement and movement.roll,
         shake=movement and movement.shake,
         moving_fraction=movement and movement.moving_fraction,
+        local_change=_local_change(frames.block_change[span]),
         camera=movement and camera_label(movement, camera),
         repeated_fraction=still.repeated_fraction,
         frozen_fraction=still.frozen_fraction,
@@ -155,6 +159,11 @@ def image_hash(rgb: NDArray[np.uint8]) -> int:
 def video_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W) BT.601 luma in video range (16-235), which all measurements expect."""
     return cv2.convertScaleAbs(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), alpha=219 / 255, beta=16)
+
+
+def _local_change(block_change: NDArray[np.float32]) -> float | None:
+    """A still picture has its noise everywhere; whatever lives moves some block, were it a mouth. From frame 2 on."""
+    return float(np.percentile(block_change[1:], 90)) if len(block_change) > 1 else None
 
 
 def _median(values: NDArray[np.float32]) -> float | None:

@@ -9,7 +9,7 @@ from pipelines.curation.visual.timeline import Timeline
 
 # What a clean clip satisfies: (score, lowest, highest).
 BOUNDS = {
-    "static": ("motion", 0.003, None),
+    "static": ("local_change", 3.5, None),
     "shake": ("shake", None, 0.008),
     "blur": ("sharpness", 0.5, None),
     "over": ("blown_fraction", None, 0.25),
