@@ -4,7 +4,7 @@
     python benchmarks/curation_accuracy.py --films 144 --seed 5 --keep /tmp/accuracy
 
 Cuts count as found within one frame; fades and dissolves when the spans overlap. A planted fault counts as found
-when the recipe rejects the file for a reason of that fault (letterbox: when the bars are cropped away); any other
+when the file breaks one of the recipe's rules against that fault (letterbox: when the bars are cropped away); any other
 file that the recipe rejects is a false alarm. Exits 1 when a figure misses its target.
 """
 
@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.curation import tables
+from pipelines.curation.filters import Rule
 from pipelines.curation.pipeline import Options, curate
 from pipelines.curation.plan import read_plan
 from pipelines.curation.pool import read_pool
 from pipelines.curation.recipe import Recipe, load_recipe
+from pipelines.curation.records import Kind
 from pipelines.synthesis.__main__ import main as render
 from skyreels.storage import Storage
 
@@ -94,11 +96,15 @@ def measure(world: Path, output: Path, recipe: Recipe) -> list[Figure]:
 
 @dataclass(frozen=True)
 class _Found:
-    """By file name: the source's row, its clips' rows, and why clips were rejected."""
+    """By file name: the source's row, its clips' rows, and why clips were rejected; and the recipe's rules.
+
+    A clip is rejected for the first rule that it breaks, so whether a fault was found is asked of the rules.
+    """
 
     sources: dict[str, Row]
     clips: dict[str, list[Row]]
     reasons: dict[str, set[str]]
+    rules: list[Rule]
 
     @classmethod
     def read(cls, output: Path, recipe: Recipe) -> "_Found":
@@ -114,7 +120,8 @@ class _Found:
         for row in rejects:
             if row["stage"] != "segment":
                 reasons[name_of[row["source_id"]]].add(row["reason"])
-        return cls({name_of[k]: row for k, row in sources.items()}, clips, reasons)
+        rules = [rule for rule in recipe.filters.values() if rule is not None]
+        return cls({name_of[k]: row for k, row in sources.items()}, clips, reasons, rules)
 
 
 def _cuts(truth: Sequence[Row], found: _Found) -> Figure:
@@ -149,7 +156,12 @@ def _faults(truth: Sequence[Row], found: _Found) -> Iterable[Figure]:
 def _is_found(fault: str, name: str, found: _Found) -> bool:
     if fault == "letterbox":
         return all(clip["crop"] is not None for clip in found.clips[name])
-    return bool(found.reasons[name] & set(REASONS[fault]))
+    rules = [rule for rule in found.rules if f"{rule.group}:{rule.score}" in REASONS[fault]]
+    return any(
+        rule.applies(Kind(clip["kind"]), clip) and rule.broken_by(clip) is not None
+        for clip in found.clips[name]
+        for rule in rules
+    )
 
 
 def _false_alarms(truth: Sequence[Row], found: _Found) -> Figure:
