@@ -164,12 +164,6 @@ def exists(location: str) -> bool:
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
-def is_folder(location: str) -> bool:
-    filesystem, path = resolve(location)
-    with _errors_name(location):
-        return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
-
-
 def list_files(location: str) -> list[FileEntry]:
     """Every file at or below a location, sorted; hidden names (a leading dot) are left out. None where nothing is."""
     filesystem, path = resolve(location)

@@ -16,7 +16,7 @@ _REQUEST_ENV = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RE
 
 @dataclass
 class TrackedRun:
-    """One MLflow run; `url` is empty when nothing is tracked. Every call is safe to make either way."""
+    """One MLflow run; `run_id` is empty when nothing is tracked. Every call is safe to make either way."""
 
     run_id: str = ""
     uri: str = ""
