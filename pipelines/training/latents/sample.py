@@ -1,4 +1,4 @@
-"""One sample of the latent cache: all that any task needs of a clip, so that a trainer holds no codec and no encoder."""
+"""One sample of the latent cache: all that a task needs of a clip, so that a trainer holds no codec and no encoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
