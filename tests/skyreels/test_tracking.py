@@ -35,6 +35,42 @@ def test_a_run_keeps_params_metrics_and_artifacts_beside_the_working_directory(s
 
 
 @pytest.mark.slow
+def test_a_restart_goes_on_with_its_run_and_versions_are_registered(store, tmp_path):
+    with tracking.track("training", run_name="joint", params={"lr": 1}) as run:
+        run.metrics({"loss": 2.0}, step=1)
+    with tracking.track("training", run_name="joint", params={"lr": 2}, run_id=run.run_id) as again:
+        again.metrics({"loss": 1.0}, step=2)
+        again.tags({"restarts": 1})
+        (tmp_path / "export").mkdir()
+        (tmp_path / "export" / "clip.mp4").write_bytes(b"clip")
+        again.artifact(tmp_path / "export", "samples")
+        versions = [again.register("skyreels", (tmp_path / "export").as_uri(), ("joint",)) for _ in range(2)]
+    assert again.run_id == run.run_id
+    kept = store.get_run(run.run_id)
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params["lr"] == "1", "what a run began with is what it is known by"
+    assert kept.data.tags["restarts"] == "1"
+    assert [point.value for point in store.get_metric_history(run.run_id, "loss")] == [2.0, 1.0]
+    assert list((tmp_path / "mlartifacts").rglob("samples/clip.mp4"))
+    assert versions == ["1", "2"]
+    assert store.get_model_version_by_alias("skyreels", "joint").version == 2
+    with tracking.track("training", run_name="joint", params={}, run_id="0" * 32) as other:
+        assert other.run_id not in ("", run.run_id), "a run that the store does not have is begun anew"
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_is_left_alone_for_a_while(store, monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING), tracking.track("training", run_name="r", params={}) as run:
+        monkeypatch.setattr(run, "uri", f"http://127.0.0.1:{_closed_port()}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        for step in range(3):
+            run.metrics({"loss": 1.0}, step=step)
+    assert run.lost == 3
+    assert caplog.text.count("going on without it for") == 1
+    assert "3 calls did not arrive" in caplog.text
+
+
+@pytest.mark.slow
 def test_an_unreachable_server_costs_a_warning_and_nothing_else(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{_closed_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
