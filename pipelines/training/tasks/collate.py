@@ -1,0 +1,136 @@
+"""Examples of one bucket to a batch: one timestep per sample for all streams, noise, and everything stacked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model.conditioning import VideoCondition
+from model.config import TransformerConfig
+from model.denoiser import stack_text
+from model.flops import Workload, forward_flops
+from model.flow import FlowConfig, noised, sample_timesteps, velocity_target
+from model.inputs import AUDIO, VIDEO, JointInputs
+from model.keyframes import KeyframeInput
+from pipelines.training.batch import Target, TrainingBatch
+from pipelines.training.tasks.example import Example
+
+KEPT_WEIGHT = 0.1
+"""Of kept latents in the loss, beside 1 for generated ones. They are integrated too while sampling, so the model must
+know their velocity; but it stands in its input, and a tenth is enough to learn to copy it."""
+
+
+@dataclass(frozen=True)
+class Collation:
+    """What a stage says about every batch."""
+
+    transformer: TransformerConfig
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    sparsity: float = 0.0
+
+
+def collate(
+    task: str,
+    examples: Sequence[Example],
+    keys: Sequence[str],
+    generator: torch.Generator,
+    settings: Collation,
+    audio_time_scale: float = 0.0,
+) -> TrainingBatch:
+    """Noise and stack examples of equal shapes, all of one task. References are cut to the shortest of the batch."""
+    first, config = examples[0], settings.transformer
+    clean = _clean(examples)
+    conditions = {
+        "video": _conditions([example.condition for example in examples]),
+        "keyframes": _conditions([example.keyframe_condition for example in examples]),
+    }
+    tokens = _grid(clean["video"], config) if "video" in clean else clean["audio"].shape[2:]
+    timesteps = sample_timesteps(len(examples), 2, settings.flow, generator, math.prod(tokens)).clone()
+    noisy: dict[str, Tensor] = {}
+    targets: dict[str, Target] = {}
+    for stream, latents in clean.items():
+        column = AUDIO if stream == "audio" else VIDEO
+        if stream in first.given:
+            timesteps[:, column] = 1
+            noisy[stream] = latents
+        else:
+            noise = torch.randn(latents.shape, generator=generator)
+            noisy[stream] = noised(latents, noise, timesteps[:, column])
+            targets[stream] = Target(velocity_target(latents, noise), _weight(conditions.get(stream), latents))
+    for stream, condition in conditions.items():
+        if condition is not None:
+            noisy[stream] = condition.channels(noisy[stream])
+    seen = _references([example.video_reference for example in examples])
+    heard = _references([example.audio_reference for example in examples])
+    text, mask = stack_text([(e.text[None], torch.ones(1, len(e.text), dtype=torch.bool)) for e in examples])
+    inputs = JointInputs(
+        text=text,
+        timesteps=timesteps,
+        text_mask=mask,
+        video=noisy.get("video"),
+        audio=noisy.get("audio"),
+        audio_time_scale=audio_time_scale,
+        video_references=seen,
+        audio_references=heard,
+        keyframes=KeyframeInput(noisy["keyframes"], first.keyframe_indices) if "keyframes" in noisy else None,
+        sparsity=settings.sparsity,
+        reference_rows=torch.tensor([e.attends for e in examples]) if seen or heard else None,
+    )
+    work = _workload(inputs, config)
+    return TrainingBatch(
+        task,
+        inputs,
+        targets,
+        tuple(keys),
+        tokens=len(examples) * (work.video_tokens + work.audio_tokens),
+        flops=float(len(examples) * forward_flops(config, work)),
+    )
+
+
+def _clean(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Clean latents by stream, stacked."""
+    parts = {name: [getattr(example, name) for example in examples] for name in ("video", "audio", "keyframes")}
+    return {name: torch.stack(latents) for name, latents in parts.items() if latents[0] is not None}
+
+
+def _conditions(conditions: Sequence[VideoCondition | None]) -> VideoCondition | None:
+    there = [condition for condition in conditions if condition is not None]
+    if not there:
+        return None
+    return VideoCondition(torch.cat([c.latents for c in there]), torch.cat([c.keep_mask for c in there]))
+
+
+def _weight(condition: VideoCondition | None, like: Tensor) -> Tensor:
+    if condition is None:
+        return like.new_ones(len(like), *[1] * (like.ndim - 1))
+    return 1 - (1 - KEPT_WEIGHT) * condition.keep_mask
+
+
+def _references(references: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """One tensor (B, C, N, ...), or none. A prefix of a causal codec's latents is itself a clip's."""
+    there = [reference for reference in references if reference is not None]
+    if not there:
+        return ()
+    shortest = min(reference.shape[1] for reference in there)
+    return (torch.stack([reference[:, :shortest] for reference in there]),)
+
+
+def _workload(inputs: JointInputs, config: TransformerConfig) -> Workload:
+    """Tokens of one sample."""
+    return Workload(
+        text=inputs.text.shape[1],
+        grid=None if inputs.video is None else _grid(inputs.video, config),
+        keyframes=0 if inputs.keyframes is None else math.prod(_grid(inputs.keyframes.latents, config)),
+        video_references=sum(math.prod(_grid(reference, config)) for reference in inputs.video_references),
+        audio=0 if inputs.audio is None else inputs.audio.shape[2],
+        audio_references=sum(reference.shape[2] for reference in inputs.audio_references),
+        sparsity=inputs.sparsity,
+    )
+
+
+def _grid(latents: Tensor, config: TransformerConfig) -> tuple[int, int, int]:
+    """(T, H, W) in tokens of latents (B, C, T, h, w)."""
+    time, height, width = latents.shape[2:]
+    return time, height // config.patch[1], width // config.patch[2]
