@@ -6,51 +6,16 @@ gradients, float32 master weights and two Adam moments, each sharded over all GP
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
-
-import torch
-from torch import nn
 
 from model.config import Preset, TransformerConfig, load_preset
 from model.flops import Workload, forward_flops
 from model.keyframes import keyframe_indices
-from model.mmdit import MMDiT
+from model.memory import TrainingSetup, meta_model, training_memory
 from model.refiner import refined_clip, refiner_config
 from model.shapes import ClipShape
 
-STATE_BYTES = 2 + 2 + 4 + 8
-"""Per parameter: bf16 weight, bf16 gradient, float32 master weight, two float32 Adam moments."""
-
-SAVED_BYTES = {"alone": 68, "joint": 92}
-"""Per token and channel, what one layer keeps for its backward pass in bf16; the tests measure it."""
-
 TEXT_TOKENS = 512
 GIBI = 2**30
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU in training."""
-
-    states: float
-    gathered: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        """All of them; the allocator's own waste comes on top."""
-        return self.states + self.gathered + self.activations
-
-
-def meta_model(config: TransformerConfig) -> MMDiT:
-    """The model without its weights."""
-    with torch.device("meta"):
-        return MMDiT(config)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """All parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def parameter_table(config: TransformerConfig) -> dict[str, int]:
@@ -59,24 +24,6 @@ def parameter_table(config: TransformerConfig) -> dict[str, int]:
     for name, parameter in meta_model(config).named_parameters():
         parts[_part(name, config.dual_blocks)] = parts.get(_part(name, config.dual_blocks), 0) + parameter.numel()
     return parts
-
-
-def training_memory(config: TransformerConfig, work: Workload, *, gpus: int, batch: int = 1) -> Memory:
-    """Memory of one GPU with every layer recomputed in the backward pass.
-
-    Two layers' weights are gathered at a time (the one at work and the next). Activations: each layer's input for all
-    tokens in bf16, and what one layer keeps while it is recomputed.
-    """
-    model = meta_model(config)
-    layer = max(count_parameters(part) for part in model.layers)
-    branches = [count for count in (work.video_tokens, work.audio_tokens) if count]
-    tokens = batch * (sum(branches) + work.text * len(branches))
-    saved = SAVED_BYTES["joint" if len(branches) == 2 else "alone"]
-    return Memory(
-        states=STATE_BYTES * count_parameters(model) / gpus,
-        gathered=2 * 2 * layer,
-        activations=tokens * config.width * (2 * config.layers + saved),
-    )
 
 
 def clip_of(preset: Preset, seconds: float, height: int, width: int, fps: float, *, audio: bool = True) -> ClipShape:
@@ -144,7 +91,7 @@ def report(preset: Preset, clip: ClipShape, gpus: int) -> str:
     lines += ["", f"{'task':<34}{'tokens':>10}{'forward TFLOP':>16}{'train TFLOP':>14}{'GiB per GPU':>14}"]
     for name, (settings, work) in _tasks(preset, clip).items():
         forward = forward_flops(settings, work) / 1e12
-        memory = training_memory(settings, work, gpus=gpus).total / GIBI
+        memory = training_memory(settings, work, TrainingSetup(gpus)).total / GIBI
         tokens = work.video_tokens + work.audio_tokens
         lines.append(f"{name:<34}{tokens:>10,}{_figure(forward):>16}{_figure(4 * forward):>14}{_figure(memory):>14}")
     lines += ["", f"train: forward, backward and recomputed layers; batch 1, ZeRO-3 over {gpus} GPUs"]

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from model.config import PRESETS, TransformerConfig, from_mapping, load_preset
-from model.inspect import count_parameters, meta_model
+from model.memory import count_parameters, meta_model
 from model.refiner import refiner_config
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
