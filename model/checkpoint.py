@@ -9,7 +9,8 @@ transformer/diffusion_pytorch_model.safetensors.index.json
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.codecs.latents import weights_identity
 from model.config import TransformerConfig, from_mapping
 from model.mmdit import MMDiT
 
@@ -26,6 +28,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5 * 2**30
 SHOWN_KEYS = 5
+IDENTITY_ELEMENTS = 64
 
 
 class CheckpointError(ValueError):
@@ -52,22 +55,35 @@ def save_module(
     module: nn.Module, config: Mapping[str, Any], directory: str | Path, *, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write weights and `config` into `directory`, each file in one step; weights of an earlier save are removed."""
+    state = {key: value.detach() for key, value in module.state_dict().items()}
+    named = {"_class_name": type(module).__name__, **config}
+    sizes = {key: value.nbytes for key, value in state.items()}
+    save_state(sizes, state.__getitem__, named, directory, max_shard_bytes=max_shard_bytes)
+
+
+def save_state(
+    sizes: Mapping[str, int],
+    read: Callable[[str], Tensor],
+    config: Mapping[str, Any],
+    directory: str | Path,
+    *,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """The same for weights that are read one by one: `sizes` in bytes, and `read` by key. Holds one shard at a time."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for stale in [*directory.glob(f"{Path(WEIGHTS).stem}*.safetensors"), directory / INDEX]:
         stale.unlink(missing_ok=True)
-    shards = _into_shards({key: value.detach() for key, value in module.state_dict().items()}, max_shard_bytes)
+    shards = _into_shards(sizes, max_shard_bytes)
     names = _shard_names(len(shards))
-    for name, shard in zip(names, shards, strict=True):
-        tensors = {key: value.cpu().contiguous() for key, value in shard.items()}
+    for name, keys in zip(names, shards, strict=True):
         partial = directory / f"{name}.partial"
-        save_file(tensors, partial, metadata={"format": "pt"})
+        save_file({key: read(key).cpu().contiguous() for key in keys}, partial, metadata={"format": "pt"})
         os.replace(partial, directory / name)
     if len(names) > 1:
-        total = sum(value.nbytes for shard in shards for value in shard.values())
-        placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
-    _write_json(directory / CONFIG, {"_class_name": type(module).__name__, **config})
+        placed = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        _write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": placed})
+    _write_json(directory / CONFIG, config)
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -79,17 +95,52 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     return values
 
 
+def transformer_identity(config: TransformerConfig, state: Mapping[str, Tensor]) -> str:
+    """16 hex digits that change with the configuration, the weights or their precision."""
+    return weights_identity(dataclasses.asdict(config), state, IDENTITY_ELEMENTS)
+
+
+def saved_identity(directory: str | Path) -> str:
+    """`transformer_identity` of a checkpoint folder as it was saved; a few elements per tensor are read."""
+    values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
+    config = from_mapping(TransformerConfig, values, str(Path(directory) / CONFIG))
+    with ExitStack() as opened:
+        return transformer_identity(config, _StoredTensors(_weight_files(Path(directory)), opened))
+
+
 def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     """All tensors of a checkpoint folder, from one file or from the shards its index names."""
-    directory = Path(directory)
     state: dict[str, Tensor] = {}
-    for path in _weight_files(directory):
-        try:
-            with safe_open(path, "pt", device=device) as file:
-                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): copy the checkpoint again") from error
+    for path in _weight_files(Path(directory)):
+        with _opened(path, device) as file:
+            state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a mapping)
     return state
+
+
+class StoredState(Mapping[str, Tensor]):
+    """The tensors of a checkpoint folder, each read when it is asked for."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self._files: dict[str, Path] = {}
+        for path in _weight_files(Path(directory)):
+            with _opened(path) as file:
+                self._files |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, key: str) -> Tensor:
+        with _opened(self._files[key]) as file:
+            tensor: Tensor = file.get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Without reading the tensor."""
+        with _opened(self._files[key]) as file:
+            return tuple(file.get_slice(key).get_shape())
 
 
 def load_into(module: nn.Module, directory: str | Path) -> None:
@@ -121,16 +172,45 @@ def load_into(module: nn.Module, directory: str | Path) -> None:
             tensor.copy_(state[key])
 
 
-def _into_shards(state: dict[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
-    """Tensors in order, a new shard whenever the next one would not fit."""
-    shards: list[dict[str, Tensor]] = [{}]
+@contextmanager
+def _opened(path: Path, device: str = "cpu") -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): copy the checkpoint again") from error
+
+
+class _StoredTensors(Mapping[str, Tensor]):
+    """Tensors of safetensors files, read when asked for."""
+
+    def __init__(self, files: list[Path], opened: ExitStack) -> None:
+        self._files = {}
+        for path in files:
+            file = opened.enter_context(safe_open(path, "pt"))
+            self._files.update({key: file for key in file.keys()})  # noqa: SIM118 (not a mapping)
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor: Tensor = self._files[key].get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _into_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Keys in order, a new shard whenever the next tensor would not fit."""
+    shards: list[list[str]] = [[]]
     filled = 0
-    for key, value in state.items():
-        if shards[-1] and filled + value.nbytes > max_bytes:
-            shards.append({})
+    for key, size in sizes.items():
+        if shards[-1] and filled + size > max_bytes:
+            shards.append([])
             filled = 0
-        shards[-1][key] = value
-        filled += value.nbytes
+        shards[-1].append(key)
+        filled += size
     return shards
 
 
