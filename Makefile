@@ -13,12 +13,21 @@ INPUT ?= $(OUTPUT)/world
 ARGS ?=
 TESTS ?= tests
 
+# make train: what, how large, from which data (default: the demo's world, made if absent), on how many workers.
+STAGE ?= sft
+PRESET ?= tiny
+DATA ?= runs/demo/data
+RUNS ?= runs/train
+WORKERS ?=
+RESUME ?= auto
+DRY_RUN ?=
+
 # Ray 2.60 turns token auth on by default. One mode everywhere on one machine; production keeps `token`.
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint format curate cluster-up cluster-down clean
+.PHONY: help setup demo test lint format curate train cluster-up cluster-down clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +63,13 @@ format: setup ## Rewrite the code as ruff would
 
 curate: setup ## Curate INPUT=folder into OUTPUT=folder  [ARGS="--recipe sft dedup.exact=false"]
 	$(BIN)/python jobs/curate.py --input $(INPUT) --output $(OUTPUT) $(ARGS)
+
+train: setup $(if $(filter runs/demo/data,$(DATA)),runs/demo/data/datasets/default/manifest.parquet) ## Run STAGE=… and what it stands on  [PRESET=… DATA=… RUNS=… WORKERS=… RESUME=never DRY_RUN=1]
+	$(BIN)/python jobs/train.py --stage $(STAGE) --preset $(PRESET) --data $(DATA) --output $(RUNS) \
+		--resume $(RESUME) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DRY_RUN),--dry-run) $(ARGS)
+
+runs/demo/data/datasets/default/manifest.parquet: | $(STAMP)
+	$(BIN)/python -m jobs.demo --output runs/demo --only data
 
 cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)
 	PATH="$(CURDIR)/$(BIN):$$PATH" RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(BIN)/ray start --head \

@@ -1,0 +1,99 @@
+"""What is done with a run's events: a progress bar, a line per step in `metrics.jsonl`, curves and samples in MLflow.
+
+All of it happens in the driver. Workers may come and go; there is one bar, one file and one MLflow run.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from skyreels.storage import is_remote
+from skyreels.tracking import TrackedRun
+from skyreels.training.events import (
+    CheckpointDamaged,
+    CheckpointWritten,
+    Event,
+    SamplesUnreadable,
+    SamplesWritten,
+    Started,
+    StepDone,
+    StepSkipped,
+)
+
+METRICS_FILE = "metrics.jsonl"
+_LOGGED_POINTS = 500  # of a run, at most: curves stay quick to draw however long it is
+
+
+class Observer:
+    """Callable with each event of a run of `steps` steps. Use it as a context manager."""
+
+    def __init__(self, run: TrackedRun, folder: Path, stage: str, steps: int, *, quiet: bool = False) -> None:
+        self._run, self._folder, self._stage, self._steps = run, folder, stage, steps
+        self._every = max(1, steps // _LOGGED_POINTS)
+        self._window: dict[str, list[float]] = {}
+        self._bar = tqdm(total=steps, desc=stage, unit="step", disable=quiet, dynamic_ncols=True)
+        self._lines: TextIO = (folder / METRICS_FILE).open("a")
+        self._starts = self._skipped = 0
+
+    def __enter__(self) -> "Observer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        self._lines.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, Started):
+            self._started(event)
+        elif isinstance(event, StepSkipped):
+            self._skipped += 1
+            self._run.metrics({"skipped_steps": self._skipped}, event.step)
+            self._say(f"step {event.step} was left out: {event.reason} (samples {', '.join(event.keys[:4])})")
+        elif isinstance(event, SamplesUnreadable):
+            self._run.metrics({"unreadable_samples": event.total}, event.step)
+            self._say(f"{event.total} samples were replaced so far; the last: {event.reasons[-1]}")
+        elif isinstance(event, CheckpointWritten):
+            self._run.metrics({"checkpoint/seconds": event.seconds, "checkpoint/bytes": event.bytes}, event.step)
+        elif isinstance(event, CheckpointDamaged):
+            self._say(f"the checkpoint of step {event.step} is damaged and left aside: {'; '.join(event.problems)}")
+        elif isinstance(event, SamplesWritten):
+            for file in event.files:
+                if not is_remote(file):
+                    self._run.artifact(Path(file), f"samples/step-{event.step:08d}")
+
+    def _started(self, event: Started) -> None:
+        self._starts += 1
+        self._bar.update(event.step - self._bar.n)
+        self._run.tags({"workers": event.workers, "device": event.device, "starts_by_this_driver": self._starts})
+        self._run.metrics({"sharded_state_bytes": event.state_bytes, "workers": event.workers}, event.step)
+        word = "starts" if self._starts == 1 else "goes on"
+        rows = f"{event.workers} workers, {event.accumulation} micro-batches each per step"
+        self._say(f"{self._stage} {word} at step {event.step} of {self._steps} on {event.device}: {rows}")
+
+    def _step(self, event: StepDone) -> None:
+        self._lines.write(json.dumps({"step": event.step, **event.metrics}) + "\n")
+        self._lines.flush()
+        self._bar.update(event.step + 1 - self._bar.n)
+        shown = {name: f"{event.metrics[name]:.3g}" for name in ("loss", "tokens_per_s") if name in event.metrics}
+        self._bar.set_postfix(shown, refresh=False)
+        for name, value in event.metrics.items():
+            self._window.setdefault(name, []).append(value)
+        if (event.step + 1) % self._every == 0 or event.step + 1 == self._steps:
+            self._run.metrics({name: sum(values) / len(values) for name, values in self._window.items()}, event.step)
+            self._window = {}
+
+    def _say(self, line: str) -> None:
+        if not self._bar.disable:
+            self._bar.write(line)
+
+
+def read_metrics(folder: Path) -> dict[int, Mapping[str, float]]:
+    """Metrics by step; where a step was done again after a restart, the last time counts."""
+    lines = (folder / METRICS_FILE).read_text().splitlines()
+    rows = (json.loads(line) for line in lines)
+    return {row["step"]: {name: value for name, value in row.items() if name != "step"} for row in rows}
