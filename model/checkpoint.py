@@ -104,8 +104,7 @@ def saved_identity(directory: str | Path) -> str:
     """`transformer_identity` of a checkpoint folder as it was saved; a few elements per tensor are read."""
     values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
     config = from_mapping(TransformerConfig, values, str(Path(directory) / CONFIG))
-    with ExitStack() as opened:
-        return transformer_identity(config, _StoredTensors(_weight_files(Path(directory)), opened))
+    return transformer_identity(config, StoredState(directory))
 
 
 def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:
@@ -179,26 +178,6 @@ def _opened(path: Path, device: str = "cpu") -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}): copy the checkpoint again") from error
-
-
-class _StoredTensors(Mapping[str, Tensor]):
-    """Tensors of safetensors files, read when asked for."""
-
-    def __init__(self, files: list[Path], opened: ExitStack) -> None:
-        self._files = {}
-        for path in files:
-            file = opened.enter_context(safe_open(path, "pt"))
-            self._files.update({key: file for key in file.keys()})  # noqa: SIM118 (not a mapping)
-
-    def __getitem__(self, key: str) -> Tensor:
-        tensor: Tensor = self._files[key].get_tensor(key)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def _into_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:

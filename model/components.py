@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint import load_transformer, save_transformer
+from model.checkpoint import load_transformer, save_transformer, transformer_identity
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import load_audio_codec, load_video_codec
 from model.config import Preset, RefinerConfig, from_mapping
@@ -81,6 +81,17 @@ class Components:
             expected = getattr(wanted, name)
             if expected and expected != given:
                 raise ValueError(f"the transformer was built for {name} = {expected}, its codec or encoder has {given}")
+
+    def identities(self) -> dict[str, str]:
+        """The identity of each part as it is in memory; records of what was generated carry them."""
+        parts = {"transformer": self.transformer, "refiner": self.refiner}
+        found = {
+            name: transformer_identity(model.config, model.state_dict())
+            for name, model in parts.items()
+            if model is not None
+        }
+        codecs = {"video_codec": self.video_codec, "audio_codec": self.audio_codec, "encoder": self.encoder}
+        return found | {name: part.identity for name, part in codecs.items() if part is not None}
 
     def save(self, directory: str | Path) -> None:
         """Write a folder per component and the index last: a folder without it is not finished."""

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.checkpoint import CheckpointError, saved_identity
 from model.components import Components, Placement, SamplingConfig
 from model.conditioning import AudioReference, Reference, check_tags
+from model.lora import load_lora, merge_lora
 from model.media import Image, Mask, OutputType, Video
 from model.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
 from model.requests import MediaRequest, VideoUse
@@ -35,9 +37,24 @@ class Generator:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         offload: bool = False,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
     ) -> "Generator":
-        """Load what `save_pretrained` wrote; `dtype` is that of the transformers."""
-        return cls(Components.load(directory, dtype), device, offload)
+        """Load what `save_pretrained` wrote; `dtype` is that of the transformers.
+
+        `lora` is the folder of an adapter that was trained on this model; `lora_scale` of it is merged in.
+        """
+        components = Components.load(directory, dtype)
+        if lora is not None:
+            adapter = load_lora(lora)
+            base = saved_identity(Path(directory) / "transformer")
+            if adapter.base_identity not in (None, base):
+                raise CheckpointError(
+                    f"the adapter {lora} was trained on the transformer {adapter.base_identity}, and {directory} holds "
+                    f"{base}: use the model that it was trained on"
+                )
+            merge_lora(components.transformer, adapter, lora_scale)
+        return cls(components, device, offload)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a folder per component and `model_index.json`."""

@@ -1,4 +1,4 @@
-"""Frames and samples to files, byte-identical on a rerun: H.264 + AAC in MP4, and FLAC.
+"""Frames and samples to files, byte-identical on a rerun: H.264 + AAC in MP4, FLAC and WAV.
 
 One encoder thread and no creation time make the bytes a function of the input and of the FFmpeg build alone.
 The caller owns atomicity: it passes a temporary path and renames.
@@ -82,10 +82,19 @@ def write_video(
 
 def write_flac(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write (C, N) float32 in [-1, 1] as 16-bit FLAC: as many samples as given, each within one step."""
+    _write_pcm(path, audio, sample_rate, "FLAC")
+
+
+def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
+    """As `write_flac`, uncompressed."""
+    _write_pcm(path, audio, sample_rate, "WAV")
+
+
+def _write_pcm(path: str | Path, audio: np.ndarray, sample_rate: int, container: str) -> None:
     audio = _checked_audio(audio, path)
     # Readers divide by 32768: the same scale here makes reading and writing again change nothing.
     pcm = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(str(path), pcm.T, sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(str(path), pcm.T, sample_rate, format=container, subtype="PCM_16")
 
 
 def _video_stream(

@@ -1,0 +1,113 @@
+"""Media to arrays, run in the sandbox's child: no torch here, and what is large goes through a `.npy` file."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from skyreels.config import Config
+from skyreels.media.cut import Grid
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.errors import MediaError
+from skyreels.media.facts import Probe
+from skyreels.media.image import read_image
+from skyreels.media.picture import DecodedFrame
+from skyreels.media.probe import probe
+from skyreels.media.sound import iter_audio
+
+ARRAY = "array.npy"
+_MIDDLE_GREY = 127
+_NOTHING = 1e-3
+
+
+class PicturesWanted(Config):
+    """Pictures of `path`, a video or one image, stretched to `size` (width, height); of a video `fps` a second.
+
+    With `as_mask` the array is bool: True where any of what a pixel shows is brighter than middle grey.
+    """
+
+    path: Path
+    probe: Probe
+    size: tuple[int, int]
+    fps: float
+    as_mask: bool = False
+
+
+class SoundWanted(Config):
+    """The sound of `path`: one channel is repeated where two are wanted, several are averaged where one is."""
+
+    path: Path
+    sample_rate: int
+    channels: int
+
+
+def probe_file(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """The `Probe` of the file at `path`."""
+    return probe(request["path"]).model_dump(mode="json")
+
+
+def decode_pictures(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Write (F, H, W, 3) uint8, or (F, H, W) bool of a mask, to `scratch`."""
+    wanted = PicturesWanted.model_validate(request)
+    count, pictures = _pictures(wanted)
+    width, height = wanted.size
+    shape = (count, height, width) if wanted.as_mask else (count, height, width, 3)
+    kind = np.dtype(bool if wanted.as_mask else np.uint8)
+    array = np.lib.format.open_memmap(scratch / ARRAY, "w+", kind, shape)
+    for place, picture in zip(array, pictures, strict=True):
+        place[:] = picture
+    array.flush()
+    return {}
+
+
+def decode_sound(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Write (channels, samples) float32 to `scratch`."""
+    wanted = SoundWanted.model_validate(request)
+    mono = wanted.channels == 1
+    blocks = iter_audio(wanted.path, sample_rate=wanted.sample_rate, mono=mono, stereo=not mono)
+    samples = [block.samples for block in blocks]
+    if not samples:
+        raise MediaError("no_samples", "Send a file whose sound track holds sound.", wanted.path.name)
+    joined = np.concatenate(samples, axis=1)
+    np.save(scratch / ARRAY, np.broadcast_to(joined, (wanted.channels, joined.shape[1])), allow_pickle=False)
+    return {}
+
+
+def _pictures(wanted: PicturesWanted) -> tuple[int, Iterator[np.ndarray]]:
+    """How many pictures there are, and each as it is wanted."""
+    if wanted.probe.image is not None:
+        picture = read_image(wanted.path)
+        return 1, iter([_marked(picture, wanted.size) if wanted.as_mask else _fitted(picture, wanted.size)])
+    info = wanted.probe.video
+    if info is None:
+        raise MediaError("no_video_stream", "Send a file with a picture.", wanted.path.name)
+    rate = Fraction(wanted.fps).limit_denominator(1001)
+    count = max(1, math.floor(info.duration_s * rate + Fraction(1, 2)))
+    frames = Grid(info.start_s, rate, count).pick(iter_video_frames(wanted.path, wanted.probe))
+    return count, (_shown(frame, wanted) for frame in frames)
+
+
+def _shown(frame: DecodedFrame, wanted: PicturesWanted) -> np.ndarray:
+    return _marked(frame.rgb(), wanted.size) if wanted.as_mask else frame.rgb(*wanted.size)
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if _size(picture) == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+
+
+def _marked(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    marked = picture.mean(axis=-1) > _MIDDLE_GREY
+    if _size(picture) == size:
+        return marked
+    return np.asarray(Image.fromarray(marked.astype(np.float32)).resize(size, Image.Resampling.BOX)) > _NOTHING
+
+
+def _size(picture: np.ndarray) -> tuple[int, int]:
+    """(width, height)."""
+    return picture.shape[1], picture.shape[0]

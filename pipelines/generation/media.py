@@ -1,0 +1,101 @@
+"""The files of a request as the generator takes them. They are probed and decoded in a child process with limits."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from pipelines.generation.decoding import ARRAY, PicturesWanted, SoundWanted
+from pipelines.generation.request import GenerationRequest, Kind, MediaFile, RequestError
+from skyreels.media.errors import MediaError
+from skyreels.media.facts import Probe
+from skyreels.media.limits import MediaLimits
+from skyreels.media.sandbox import Sandbox
+
+MAX_SECONDS = 60.0
+LIMITS = MediaLimits(max_file_bytes=4 * 2**30, wall_s=300.0, cpu_s=300.0)
+_DECODING = "pipelines.generation.decoding"
+
+
+class MediaReader:
+    """Reads files in one sandbox; close it, or use it as a context."""
+
+    def __init__(self, limits: MediaLimits = LIMITS) -> None:
+        self._sandbox = Sandbox(limits, preload=(_DECODING,))
+        self._probes: dict[Path, Probe] = {}
+
+    def check(self, request: GenerationRequest) -> None:
+        """Probe every file; RequestError where one cannot be read, is too long or is not what its field takes."""
+        for file in request.files():
+            kind = self.kind(file)
+            seconds = self._probe(file).duration_s
+            if seconds > MAX_SECONDS:
+                message = (
+                    f"{file.path} lasts {seconds:.1f} s, at most {MAX_SECONDS:g} are read: cut it to the part meant"
+                )
+                raise RequestError(file.field, message)
+            if request.still and file.field in ("video", "mask") and kind == "video":
+                raise RequestError(file.field, f"{file.path} is a video, and one picture is asked for: give an image")
+
+    def kind(self, file: MediaFile) -> Kind:
+        """What the file is used as."""
+        probe = self._probe(file)
+        held: dict[Kind, object] = {"image": probe.image, "video": probe.video, "audio": probe.audio}
+        found = [kind for kind in file.kinds if held[kind] is not None]
+        if not found:
+            holds = " and ".join(kind for kind, info in held.items() if info is not None)
+            wanted = " or ".join(file.kinds)
+            raise RequestError(file.field, f"{file.path} ({probe.container}) holds {holds}: give {wanted}")
+        return found[0]
+
+    def size(self, file: MediaFile) -> tuple[int, int]:
+        """(width, height) upright, in square pixels."""
+        probe = self._probe(file)
+        if probe.image is not None:
+            return probe.image.width, probe.image.height
+        assert probe.video is not None
+        return probe.video.display_size
+
+    def pictures(self, file: MediaFile, cover: tuple[int, int], fps: float, *, as_mask: bool = False) -> np.ndarray:
+        """(F, H, W, 3) uint8, or (F, H, W) bool of a mask; shrunk, never enlarged, as long as it covers `cover`."""
+        width, height = self.size(file)
+        scale = min(1.0, max(cover[0] / width, cover[1] / height))
+        size = (math.ceil(width * scale), math.ceil(height * scale))
+        wanted = PicturesWanted(path=file.path, probe=self._probe(file), size=size, fps=fps, as_mask=as_mask)
+        return self._array(file, "decode_pictures", wanted.model_dump(mode="json"))
+
+    def sound(self, file: MediaFile, sample_rate: int, channels: int) -> np.ndarray:
+        """(channels, samples) float32."""
+        wanted = SoundWanted(path=file.path, sample_rate=sample_rate, channels=channels)
+        return self._array(file, "decode_sound", wanted.model_dump(mode="json"))
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def __enter__(self) -> "MediaReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _probe(self, file: MediaFile) -> Probe:
+        if file.path not in self._probes:
+            facts = self._call(file, "probe_file", {"path": str(file.path)}, lambda reply, _: reply)
+            self._probes[file.path] = Probe.model_validate(facts)
+        return self._probes[file.path]
+
+    def _array(self, file: MediaFile, target: str, request: dict[str, Any]) -> np.ndarray:
+        return self._call(file, target, request, lambda _, scratch: np.load(scratch / ARRAY, allow_pickle=False))
+
+    def _call(
+        self, file: MediaFile, target: str, request: dict[str, Any], take: Callable[[dict[str, Any], Path], Any]
+    ) -> Any:
+        with TemporaryDirectory(prefix="skyreels-media-") as scratch:
+            try:
+                reply = self._sandbox.call(f"{_DECODING}:{target}", request, scratch=Path(scratch))
+            except MediaError as error:
+                raise RequestError(file.field, f"{file.path}: {error}") from error
+            return take(reply, Path(scratch))
