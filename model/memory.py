@@ -1,8 +1,8 @@
 """Memory of a training step on one device, from the shapes: what ZeRO-3 shards and what it does not.
 
-States are sharded over all devices: weights and gradients in the precision of training, float32 master weights, two
-Adam moments and, if kept, an average of the weights. The tests hold them against what DeepSpeed allocates, and the
-activations against what autograd keeps.
+States are sharded over all devices: weights in the precision of training, and in float32 summed gradients, master
+weights, two Adam moments and, if kept, an average of the weights. The tests hold them against what DeepSpeed allocates
+with our settings, and the activations against what autograd keeps.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ Precision = Literal["bf16", "fp32"]
 
 VALUE_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 
-MASTER_BYTES, MOMENT_BYTES, AVERAGE_BYTES = 4, 8, 4
-"""Per parameter, float32 whatever the precision: master weight, Adam's two moments, the averaged weight (EMA)."""
+GRADIENT_BYTES, MASTER_BYTES, MOMENT_BYTES, AVERAGE_BYTES = 4, 4, 8, 4
+"""Per parameter, float32 whatever the precision: gradient, master weight, Adam's two moments, averaged weight (EMA)."""
 
 SAVED_BYTES: dict[Precision, dict[str, int]] = {
     "bf16": {"alone": 68, "joint": 92},
@@ -42,13 +42,15 @@ class TrainingSetup:
     average: bool = False
     trainable: float = 1.0
     offload: bool = False
-    reduce_bucket: int = 0
-    """Elements of the buffer that gradients are gathered in before they are reduced."""
+    live: int = 0
+    """Elements that may stay gathered though no layer at work needs them."""
+    buffers: int = 0
+    """Elements of the buffers that gradients wait in, and weights that come in ahead."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device; `host` lies in the memory of the machine around it."""
+    """Bytes on one device, and for it in its host's memory."""
 
     weights: float
     gradients: float
@@ -96,8 +98,8 @@ def layer_tokens(work: Workload) -> tuple[int, str]:
 def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSetup) -> Memory:
     """Memory of one device at the height of a step.
 
-    Two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait to be
-    scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while it is
+    At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait to
+    be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while it is
     recomputed; without, what every layer keeps. With `offload` the optimizer and the average lie on the host.
     """
     total, layer = parameter_counts(config)
@@ -106,14 +108,15 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     shard, learning = total / setup.gpus, total * setup.trainable / setup.gpus
     optimizer = learning * (MASTER_BYTES + MOMENT_BYTES)
     average = learning * AVERAGE_BYTES if setup.average else 0.0
+    gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers
     saved = SAVED_BYTES[setup.precision][kind]
     held = config.layers * value + saved if setup.checkpointing else config.layers * saved
     return Memory(
         weights=shard * value,
-        gradients=learning * value,
+        gradients=learning * GRADIENT_BYTES,
         optimizer=0.0 if setup.offload else optimizer,
         average=0.0 if setup.offload else average,
-        gathered=value * (3 * layer + setup.reduce_bucket),
+        gathered=value * gathered,
         activations=setup.batch * tokens * config.width * held / setup.sequence_parallel,
         host=optimizer + average if setup.offload else 0.0,
     )
