@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.parallel import UNSHARDED, Shards
 from model.rope import RotaryTable, rotate
 
 KeysValues = tuple[Tensor, Tensor]
@@ -61,11 +62,16 @@ class CrossAttention(nn.Module):
         keys_values: KeysValues,
         key_mask: Tensor | None = None,
         rotary: RotaryTable | None = None,
+        key_shards: Shards = UNSHARDED,
     ) -> Tensor:
-        """(B, N, width) queries to (B, N, width); `key_mask` (B, M) is True where a key exists."""
-        keys, values = keys_values
+        """(B, N, width) queries to (B, N, width); `key_mask` (B, M) is True where a key exists.
+
+        Where the keys lie on several ranks, `key_shards` tells how; all ranks then hold the same queries.
+        """
+        keys, values = map(key_shards.to_heads, keys_values)
         q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).to(keys.dtype).transpose(1, 2)
-        out = attend(rotate(q, rotary) if rotary else q, keys, values, key_mask)
+        q = key_shards.own_heads(rotate(q, rotary) if rotary else q)
+        out = key_shards.all_heads(attend(q, keys, values, key_mask))
         return self.out(out.transpose(1, 2).flatten(2))
 
 

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 from model.attention import CrossAttention, KeysValues, SelfProjection, attend
 from model.config import TransformerConfig
 from model.modulation import Modulation, gated_residual, modulated_norm
+from model.parallel import Shards
 from model.rope import RotaryTable, rotate
 from model.vsa import SparsePlan, sparse_attention
 
 
 @dataclass(frozen=True)
 class BranchContext:
-    """What every layer of one branch is told and none changes. N media tokens (video or audio), S text tokens."""
+    """What every layer of one branch is told and none changes. N media tokens (video or audio), S text tokens.
+
+    Where `shards` spread the media over ranks, N are all of them in `rotary`, `joint_mask`, `media_mask` and `sparse`,
+    and this rank's in `time_rotary` and `modulation`, as in the states that pass through the layers.
+    """
 
     rotary: RotaryTable
     """Of media then text, N + S rows."""
@@ -33,6 +38,7 @@ class BranchContext:
     """6 per text token."""
     embedding: Tensor
     """(B, width) of this branch's timesteps, float32."""
+    shards: Shards
     joint_mask: Tensor | None = None
     """(B, N + S) bool, True where a token exists."""
     media_mask: Tensor | None = None
@@ -101,7 +107,7 @@ class SingleStream(nn.Module):
         shift, scale, gate, *_ = self._modulation(context, text.shape[1])
         normed = modulated_norm(tokens, shift, scale)
         q, k, v = self.attention(normed)
-        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed)
+        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed[:, : media.shape[1]])
         tokens = gated_residual(tokens, self.attention.out(mixed), gate)
         return _split(tokens, media.shape[1])
 
@@ -176,7 +182,7 @@ class CrossModalAttention(nn.Module):
         `rows` (B,) bool closes the gate of the samples it is False for.
         """
         keys_values = self.attention.keys_values(other_seen, other.time_rotary)
-        update = self.attention(seen, keys_values, other.media_mask, state.context.time_rotary)
+        update = self.attention(seen, keys_values, other.media_mask, state.context.time_rotary, other.shards)
         gate = other.modulation.noisy[:, 8:9] + self.gate.float()
         if isinstance(rows, Tensor):
             gate = gate * rows.to(gate)[:, None, None]
@@ -231,21 +237,21 @@ class JointLayer(nn.Module):
 
 
 def joint_attention(
-    q: Tensor, k: Tensor, v: Tensor, context: BranchContext, gate: nn.Linear | None, normed: Tensor
+    q: Tensor, k: Tensor, v: Tensor, context: BranchContext, gate: nn.Linear | None, media: Tensor
 ) -> Tensor:
     """Self-attention of (B, N + S, heads, d) media and text to (B, N + S, width), dense or sparse on the video grid.
 
-    `gate` of the `normed` media weighs the coarse stage of sparse attention.
+    `gate` of the normed `media` weighs the coarse stage of sparse attention.
     """
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    text = context.text.shape[1]
+    q, k, v = (context.shards.to_heads(part.transpose(1, 2), text) for part in (q, k, v))
     q, k = rotate(q, context.rotary), rotate(k, context.rotary)
     if context.sparse is None or gate is None:
         mixed = attend(q, k, v, context.joint_mask)
     else:
-        tokens = context.sparse.slice_grid(normed, 1)
-        weights = gate(tokens).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        weights = _coarse_weights(gate, media, context.sparse, context.shards, head_width=q.shape[-1])
         mixed = sparse_attention(q, k, v, weights, context.sparse, context.joint_mask)
-    return mixed.transpose(1, 2).flatten(2)
+    return context.shards.to_tokens(mixed, text).transpose(1, 2).flatten(2)
 
 
 def coarse_gate(width: int) -> nn.Linear:
@@ -254,6 +260,14 @@ def coarse_gate(width: int) -> nn.Linear:
     nn.init.zeros_(gate.weight)
     nn.init.zeros_(gate.bias)
     return gate
+
+
+def _coarse_weights(gate: nn.Linear, media: Tensor, plan: SparsePlan, shards: Shards, head_width: int) -> Tensor:
+    """(B, heads, grid tokens, d) of the normed media (B, N, width)."""
+    if shards.ranks is None:
+        return gate(plan.slice_grid(media, 1)).unflatten(-1, (-1, head_width)).transpose(1, 2)
+    weights = gate(media).unflatten(-1, (-1, head_width)).transpose(1, 2)
+    return plan.slice_grid(shards.to_heads(weights), 2)
 
 
 def _split(tokens: Tensor, media: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,17 @@ from model.config import TransformerConfig
 from model.inputs import JointInputs
 from model.keyframes import keyframe_positions
 from model.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
+from model.parallel import UNSHARDED, SequenceRanks, Shards
 from model.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
 from model.vsa import SparsePlan
 
 
 @dataclass(frozen=True)
 class MediaTokens:
-    """Tokens of one modality before the first layer: references, then the sequence, then keyframes."""
+    """Tokens of one modality before the first layer: references, then the sequence, then keyframes.
+
+    N of them, of which this rank holds those in `tokens` and `time_rotary` where `shards` spread them.
+    """
 
     tokens: Tensor
     """(B, N, width)."""
@@ -29,6 +33,12 @@ class MediaTokens:
     mask: Tensor | None = None
     """(B, N) bool, True where a token exists."""
     sparse: SparsePlan | None = None
+    shards: Shards = UNSHARDED
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.rotary.cos.shape[-2]
 
 
 class Branch(nn.Module):
@@ -62,14 +72,13 @@ class Branch(nn.Module):
         text_mask: Tensor | None,
     ) -> BranchContext:
         """What all layers of this branch share, for one timestep per sample (B,)."""
-        batch, count, _ = media.tokens.shape
-        device = media.tokens.device
+        batch, count, device = media.tokens.shape[0], media.count, media.tokens.device
         embedding = self.time(timesteps)
         modulation = Modulation(self.media_modulation(embedding))
         if media.references:
             clean = self.media_modulation(self.time(torch.ones_like(timesteps)))
             is_reference = torch.arange(count, device=device) < media.references
-            modulation = Modulation(modulation.noisy, clean, is_reference)
+            modulation = Modulation(modulation.noisy, clean, media.shards.own(is_reference))
         return BranchContext(
             rotary=media.rotary.then(self.table(torch.zeros(text.shape[1], len(self.axes), device=device))),
             time_rotary=media.time_rotary,
@@ -77,6 +86,7 @@ class Branch(nn.Module):
             modulation=modulation,
             text_modulation=Modulation(self.text_modulation(embedding)),
             embedding=embedding,
+            shards=media.shards,
             joint_mask=merge_masks([(media.mask, count), (text_mask, text.shape[1])], batch, device),
             media_mask=media.mask,
             text_mask=text_mask,
@@ -106,42 +116,50 @@ class VideoBranch(Branch):
         super().__init__(config, (2 * config.video_channels + 1) * patch, config.video_channels * patch, axes)
         self.keyframe_embedding = nn.Parameter(torch.zeros(config.width))
 
-    def embed(self, video: Tensor, inputs: JointInputs) -> MediaTokens:
-        """Tokens of references, of the sequence `video` and of keyframes, with their positions."""
+    def embed(self, video: Tensor, inputs: JointInputs, ranks: SequenceRanks | None = None) -> MediaTokens:
+        """Tokens of references, of the sequence `video` and of keyframes, with their positions, spread over `ranks`."""
         dtype, device = self.media_in.weight.dtype, video.device
         lengths = [reference.shape[2] for reference in inputs.video_references]
         frames = torch.cat([*map(reference_channels, inputs.video_references), video], 2)
-        tokens = self.media_in(self._patches(frames).to(dtype))
+        patches = self._patches(frames)
         time, height, width = video.shape[2], *self._token_grid(video)
         per_frame = height * width
         times = torch.cat((reference_times(lengths, device), torch.arange(time, device=device, dtype=torch.float32)))
         rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
         positions = grid_positions(times, rows, columns)
+        before_keyframes = positions.shape[0]
         if inputs.keyframes is not None:
             keyframes = inputs.keyframes
-            extra = self.media_in(self._patches(keyframes.latents).to(dtype)) + self.keyframe_embedding
-            tokens = torch.cat((tokens, extra), 1)
+            patches = torch.cat((patches, self._patches(keyframes.latents)), 1)
             size = self._token_grid(keyframes.latents)
             extra_positions = keyframe_positions(keyframes.indices, size, (height, width), device)
             positions = torch.cat((positions, extra_positions))
+        shards = Shards(patches.shape[1], ranks)
+        tokens = self.media_in(shards.own(patches, 1).to(dtype))
+        if inputs.keyframes is not None:
+            is_keyframe = shards.own(torch.arange(shards.tokens, device=device) >= before_keyframes)
+            tokens = tokens + is_keyframe[:, None] * self.keyframe_embedding
         references = sum(lengths) * per_frame
-        mask = _token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, tokens)
         return MediaTokens(
             tokens=tokens,
             rotary=self.table(positions),
-            time_rotary=self.time_table(positions[:, 0]),
+            time_rotary=self.time_table(shards.own(positions[:, 0])),
             references=references,
-            mask=mask,
+            mask=_token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, patches),
             sparse=self._sparse_plan(references, (time, height, width), inputs),
+            shards=shards,
         )
 
     def latents(self, state: BranchState, video: Tensor, inputs: JointInputs) -> tuple[Tensor, Tensor | None]:
-        """Last tokens to (B, C, T, H, W) of the sequence and (B, C, K, Hk, Wk) of the keyframes."""
-        keyframes = inputs.keyframes
+        """Last tokens to (B, C, T, H, W) of the sequence and (B, C, K, Hk, Wk) of the keyframes, on every rank."""
+        keyframes, context = inputs.keyframes, state.context
         height, width = self._token_grid(video)
         start = sum(reference.shape[2] for reference in inputs.video_references) * height * width
         stop = start + video.shape[2] * height * width
-        values = self.project_out(state.media[:, start:], state.context.embedding)
+        if context.shards.ranks is None:
+            values = self.project_out(state.media[:, start:], context.embedding)
+        else:
+            values = context.shards.whole(self.project_out(state.media, context.embedding), 1)[:, start:]
         sequence = self._unpatch(values[:, : stop - start], (height, width))
         if keyframes is None:
             return sequence, None

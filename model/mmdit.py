@@ -21,6 +21,7 @@ from model.branch import AudioBranch, VideoBranch
 from model.config import TransformerConfig
 from model.flow import velocity_from_clean
 from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
+from model.parallel import SequenceRanks
 
 __all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "TextCache", "predict"]
 
@@ -48,6 +49,7 @@ class MMDiT(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.sequence_ranks: SequenceRanks | None = None
         if config.video_channels:
             self.video = VideoBranch(config)
         if config.audio_channels:
@@ -67,6 +69,20 @@ class MMDiT(nn.Module):
             else:
                 video, audio = layer(*arguments)
         return self._leave(video, audio, inputs)
+
+    def share_sequences(self, ranks: SequenceRanks) -> None:
+        """Spread the video tokens of every sequence over `ranks`, for clips too long for one of them.
+
+        All of them call `forward` with equal weights and equal inputs, and all get the whole velocities. When each
+        takes the loss of all that it gets, the mean over ranks of a parameter's gradient is its gradient on one rank.
+        """
+        if self.config.heads % ranks.size:
+            fitting = [count for count in range(1, self.config.heads + 1) if self.config.heads % count == 0]
+            raise ValueError(
+                f"{self.config.heads} heads cannot be dealt out to {ranks.size} ranks: share sequences among a number "
+                f"of ranks that is in {fitting}"
+            )
+        self.sequence_ranks = ranks
 
     def embed_text(
         self, text: Tensor, mask: Tensor | None = None, *, video: bool = True, audio: bool = True
@@ -99,7 +115,7 @@ class MMDiT(nn.Module):
             return None
         if cache.video is None:
             raise ValueError("video latents were given to a model built without video (video_channels is 0)")
-        media = self.video.embed(inputs.video, inputs)
+        media = self.video.embed(inputs.video, inputs, self.sequence_ranks)
         context = self.video.context(media, inputs.timesteps[:, VIDEO], cache.video, cache.mask)
         return BranchState(media.tokens, cache.video, context)
 
