@@ -98,9 +98,9 @@ def layer_tokens(work: Workload) -> tuple[int, str]:
 def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSetup) -> Memory:
     """Memory of one device at the height of a step.
 
-    At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait to
-    be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while it is
-    recomputed; without, what every layer keeps. With `offload` the optimizer and the average lie on the host.
+    At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait
+    to be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while
+    it is recomputed; without, what every layer keeps. With `offload` the optimizer and the average lie on the host.
     """
     total, layer = parameter_counts(config)
     tokens, kind = layer_tokens(work)
