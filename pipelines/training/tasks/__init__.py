@@ -8,10 +8,21 @@ from collections.abc import Mapping
 
 from pipelines.training.latents.sample import LatentKind
 from pipelines.training.tasks import frames, references, refinement, regions, streams
-from pipelines.training.tasks.collate import collate
+from pipelines.training.tasks.collate import Collation, collate
 from pipelines.training.tasks.example import Described, Dropout, Example, Scene, Streams, Task, TaskSettings
 
-__all__ = ["TASKS", "Described", "Dropout", "Example", "Scene", "Streams", "Task", "TaskSettings", "collate"]
+__all__ = [
+    "TASKS",
+    "Collation",
+    "Described",
+    "Dropout",
+    "Example",
+    "Scene",
+    "Streams",
+    "Task",
+    "TaskSettings",
+    "collate",
+]
 
 BOTH = frozenset({"video", "audio"})
 PICTURE, SOUND = frozenset({"video"}), frozenset({"audio"})
@@ -21,10 +32,6 @@ HEARD: frozenset[LatentKind] = frozenset({"audio", "video"})
 PAIRS: frozenset[LatentKind] = frozenset({"pair"})
 
 
-def _needs(*members: str) -> frozenset[str]:
-    return frozenset(members)
-
-
 _ALL = (
     Task("t2i", streams.text_to_picture, IMAGES, PICTURE),
     Task("t2v", streams.text_to_picture, CLIPS, PICTURE),
@@ -32,18 +39,18 @@ _ALL = (
     Task("t2a", streams.text_to_audio, HEARD, SOUND),
     Task("v2a", streams.video_to_audio, CLIPS, BOTH, cross_modal=True),
     Task("a2v", streams.audio_to_video, CLIPS, BOTH, cross_modal=True),
-    Task("i2v", frames.image_to_video, CLIPS, BOTH, _needs("video", "stills")),
-    Task("start_end", frames.start_end, CLIPS, BOTH, _needs("video", "stills")),
-    Task("keyframes_at", frames.keyframes_at, CLIPS, BOTH, _needs("video", "stills")),
-    Task("extend", frames.extend, CLIPS, BOTH, _needs("video", "extensions")),
-    Task("inpaint", regions.inpaint, CLIPS, BOTH, _needs("video", "regions")),
-    Task("image_inpaint", regions.inpaint, IMAGES, PICTURE, _needs("video", "regions")),
-    Task("edit", regions.edit, PAIRS, BOTH, _needs("video", "reference.video")),
-    Task("image_ref", references.image_reference, CLIPS, BOTH, _needs("video", "reference.image"), reads="image"),
-    Task("video_ref", references.video_reference, CLIPS, BOTH, _needs("video", "reference.video"), reads="video"),
-    Task("audio_ref", references.audio_reference, HEARD, BOTH, _needs("audio", "reference.audio"), reads="audio"),
-    Task("keyframes", refinement.keyframes, CLIPS, BOTH, _needs("video", "large")),
-    Task("refine", refinement.refine, CLIPS, PICTURE, _needs("large", "refined")),
+    Task("i2v", frames.image_to_video, CLIPS, BOTH, frozenset({"stills"})),
+    Task("start_end", frames.start_end, CLIPS, BOTH, frozenset({"stills"})),
+    Task("keyframes_at", frames.keyframes_at, CLIPS, BOTH, frozenset({"stills"})),
+    Task("extend", frames.extend, CLIPS, BOTH, frozenset({"extensions"})),
+    Task("inpaint", regions.inpaint, CLIPS, BOTH, frozenset({"regions"})),
+    Task("image_inpaint", regions.inpaint, IMAGES, PICTURE, frozenset({"regions"})),
+    Task("edit", regions.edit, PAIRS, BOTH, frozenset({"before"})),
+    Task("image_ref", references.image_reference, CLIPS, BOTH, reads="image"),
+    Task("video_ref", references.video_reference, CLIPS, BOTH, reads="video"),
+    Task("audio_ref", references.audio_reference, HEARD, BOTH, reads="audio"),
+    Task("keyframes", refinement.keyframes, CLIPS, BOTH, frozenset({"refined"})),
+    Task("refine", refinement.refine, IMAGES | CLIPS, PICTURE, frozenset({"refined"})),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}

@@ -1,8 +1,8 @@
 """What a task makes of one sample: clean latents, what they are conditioned on, and the words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ from pipelines.training.latents.sample import LatentKind, LatentSample
 
 Streams = frozenset[str]
 """Branches of a model, or streams of a sample: `video`, `audio`."""
+
+Need = Literal["stills", "extensions", "regions", "before", "refined"]
+"""What a task needs of a sample beside its streams; `before` is the clip before an edit."""
+
+ORDER: tuple[LatentKind, ...] = ("pair", "video", "image", "audio")
 
 
 @dataclass(frozen=True)
@@ -88,33 +93,49 @@ class Example:
 class Described(Protocol):
     """What a task must know of a sample without reading it: an entry of the latent index."""
 
-    kind: LatentKind
-    members: frozenset[str]
-    """`video`, `audio`, `stills`, `extensions`, `regions`, `reference.<kind>`, `large`, `refined`, `text.<form>`."""
+    @property
+    def kind(self) -> LatentKind: ...
+
+    @property
+    def has_audio(self) -> bool: ...
+
+    @property
+    def texts(self) -> Collection[str]: ...
+
+    @property
+    def references(self) -> Collection[str]: ...
+
+    @property
+    def extensions(self) -> int: ...
+
+    @property
+    def regions(self) -> int: ...
+
+    @property
+    def refined(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Task:
     """One way to learn from a sample. `make` draws from the scene's generator alone.
 
-    `kinds` are the samples it takes, `streams` what it makes or is given of those that the model has, `needs` the
-    members a sample must hold beyond these.
+    `kinds` are the samples it takes, `streams` what it makes or is given of those that the model has.
     """
 
     name: str
     make: Callable[[LatentSample, Scene], Example]
     kinds: frozenset[LatentKind]
     streams: Streams
-    needs: frozenset[str] = frozenset()
-    cross_modal: bool = False
-    """Needs both branches: it makes one stream from the other."""
+    needs: frozenset[Need] = frozenset()
     reads: str | None = None
-    """The kind of reference that its texts were read together with."""
+    """The kind of reference that it needs, and that its texts were read together with."""
+    cross_modal: bool = False
+    """Needs both branches: it makes one stream from the other, or both at once."""
 
     @property
     def kind(self) -> LatentKind:
         """The kind of sample that it is mostly fed."""
-        return next(kind for kind in ("pair", "video", "image", "audio") if kind in self.kinds)
+        return next(kind for kind in ORDER if kind in self.kinds)
 
     def streams_of(self, model: Streams) -> Streams:
         """The streams it runs on a model with these branches."""
@@ -123,12 +144,19 @@ class Task:
     def usable(self, entry: Described, model: Streams) -> bool:
         """Whether a sample can serve this task on a model with these branches."""
         streams = self.streams_of(model)
-        if not streams or (self.cross_modal and streams != self.streams):
+        if not streams or (self.cross_modal and streams != self.streams) or entry.kind not in self.kinds:
             return False
-        told = any(_reads(name) == self.reads for name in entry.members if name.startswith("text."))
-        return entry.kind in self.kinds and streams | self.needs <= entry.members and told
-
-
-def _reads(text: str) -> str | None:
-    """`image` of `text.long+image`; None of a text read without references."""
-    return text.partition("+")[2] or None
+        held = {
+            "video": entry.kind != "audio",
+            "audio": entry.has_audio,
+            "stills": entry.kind == "video",
+            "extensions": entry.extensions > 0,
+            "regions": entry.regions > 0,
+            "before": "video" in entry.references,
+            "refined": entry.refined,
+        }
+        if self.reads is None:
+            told = any("+" not in text for text in entry.texts)
+        else:
+            told = self.reads in entry.references and any(text.endswith(f"+{self.reads}") for text in entry.texts)
+        return told and all(held[name] for name in streams | self.needs)

@@ -32,14 +32,15 @@ def refine(sample: LatentSample, scene: Scene) -> Example:
     """The refined clip from its low-resolution latents and high-resolution keyframes.
 
     A little noise on the first keeps the refiner from trusting them as only true latents deserve. Keyframes are left
-    out as often as other references are: a base that makes none can be refined as well.
+    out as often as other references are: a base that makes none can be refined as well. A picture has none: its only
+    frame would be what is to be made.
     """
     low, refined = picture(sample), held(sample, sample.refined, "refined")
     level = torch.rand(1, generator=scene.generator) * scene.settings.low_noise
     low = noised(low[None], torch.randn(low[None].shape, generator=scene.generator), 1 - level)
     indices = keyframe_indices(low.shape[2], scene.settings.refiner.keyframe_spacing)
     frames, height, width = refined.shape[1:]
-    given = not scene.chance(scene.settings.dropout.references)
+    given = not scene.chance(scene.settings.dropout.references) and low.shape[2] > 1
     condition = refiner_condition(
         low,
         (frames, height, width),

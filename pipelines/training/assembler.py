@@ -1,0 +1,115 @@
+"""From samples of one bucket to a batch: the task's examples, noised and stacked for one network."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.config import Preset, from_mapping
+from model.flow import FlowConfig
+from pipelines.training.batch import TrainingBatch
+from pipelines.training.latents.sample import LatentSample
+from pipelines.training.network import STREAMS, Branches, network_config
+from pipelines.training.tasks import TASKS, Collation, Described, Dropout, Scene, TaskSettings, collate
+
+
+class Entry(Described, Protocol):
+    """A sample of the latent index, not read yet."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def bucket(self) -> str: ...
+
+
+class Latents(Protocol):
+    """What is asked of a latent cache."""
+
+    @property
+    def buckets(self) -> Mapping[str, Sequence[Entry]]: ...
+
+    @property
+    def null_text(self) -> Tensor: ...
+
+    def read(self, entry: Entry) -> LatentSample:
+        """Raises LatentError."""
+
+    def black(self, bucket: str, *, large: bool = False) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """The share of key cubes that sparse attention skips: up from `start` by `rise` every `every` steps to `final`."""
+
+    start: float = 0.0
+    rise: float = 0.03
+    every: int = 30
+    final: float = 0.875
+
+    def at(self, step: int) -> float:
+        """The sparsity of `step`."""
+        return min(self.final, self.start + self.rise * (step // self.every))
+
+
+@dataclass(frozen=True)
+class Assembler:
+    """Batches for the network that has `branches` of the preset's transformer. `fps` is of the stage's clips."""
+
+    preset: Preset
+    branches: Branches
+    latents: Latents
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    flow: FlowConfig | None = None
+    """None takes the preset's."""
+    sparsity: SparsitySchedule | None = None
+    fps: float = 16.0
+
+    def batch(
+        self, task: str, samples: Sequence[LatentSample], generator: torch.Generator, step: int = 0
+    ) -> TrainingBatch:
+        """All that is random is drawn from `generator`; `step` sets the sparsity."""
+        first = samples[0]
+        scene = Scene(
+            settings=self.settings,
+            streams=TASKS[task].streams_of(STREAMS[self.branches]),
+            null_text=self.latents.null_text,
+            generator=generator,
+            black=None if first.video is None else self.latents.black(first.bucket),
+            large_black=self.latents.black(first.bucket, large=True) if task == "keyframes" else None,
+        )
+        examples = [TASKS[task].make(sample, scene) for sample in samples]
+        collation = Collation(
+            network_config(self.preset, self.branches),
+            self.flow or from_mapping(FlowConfig, self.preset.section("flow"), f"{self.preset.name}: flow"),
+            self.sparsity.at(step) if self.sparsity else 0.0,
+        )
+        keys = [sample.key for sample in samples]
+        return collate(task, examples, keys, generator, collation, self._audio_time_scale(first))
+
+    def undropped(self) -> "Assembler":
+        """The same without dropout and noise on conditions: how the network is asked to generate."""
+        settings = dataclasses.replace(self.settings, dropout=Dropout(0.0, 0.0), low_noise=0.0)
+        return dataclasses.replace(self, settings=settings)
+
+    def first(self, task: str, count: int) -> list[LatentSample]:
+        """The first samples that a task can use, of the first bucket that has any."""
+        for _, entries in sorted(self.latents.buckets.items()):
+            usable = [entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches])]
+            if usable:
+                return [self.latents.read(entry) for entry in usable[:count]]
+        raise ValueError(f"the latents hold no sample for {task}")
+
+    def _audio_time_scale(self, sample: LatentSample) -> float:
+        """Video latents per audio latent; for sound alone, those that a clip of its length would have."""
+        if sample.audio is None:
+            return 0.0
+        length = sample.audio.shape[1]
+        if sample.shape is not None:
+            return sample.shape.latent_frames / length
+        video, audio = self.preset.video, self.preset.audio
+        frames = video.nearest_frames(length / audio.latent_rate * self.fps)
+        return video.latent_frames(frames) / length

@@ -1,0 +1,121 @@
+"""Weights that a stage starts from: those of earlier stages' exports, one tensor at a time.
+
+A joint model takes its video branch from the last video stage and its audio branch from the audio stage. What neither
+has, the attention between them, keeps its initial values, and those close its gates: the joint model starts out
+computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from model.checkpoint import CONFIG, CheckpointError, StoredState, read_config
+from model.config import TransformerConfig, from_mapping
+from model.inspect import meta_model
+
+BRANCH_FIELDS = frozenset({"video_channels", "audio_channels"})
+LATER_FIELDS = frozenset({"sparse", "sparse_cube", "sparse_min_tokens", "sparse_kernel"})
+"""Of the config: what a refiner changes of its base."""
+
+
+def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> Mapping[str, Tensor]:
+    """Weights for a network of `config` from transformer folders, each tensor read when asked for.
+
+    Allowed are a network as it was, a video and an audio one into a joint one, and the video branch of any into a
+    refiner. Raises CheckpointError, before anything is read, where the folders do not make up the network.
+    """
+    sources = [_Source.open(folder) for folder in folders]
+    if not sources:
+        return {}
+    for source in sources:
+        _check_sizes(config, source)
+    _check_branches(config, sources)
+    shapes = {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
+    origins: dict[str, _Source] = {}
+    for name in shapes:
+        found = [source for source in sources if name in source.state]
+        if found:
+            origins[name] = found[0]
+        elif not _is_new(name):
+            folders_named = " and ".join(str(source.folder) for source in sources)
+            raise CheckpointError(f"{folders_named} lacks {name}: export the stage again")
+    return _Merged(shapes, origins)
+
+
+@dataclass(frozen=True)
+class _Source:
+    folder: Path
+    config: TransformerConfig
+    state: StoredState
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "_Source":
+        values = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
+        config = from_mapping(TransformerConfig, values, str(Path(folder) / CONFIG))
+        return cls(Path(folder), config, StoredState(folder))
+
+
+class _Merged(Mapping[str, Tensor]):
+    """Tensors of several folders; modulations gain the rows towards the other branch as zeros, or lose them."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Source]) -> None:
+        self._shapes, self._origins = shapes, origins
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored, shape = self._origins[name].state[name], self._shapes[name]
+        if stored.shape == shape:
+            return stored
+        if ".media_modulation." not in f".{name}" or stored.shape[1:] != shape[1:]:
+            folder = self._origins[name].folder
+            raise CheckpointError(f"{name} in {folder} is {tuple(stored.shape)}, the network's is {shape}")
+        fitted = stored.new_zeros(shape)
+        rows = min(len(stored), shape[0])
+        fitted[:rows] = stored[:rows]
+        return fitted
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._origins)
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+
+def _check_sizes(config: TransformerConfig, source: _Source) -> None:
+    """Everything but the branches and what a refiner adds must be equal."""
+    mine, theirs = dataclasses.asdict(config), dataclasses.asdict(source.config)
+    apart = [name for name in mine if name not in BRANCH_FIELDS | LATER_FIELDS and mine[name] != theirs[name]]
+    apart += [name for name in BRANCH_FIELDS if mine[name] and theirs[name] and mine[name] != theirs[name]]
+    if apart:
+        told = ", ".join(f"{name} {theirs[name]} instead of {mine[name]}" for name in sorted(apart))
+        raise CheckpointError(
+            f"{source.folder} was trained with another preset: {told}. Give the preset it was trained with, or train "
+            "its stage anew with this one"
+        )
+
+
+def _check_branches(config: TransformerConfig, sources: Sequence[_Source]) -> None:
+    wanted = _branches(config)
+    found = sorted(_branches(source.config) for source in sources)
+    fits = found == [wanted] or (wanted == "joint" and found == ["audio", "video"])
+    if not fits and not (wanted == "refiner" and found in (["joint"], ["video"])):
+        named = " and ".join(f"{source.folder} ({_branches(source.config)})" for source in sources)
+        takes = {"joint": "a joint one, or one of video and one of audio", "refiner": "a joint, video or refiner one"}
+        raise CheckpointError(
+            f"a network of kind {wanted} cannot start from {named}: it takes {takes.get(wanted, f'a {wanted} one')}"
+        )
+
+
+def _branches(config: TransformerConfig) -> str:
+    if config.joint:
+        return "joint"
+    if config.sparse:
+        return "refiner"
+    return "video" if config.video_channels else "audio"
+
+
+def _is_new(name: str) -> bool:
+    """Parameters that only exist between branches or with sparse attention."""
+    return "_reads_" in name or ".cross_table" in name or ".coarse_gate." in name
