@@ -140,12 +140,13 @@ class VideoBranch(Branch):
             is_keyframe = shards.own(torch.arange(shards.tokens, device=device) >= before_keyframes)
             tokens = tokens + is_keyframe[:, None] * self.keyframe_embedding
         references = sum(lengths) * per_frame
+        shown = None if inputs.reference_rows is None else inputs.reference_rows[:, : len(lengths)]
         return MediaTokens(
             tokens=tokens,
             rotary=self.table(positions),
             time_rotary=self.time_table(shards.own(positions[:, 0])),
             references=references,
-            mask=_token_mask(inputs.video_mask, per_frame, inputs.reference_rows, references, patches),
+            mask=_token_mask(inputs.video_mask, per_frame, shown, [n * per_frame for n in lengths], patches),
             sparse=self._sparse_plan(references, (time, height, width), inputs),
             shards=shards,
         )
@@ -201,9 +202,11 @@ class AudioBranch(Branch):
 
     def embed(self, audio: Tensor, inputs: JointInputs) -> MediaTokens:
         """Tokens of references and of the sequence `audio`, with their positions."""
+        lengths = [reference.shape[2] for reference in inputs.audio_references]
         latents = torch.cat((*inputs.audio_references, audio), 2)
         tokens = self.media_in(latents.mT.to(self.media_in.weight.dtype))
-        references = latents.shape[2] - audio.shape[2]
+        references = sum(lengths)
+        shown = None if inputs.reference_rows is None else inputs.reference_rows[:, len(inputs.video_references) :]
         times = audio_times(audio.shape[2], inputs.audio_time_scale, audio.device, references)
         table = self.time_table(times if times.dim() == 1 else times[:, None])
         return MediaTokens(
@@ -211,7 +214,7 @@ class AudioBranch(Branch):
             rotary=table,
             time_rotary=table,
             references=references,
-            mask=_token_mask(inputs.audio_mask, 1, inputs.reference_rows, references, tokens),
+            mask=_token_mask(inputs.audio_mask, 1, shown, lengths, tokens),
         )
 
     def latents(self, state: BranchState, audio: Tensor) -> Tensor:
@@ -225,18 +228,21 @@ def reference_channels(latents: Tensor) -> Tensor:
 
 
 def _token_mask(
-    frames: Tensor | None, tokens_per_frame: int, reference_rows: Tensor | None, references: int, like: Tensor
+    frames: Tensor | None, tokens_per_frame: int, shown: Tensor | None, references: list[int], like: Tensor
 ) -> Tensor | None:
     """(B, N) bool over reference, sequence and keyframe tokens `like`; None where all exist.
 
-    `frames` (B, T) tells which frames of the sequence exist, `reference_rows` (B,) whose references do.
+    `frames` (B, T) tells which frames of the sequence exist, `shown` (B, R) which references do, whose tokens are as
+    many as `references` say.
     """
-    if frames is None and (reference_rows is None or not references):
+    if frames is None and (shown is None or not references):
         return None
     mask = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
+    start = sum(references)
     if frames is not None:
-        stop = references + frames.shape[1] * tokens_per_frame
-        mask[:, references:stop] = frames.bool().repeat_interleave(tokens_per_frame, 1)
-    if reference_rows is not None:
-        mask[:, :references] = reference_rows.bool()[:, None]
+        stop = start + frames.shape[1] * tokens_per_frame
+        mask[:, start:stop] = frames.bool().repeat_interleave(tokens_per_frame, 1)
+    if shown is not None:
+        parts = [row[:, None].expand(-1, count) for row, count in zip(shown.bool().unbind(1), references, strict=True)]
+        mask[:, :start] = torch.cat(parts, 1) if parts else mask[:, :0]
     return mask

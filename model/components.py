@@ -20,6 +20,7 @@ from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import load_audio_codec, load_video_codec
 from model.config import Preset, RefinerConfig, from_mapping
 from model.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
+from model.guidance import ReferenceScale
 from model.mmdit import MMDiT
 from model.requests import Defaults
 from model.sampler import Solver
@@ -37,7 +38,7 @@ class SamplingConfig:
     shift: float = 5.0
     guidance_scale: float = 4.0
     audio_guidance_scale: float = 3.0
-    reference_guidance_scale: float = 1.0
+    reference_guidance_scale: ReferenceScale = 1.0
     cross_modal_guidance_scale: float = 1.0
     guidance_rescale: float = 0.0
     keyframes: bool = False

@@ -1,7 +1,7 @@
-"""The guided velocity of one sampling run: all guidance passes as rows of one batch, text projected once."""
+"""The guided velocity of one sampling run: its passes as rows of batches, what no step changes computed once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,86 +21,128 @@ class Scene:
     """What stays the same at every step of one run: B samples, of the same shapes.
 
     `given` holds clean latents of streams that are conditions rather than generated (video-to-audio and back).
+    References are by tag, in the order in which they stand before the clip.
     """
 
     prompt: TextPair
     negative: TextPair
     generates: frozenset[str]
     condition: VideoCondition | None = None
-    given: Streams | None = None
-    video_references: Sequence[Tensor] = ()
-    audio_references: Sequence[Tensor] = ()
+    given: Streams = field(default_factory=dict)
+    video_references: Mapping[str, Tensor] = field(default_factory=dict)
+    audio_references: Mapping[str, Tensor] = field(default_factory=dict)
     audio_time_scale: float = 0.0
     keyframe_condition: VideoCondition | None = None
     keyframe_indices: tuple[int, ...] = ()
     sparsity: float = 0.0
 
+    @property
+    def streams(self) -> frozenset[str]:
+        """Generated and given ones."""
+        return self.generates | self.given.keys()
+
 
 class GuidedVelocity:
-    """Callable (latents, t) -> velocities, for `sampler.sample`."""
+    """Callable (latents, t) -> velocities, for `sampler.sample`.
 
-    def __init__(self, model: MMDiT, scene: Scene, scales: GuidanceScales) -> None:
-        self.model, self.scene, self.scales = model, scene, scales
-        streams = scene.generates | set(scene.given or {})
-        self.passes = guidance_passes(
+    `together` runs all passes of a step as rows of one batch, which pads texts to one length, masks references and
+    closes gates: fewer kernels to launch. Otherwise only passes of one layout share a batch and nothing is computed
+    that no output needs: less arithmetic. By default a CPU does the second and any other device the first.
+    """
+
+    def __init__(self, model: MMDiT, scene: Scene, scales: GuidanceScales, together: bool | None = None) -> None:
+        self.scales = scales
+        passes = guidance_passes(
             scales,
             scene.generates,
-            has_references=bool(scene.video_references or scene.audio_references),
-            joint={"video", "audio"} <= streams,
+            references=(*scene.video_references, *scene.audio_references),
+            joint={"video", "audio"} <= scene.streams,
         )
-        batch = scene.prompt[0].shape[0]
-        rows = [scene.negative if p is Pass.NO_TEXT else scene.prompt for p in self.passes]
-        self.text, self.mask = stack_text(rows)
-        device = self.text.device
-        self.cross_modal = self._rows(Pass.APART, batch, device)
-        self.reference_rows = self._rows(Pass.NO_REFERENCES, batch, device)
-        with torch.no_grad():
-            self.text_cache = model.cache_text(self.text, self.mask)
+        if together is None:
+            together = scene.prompt[0].device.type != "cpu"
+        groups = [passes] if together else _by_layout(passes, scene)
+        self.batches = [PassBatch(model, scene, group) for group in groups]
 
     def __call__(self, latents: Streams, t: float) -> Streams:
-        predicted = predict(self.model, self.inputs(latents, t), self.text_cache)
-        by_stream = {name: velocity.chunk(len(self.passes)) for name, velocity in _streams(predicted, latents).items()}
-        velocities = {p: {name: chunks[row] for name, chunks in by_stream.items()} for row, p in enumerate(self.passes)}
+        velocities: dict[Pass, Streams] = {}
+        for batch in self.batches:
+            velocities.update(batch(latents, t))
         return guide(velocities, self.scales)
 
+
+class PassBatch:
+    """Some passes of every step as rows of one batch: the scene's B samples once per pass."""
+
+    def __init__(self, model: MMDiT, scene: Scene, passes: Sequence[Pass]) -> None:
+        self.model, self.scene, self.passes = model, scene, passes
+        self.text, self.mask = stack_text([scene.prompt if p.text else scene.negative for p in passes])
+        joined = [p.cross_modal for p in passes]
+        self.cross_modal = joined[0] if len(set(joined)) == 1 else self._per_row(joined)
+        # Apart, nothing that is generated reads a given stream.
+        self.streams = scene.streams if any(joined) else scene.generates
+        video = scene.video_references if "video" in self.streams else {}
+        audio = scene.audio_references if "audio" in self.streams else {}
+        shown = [[tag not in p.without for tag in (*video, *audio)] for p in passes]
+        if not any(map(any, shown)):
+            video, audio, shown = {}, {}, []
+        self.video_references = [self._repeat(latents) for latents in video.values()]
+        self.audio_references = [self._repeat(latents) for latents in audio.values()]
+        self.reference_rows = None if all(map(all, shown)) else self._per_row(shown)
+        self.text_cache = model.cache_text(self.text, self.mask)
+
+    def __call__(self, latents: Streams, t: float) -> dict[Pass, Streams]:
+        """The velocity of every generated stream, by pass."""
+        predicted = predict(self.model, self.inputs(latents, t), self.text_cache)
+        by_stream = {name: velocity.chunk(len(self.passes)) for name, velocity in _streams(predicted, latents).items()}
+        return {p: {name: chunks[row] for name, chunks in by_stream.items()} for row, p in enumerate(self.passes)}
+
     def inputs(self, latents: Streams, t: float) -> JointInputs:
-        """The rows of one step: the batch once per pass."""
+        """The rows of one step."""
         scene = self.scene
-        known = {**(scene.given or {}), **latents}
+        known = {name: part for name, part in {**scene.given, **latents}.items() if name in self.streams}
         timesteps = torch.ones(self.text.shape[0], 2, device=self.text.device)
         timesteps[:, VIDEO] = t if "video" in scene.generates else 1.0
         timesteps[:, AUDIO] = t if "audio" in scene.generates else 1.0
         video = keyframes = None
         if "video" in known and scene.condition is not None:
-            video = scene.condition.channels(known["video"])
+            video = self._repeat(scene.condition.channels(known["video"]))
         if "keyframes" in known and scene.keyframe_condition is not None:
             channels = scene.keyframe_condition.channels(known["keyframes"])
             keyframes = KeyframeInput(self._repeat(channels), scene.keyframe_indices)
-        references = bool(scene.video_references or scene.audio_references)
         return JointInputs(
             text=self.text,
             timesteps=timesteps,
             text_mask=self.mask,
-            video=None if video is None else self._repeat(video),
+            video=video,
             audio=self._repeat(known["audio"]) if "audio" in known else None,
             audio_time_scale=scene.audio_time_scale,
-            video_references=[self._repeat(reference) for reference in scene.video_references],
-            audio_references=[self._repeat(reference) for reference in scene.audio_references],
+            video_references=self.video_references,
+            audio_references=self.audio_references,
             keyframes=keyframes,
             sparsity=scene.sparsity,
-            reference_rows=self.reference_rows if references else None,
-            cross_modal=True if self.cross_modal is None else self.cross_modal,
+            reference_rows=self.reference_rows,
+            cross_modal=self.cross_modal,
         )
 
     def _repeat(self, latents: Tensor) -> Tensor:
         rows = self.text.shape[0]
         return latents.repeat(rows // latents.shape[0], *[1] * (latents.ndim - 1))
 
-    def _rows(self, left_out: Pass, batch: int, device: torch.device) -> Tensor | None:
-        """(B * passes,) bool, False in the rows of `left_out`; None where that pass does not run."""
-        if left_out not in self.passes:
-            return None
-        return torch.tensor([p is not left_out for p in self.passes], device=device).repeat_interleave(batch)
+    def _per_row(self, values: Sequence[bool] | Sequence[Sequence[bool]]) -> Tensor:
+        """One value per pass to one per row."""
+        rows = torch.tensor(values, device=self.text.device)
+        return rows.repeat_interleave(self.text.shape[0] // len(self.passes), 0)
+
+
+def _by_layout(passes: Sequence[Pass], scene: Scene) -> list[list[Pass]]:
+    """Passes that can share a batch at no cost: texts of one length, the same exchanges, references shown alike."""
+    references = len(scene.video_references) + len(scene.audio_references)
+    groups: dict[tuple[object, ...], list[Pass]] = {}
+    for p in passes:
+        text, _ = scene.prompt if p.text else scene.negative
+        masked = 0 < len(p.without) < references
+        groups.setdefault((text.shape[1], p.cross_modal, bool(p.without), masked), []).append(p)
+    return list(groups.values())
 
 
 def stack_text(rows: Sequence[TextPair]) -> tuple[Tensor, Tensor | None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.checkpoint import CheckpointError, saved_identity
 from model.components import Components, Placement, SamplingConfig
 from model.conditioning import AudioReference, Reference, check_tags
+from model.guidance import ReferenceScale
 from model.lora import load_lora, merge_lora
 from model.media import Image, Mask, OutputType, Video
 from model.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
@@ -83,7 +84,7 @@ class Generator:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         audio_guidance_scale: float | None = None,
-        reference_guidance_scale: float | None = None,
+        reference_guidance_scale: ReferenceScale | None = None,
         cross_modal_guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         generator: torch.Generator | None = None,
@@ -103,6 +104,8 @@ class Generator:
             sound, picture: False leaves that stream out.
             seconds: length of the whole result. size: (height, width). fps: of the base and of media given.
             num_inference_steps and guidance scales: None takes the model's default; a scale of 1 switches a term off.
+            reference_guidance_scale: one for all references, or one by tag, as {"@image_1": 2.0, "@audio_1": 1.5}; the
+                video of an edit is called "source". Each that is not 1 costs a pass.
             generator: the same seed gives the same bits on one device; None takes a fresh seed.
             callback_on_step_end: receives `Progress` after every step.
             refine: run the refiner: larger, and at a higher frame rate.
@@ -140,7 +143,7 @@ class Generator:
         return run.finish(run.sample(text, negative_prompt, tagged), output_type)
 
 
-def _overridden(settings: SamplingConfig, **given: float | None) -> SamplingConfig:
+def _overridden(settings: SamplingConfig, **given: ReferenceScale | None) -> SamplingConfig:
     """The settings with what the caller gave."""
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(settings, **values)

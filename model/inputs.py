@@ -43,7 +43,8 @@ class JointInputs:
     sparsity: float = 0.0
     """Share of key cubes that Video Sparse Attention skips; only for models built with `sparse`."""
     reference_rows: Tensor | None = None
-    """(B,) bool: samples whose references are attended to; False is the sample without them (reference guidance)."""
+    """(B, R) bool, True where a sample is shown a reference (reference guidance): the video references, then the audio
+    ones. A reference that is not shown keeps its place in time."""
     cross_modal: bool | Tensor = True
     """False keeps the branches from reading each other; a (B,) bool tensor chooses per sample (modality guidance)."""
 
@@ -56,6 +57,12 @@ class JointInputs:
             raise ValueError(f"timesteps {tuple(self.timesteps.shape)} must be (batch {self.text.shape[0]}, 2)")
         if self.keyframes is not None and self.video is None:
             raise ValueError("keyframes are denoised with the low-resolution video, which is missing")
+        references = len(self.video_references) + len(self.audio_references)
+        if self.reference_rows is not None and self.reference_rows.shape != (self.text.shape[0], references):
+            raise ValueError(
+                f"reference_rows {tuple(self.reference_rows.shape)} must be (batch {self.text.shape[0]}, {references} "
+                "references)"
+            )
         if self.video is not None:
             for reference in self.video_references:
                 if reference.shape[-2:] != self.video.shape[-2:]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.components import Components, Placement, SamplingConfig
 from model.compositing import composite
 from model.conditioning import (
+    AudioReference,
     Conditioning,
     Reference,
     VideoCondition,
@@ -26,6 +27,9 @@ from model.refining import refine_latents, refined_source
 from model.requests import MediaRequest, fitted_sound, plan
 from model.sampler import StepEnd, draw_noise, sample, timestep_schedule
 from model.shapes import ClipShape
+
+EDITED = "source"
+"""What stands for a tag where the task itself brings a reference, the video to edit: it too can have a scale."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,21 @@ class Run:
 
     def _scene(self, prompt: TextPair, negative: TextPair, references: Sequence[Reference]) -> Scene:
         clip, conditioning = self.clip, self.conditioning
-        visual = encode_visual_references(references, clip, self._encode_video) if conditioning.condition else ()
-        heard = encode_audio_references(references, clip.audio, self._encode_audio) if clip.audio else ()
+        visual = {EDITED: torch.cat(conditioning.references, 2)} if conditioning.references else {}
+        heard = {}
+        for reference in references:
+            if isinstance(reference, AudioReference):
+                if clip.audio:
+                    heard[reference.tag] = encode_audio_references([reference], clip.audio, self._encode_audio)[0]
+            elif conditioning.condition:
+                visual[reference.tag] = encode_visual_references([reference], clip, self._encode_video)[0]
         scene = Scene(
             prompt,
             negative,
             conditioning.generates,
             conditioning.condition,
             dict(conditioning.given),
-            [*conditioning.references, *visual],
+            visual,
             heard,
             clip.audio_time_scale if clip.audio else 0.0,
         )

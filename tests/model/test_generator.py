@@ -130,6 +130,15 @@ def test_references_change_what_is_made_and_must_be_named(generator):
     )
     assert made.frames.shape == plain.frames.shape
     assert (made.frames - plain.frames).abs().max() > 1e-3
+    by_tag = generator(
+        prompt,
+        references=references,
+        audio_references=voice,
+        reference_guidance_scale={"@video_1": 2.0},
+        generator=seed(),
+        output_type="latent",
+    )
+    assert (made.frames - by_tag.frames).abs().max() > 1e-3
     with pytest.raises(ValueError, match="does not mention @audio_1"):
         generator("@image_1 as in @video_1", references=references, audio_references=voice)
 
@@ -155,6 +164,22 @@ def test_inpainting_returns_kept_pixels_and_ignores_edited_ones(generator):
     again = generator("x", video=other, mask=mask, generator=seed())
     assert np.array_equal(made.frames, again.frames)
     assert torch.equal(made.audio, again.audio)
+
+
+def test_the_video_of_an_edit_has_a_scale_of_its_own(generator):
+    def edited(scale):
+        made = generator(
+            "x",
+            video=pixels(9),
+            video_use="edit",
+            reference_guidance_scale=scale,
+            generator=seed(),
+            output_type="latent",
+        )
+        return made.frames
+
+    assert torch.equal(edited({"source": 2.0}), edited(2.0))
+    assert not torch.allclose(edited({"source": 2.0}), edited({"source": 1.0}))
 
 
 def test_adding_sound_returns_the_video_untouched(generator):

@@ -188,11 +188,27 @@ def test_references_can_be_left_out_per_sample() -> None:
     model, inputs = build(), joint_inputs()
     references = {"video_references": [torch.randn(2, 3, 2, 4, 6)], "audio_references": [torch.randn(2, 5, 3)]}
     with_references, without = predict(model, change(inputs, **references)), predict(model, inputs)
-    rows = torch.tensor([True, False])
+    rows = torch.tensor([[True, True], [False, False]])
     mixed = predict(model, change(inputs, **references, reference_rows=rows))
     assert_same(mixed.video, torch.stack((with_references.video[0], without.video[1])))
     assert_same(mixed.audio, torch.stack((with_references.audio[0], without.audio[1])))
     assert differs(with_references.video, without.video)
+
+
+def test_one_reference_can_be_left_out_and_the_others_keep_their_times() -> None:
+    """Leaving out the first of two is the same as never having had it; the last keeps its place beside frame 0."""
+    model, inputs = build(), joint_inputs()
+    first, last = torch.randn(2, 3, 2, 4, 6), torch.randn(2, 3, 1, 4, 6)
+    voice = torch.randn(2, 5, 3)
+    both = change(inputs, video_references=[first, last], audio_references=[voice])
+    masked = predict(model, change(both, reference_rows=torch.tensor([[False, True, True]] * 2)))
+    never = predict(model, change(inputs, video_references=[last], audio_references=[voice]))
+    assert_same(masked.video, never.video)
+    assert_same(masked.audio, never.audio)
+    voiceless = predict(model, change(both, reference_rows=torch.tensor([[True, True, False]] * 2)))
+    assert_same(voiceless.audio, predict(model, change(inputs, video_references=[first, last])).audio)
+    with pytest.raises(ValueError, match=r"reference_rows \(2, 2\) must be \(batch 2, 3"):
+        change(both, reference_rows=torch.ones(2, 2, dtype=torch.bool))
 
 
 def test_references_are_seen_as_clean_at_every_timestep() -> None:
