@@ -1,7 +1,6 @@
 """Ranks that share a sequence (Ulysses, arXiv 2309.14509): which they are, and what they exchange, differentiably.
 
-    layout = SequenceLayout(world=8, size=4)        # ranks 0-3 and 4-7; two data-parallel ranks
-    model.share_sequences(sequence_ranks(4))        # in Trainable.build, on every rank
+    model.share_sequences(sequence_ranks(4))        # in Trainable.build, on every rank: 0-3 and 4-7 of 8
 
 Every rank of a group runs the same slot and takes the whole loss of it. All backward passes are exact adjoints, so
 the gradients of the group's ranks add up to those of `size` times the loss: the average over all ranks, which is what
@@ -9,7 +8,6 @@ DeepSpeed takes, is the average over data-parallel ranks of the gradient that on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,35 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class SequenceLayout:
-    """`world` ranks in groups of `size` neighbours, each group a data-parallel rank."""
-
-    world: int
-    size: int = 1
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.world % self.size:
-            raise ValueError(
-                f"{self.world} workers do not fill groups of {self.size}: make workers a multiple of sequence_parallel"
-            )
-
-    @property
-    def data_ranks(self) -> int:
-        """How many groups there are."""
-        return self.world // self.size
-
-    def data_rank(self, rank: int) -> int:
-        """The group that global rank `rank` is in."""
-        return rank // self.size
-
-    def members(self, data_rank: int) -> range:
-        """The global ranks of a group."""
-        return range(data_rank * self.size, (data_rank + 1) * self.size)
-
-
 def sequence_ranks(size: int) -> "UlyssesRanks | None":
-    """The group of `size` ranks that this rank shares sequences with; None for a size of 1.
+    """The group of `size` neighbouring ranks that this rank shares sequences with; None for a size of 1.
 
     The first call for a size makes the process groups: every rank of the world must call it.
     """
@@ -55,9 +26,11 @@ def sequence_ranks(size: int) -> "UlyssesRanks | None":
 
 @cache
 def _ranks(size: int, world: dist.ProcessGroup) -> "UlyssesRanks":
-    layout = SequenceLayout(dist.get_world_size(world), size)
-    groups = [dist.new_group(list(layout.members(data_rank))) for data_rank in range(layout.data_ranks)]
-    return UlyssesRanks(groups[layout.data_rank(dist.get_rank(world))])
+    workers, rank = dist.get_world_size(world), dist.get_rank(world)
+    if workers % size:
+        raise ValueError(f"{workers} workers do not form groups of {size}: set workers to a multiple of it")
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, workers, size)]
+    return UlyssesRanks(groups[rank // size])
 
 
 class UlyssesRanks:

@@ -1,0 +1,114 @@
+"""Where a run starts: from its newest sound checkpoint, or from the weights it is given."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from skyreels.training.checkpoints import Checkpoints, PieceReader
+from skyreels.training.errors import TrainingError
+from skyreels.training.events import CheckpointDamaged
+
+
+def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged], None]) -> PieceReader | None:
+    """A reader of the newest checkpoint whose files are as committed; None where a run has none at all.
+
+    Each rank checks the files that it will read. A checkpoint that fails loses its commit, so that nobody trusts it.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if rank == 0:
+        checkpoints.sweep()
+    offer = _from_first(checkpoints.steps() if rank == 0 else None)
+    found: list[str] = []
+    for step in reversed(offer):
+        reader, problems = _open(checkpoints, step, rank, world)
+        reports: list[Any] = [None] * world
+        dist.all_gather_object(reports, problems)
+        found = sorted({problem for report in reports for problem in report})
+        if not found:
+            return reader
+        if rank == 0:
+            announce(CheckpointDamaged(step, tuple(found)))
+            checkpoints.discard(step)
+    if offer:
+        raise TrainingError(
+            f"none of the checkpoints in {checkpoints.storage.root} is sound; of the oldest: {'; '.join(found[:4])}. "
+            "Restore one from a copy, or start in another folder"
+        )
+    return None
+
+
+def check_same(reader: PieceReader, module: nn.Module, ema: bool, where: str) -> None:
+    """Raise unless a checkpoint is of this module, with the same parameters training."""
+    facts = reader.facts
+    shapes = {name: tuple(param.ds_shape) for name, param in module.named_parameters()}
+    frozen = {name for name, param in module.named_parameters() if not param.requires_grad}
+    different = [name for name in shapes.keys() | facts.shapes.keys() if shapes.get(name) != facts.shapes.get(name)]
+    if different:
+        name = sorted(different)[0]
+        raise TrainingError(
+            f"{where} is of another model: {len(different)} parameters differ, first {name}: there "
+            f"{facts.shapes.get(name, 'absent')}, here {shapes.get(name, 'absent')}. Train with the preset that it was "
+            "made with, or in another folder"
+        )
+    moved = sorted(frozen ^ set(facts.frozen))
+    if moved:
+        raise TrainingError(
+            f"{where} was trained with other parameters frozen: {len(moved)} differ, first {moved[0]}. Go on with the "
+            "same choice of what trains, or start in another folder"
+        )
+    if ema and not facts.ema:
+        raise TrainingError(f"{where} holds no averaged weights: go on with ema null, or start in another folder")
+
+
+class InitialWeights:
+    """Given weights, as a checkpoint would be read."""
+
+    def __init__(self, weights: Mapping[str, Tensor], module: nn.Module) -> None:
+        self._weights = weights
+        names = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
+        unknown = sorted(set(weights) - names)
+        if unknown:
+            raise TrainingError(
+                f"the initial weights hold {len(unknown)} tensors that the module has not, first {unknown[0]}: "
+                "they are of another model"
+            )
+        self._shapes = {name: tuple(param.ds_shape) for name, param in module.named_parameters()}
+        self._last: tuple[str, Tensor] | None = None
+
+    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor | None:
+        if kind not in ("weight", "frozen") or name not in self._weights:
+            return None
+        if self._last is None or self._last[0] != name:
+            self._last = (name, self._checked(name))
+        return self._last[1].reshape(-1)[start:stop]
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {name: self._weights[name] for name in self._weights if name not in self._shapes}
+
+    def _checked(self, name: str) -> Tensor:
+        tensor = self._weights[name]
+        if tuple(tensor.shape) != self._shapes[name]:
+            raise TrainingError(f"initial weight {name} is {tuple(tensor.shape)}; the module's is {self._shapes[name]}")
+        return tensor
+
+
+def load_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    buffers = dict(module.named_buffers())
+    for name, value in values.items():
+        buffers[name].copy_(value)
+
+
+def _open(checkpoints: Checkpoints, step: int, rank: int, world: int) -> tuple[PieceReader | None, list[str]]:
+    try:
+        reader = PieceReader(checkpoints, step)
+    except ValueError as error:
+        return None, [str(error)]
+    return reader, checkpoints.problems(step, reader.ranks_of(rank, world))
+
+
+def _from_first(value: Any) -> Any:
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,258 @@
+"""One rank of a run: everything between `Trainable` and Ray."""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from skyreels.storage import Storage
+from skyreels.training.checkpoints import CheckpointFacts, Checkpoints
+from skyreels.training.config import EngineConfig
+from skyreels.training.device import device_name, memory_bytes, peak_flops
+from skyreels.training.ema import ShardedEma
+from skyreels.training.errors import TrainingError
+from skyreels.training.events import Event, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
+from skyreels.training.guard import Guard, UnreadableCount
+from skyreels.training.prefetch import Prefetch
+from skyreels.training.ranks import Ranks
+from skyreels.training.resume import InitialWeights, check_same, load_buffers, newest_sound
+from skyreels.training.schedule import learning_rate
+from skyreels.training.snapshot import CheckpointWriter, host_copy
+from skyreels.training.stop import follow_board, stop_requested
+from skyreels.training.tally import Tally, Totals
+from skyreels.training.trainable import Slot, Trainable
+from skyreels.training.zero import Settings, ShardedModule, build, load_pieces, start_deepspeed, wrap
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver hands to every worker."""
+
+    make: Callable[[], Trainable]
+    config: EngineConfig
+    settings: Settings
+    run: str
+    board: Any
+
+
+def work(loop_config: dict[str, Job]) -> None:
+    """Ray Train's training function."""
+    job = loop_config["job"]
+    if ray.get(job.board.failure.remote()):
+        return  # an earlier attempt met an error that this one would meet again
+    try:
+        _Worker(job).train()
+    except TrainingError as error:  # raised by all ranks alike, so all end here
+        ray.get(job.board.fail.remote(str(error)))
+    except Exception as error:
+        if not _may_pass(error):
+            ray.get(job.board.fail.remote("".join(traceback.format_exception(error))))
+        raise
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: a lost peer, a device fault, storage that could not be reached."""
+    return isinstance(error, RuntimeError | OSError) and not isinstance(error, torch.OutOfMemoryError)
+
+
+class _Worker:
+    def __init__(self, job: Job) -> None:
+        start_deepspeed()
+        self.config, self.board = job.config, job.board
+        self.run = Storage(job.run)
+        self.device = ray.train.torch.get_device()
+        self.trainable = job.make()
+        self.ranks = Ranks.of(dist.get_rank(), dist.get_world_size(), self.trainable.slots, job.config)
+        self.checkpoints = Checkpoints.of(job.run)
+        self.writer = CheckpointWriter(self.checkpoints, job.config.checkpoint.keep, self.post)
+        self.unreadable = UnreadableCount(job.config.guard)
+        self.start = 0
+        self.guard = Guard(job.config.guard)
+        self.sharded, self.ema = self._load(job.settings)
+        self.sharded.set_gate(self._may_update)
+        if self.ranks.rank == 0:
+            follow_board(job.board)
+
+    def train(self) -> None:
+        """The step loop."""
+        config = self.config
+        self._announce_start()
+        ahead = Prefetch(self.trainable.batch, self._slots(), config.prefetch, max(1, int(config.cpus_per_worker) - 1))
+        stopping = False
+        for step in range(self.start, config.steps):
+            totals = self._step(step, ahead)
+            done = step + 1
+            stopping = totals.stop
+            if done % config.checkpoint.every_steps == 0 or done == config.steps or stopping:
+                self._checkpoint(done)
+            if config.samples_every_steps and done % config.samples_every_steps == 0:
+                self._write_samples(done)
+            if stopping:
+                break
+        ahead.close()
+        self.writer.wait()
+        self._raise_write_error()
+        self.flush()
+
+    def _step(self, step: int, ahead: Prefetch[Any]) -> Totals:
+        """Forward and backward over this rank's slots; the last micro-step updates the weights, or nothing does."""
+        begin = time.perf_counter()
+        self.tally = tally = Tally(self.device)
+        rate = learning_rate(step, self.config)
+        for _, share in self.ranks.step_slots():
+            batch, waited = ahead.take()
+            tally.waited_s += waited
+            on_device = batch.to(self.device)
+            result: list[Any] = []
+            loss = self.sharded.run(lambda module: self._loss(module, on_device, result))
+            tally.add(batch, result[0], counts=share > 0)
+            self.sharded.backward(loss * share)
+            self.sharded.step(rate)
+        if self.ema and self.reason is None:
+            self.ema.update()
+        self._report(step, rate, time.perf_counter() - begin)
+        return self.totals
+
+    def _loss(self, module: torch.nn.Module, batch: Any, result: list[Any]) -> torch.Tensor:
+        result.append(self.trainable.loss(module, batch))
+        return result[0].loss
+
+    def _may_update(self, norm: float) -> bool:
+        """Called once per step between backward and update, on all ranks."""
+        self.norm = norm
+        self.totals = self.tally.reduce(stop=stop_requested(), failed=self.writer.error is not None)
+        self.reason = self.guard.judge(self.totals.finite, norm)
+        return self.reason is None
+
+    def _report(self, step: int, rate: float, seconds: float) -> None:
+        """Post what happened; raise where it was too much. All ranks come to the same result."""
+        totals = self.totals
+        self.unreadable.add(totals.samples, totals.unreadable)
+        if totals.unreadable:
+            reasons = self._gathered(self.tally.unreadable)
+            self.post(SamplesUnreadable(step, reasons, self.unreadable.unreadable))
+            self.unreadable.check(step, reasons)
+        if totals.failed:
+            self.writer.wait()
+            self._raise_write_error()
+        if self.reason is not None:
+            keys = self._gathered(self.tally.keys)
+            self.post(StepSkipped(step, self.reason, keys))
+            self.guard.check(step, self.reason, keys)
+        elif self.ranks.rank == 0:
+            self.post(StepDone(step, self._metrics(rate, seconds)))
+
+    def _metrics(self, rate: float, seconds: float) -> dict[str, float]:
+        totals, shared = self.totals, self.ranks.sequence_parallel
+        metrics = {"loss": totals.loss, **totals.sums, "lr": rate, "grad_norm": self.norm}
+        metrics |= {
+            "step_seconds": seconds,
+            "tokens_per_second": totals.tokens / shared / seconds,
+            "data_wait": totals.waited_s / self.ranks.world / seconds,
+            "memory_bytes": memory_bytes(self.device),
+        }
+        peak = peak_flops(device_name(self.device))
+        if peak is not None:  # a backward pass costs two forward passes; recomputed activations are not counted
+            metrics["mfu"] = 3 * totals.flops / shared / (seconds * peak * self.ranks.world)
+        return metrics
+
+    def _checkpoint(self, done: int) -> None:
+        if done == self.writer.last:
+            return
+        facts = CheckpointFacts(
+            step=done,
+            world=self.ranks.world,
+            updates=self.sharded.updates,
+            norms=tuple(self.guard.norms),
+            shapes={name: tuple(shape) for name, shape in self.sharded.shapes().items()},
+            frozen=tuple(self.sharded.frozen()),
+            ema=self.ema is not None,
+        )
+        self.writer.wait()
+        self.writer.write(facts, host_copy(self.sharded, self.ema, self.ranks.rank, self.ranks.world))
+        if not self.config.checkpoint.background:
+            self.writer.wait()
+
+    def _write_samples(self, done: int) -> None:
+        """Through a scratch folder, so that samples appear whole, on disk or on S3."""
+        with TemporaryDirectory(prefix="skyreels-samples-") as scratch, torch.no_grad():
+            folder = Path(scratch) if self.ranks.rank == 0 else None
+            self.sharded.module.eval()
+            self.sharded.run(lambda module: self.trainable.write_samples(module, done, folder))
+            self.sharded.module.train()
+            if folder is None:
+                return
+            names = []
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                names.append(f"samples/step-{done:08d}/{path.relative_to(folder)}")
+                self.run.upload(path, names[-1])
+        self.post(SamplesWritten(done, tuple(self.run.location(name) for name in names)))
+
+    def _load(self, settings: Settings) -> tuple[ShardedModule, ShardedEma | None]:
+        """The module with its state: of the newest checkpoint, or at the very beginning."""
+        config, rank, world = self.config, self.ranks.rank, self.ranks.world
+        module, settings = build(self.trainable, config, settings, self.ranks.accumulation)
+        reader = newest_sound(self.checkpoints, self.post)
+        if reader is not None:
+            self.start = self.writer.last = reader.facts.step
+            self.guard = Guard(config.guard, reader.facts.norms)
+            check_same(reader, module, config.ema is not None, self.checkpoints.location(self.start))
+        source = reader or InitialWeights(self.trainable.initial_weights(), module)
+        load_pieces(module, source.read, rank, world)
+        load_buffers(module, source.buffers())
+        sharded = wrap(module, config, settings)
+        sharded.fill(sharded.flat_state(), source.read, rank, world)
+        ema = ShardedEma(sharded.flat_weights, config.ema) if config.ema is not None else None
+        if reader is not None:
+            sharded.updates = reader.facts.updates
+            if ema:
+                sharded.fill({"ema": ema.averages}, reader.read, rank, world)
+            reader.close()
+        return sharded, ema
+
+    def _announce_start(self) -> None:
+        parameters = list(self.sharded.module.parameters())
+        averages = sum(average.numel() * 4 for average in self.ema.averages) if self.ema else 0
+        self.post(
+            Started(
+                step=self.start,
+                workers=self.ranks.world,
+                accumulation=self.ranks.accumulation,
+                device=device_name(self.device),
+                parameters=sum(param.ds_numel for param in parameters),
+                trainable_parameters=sum(param.ds_numel for param in parameters if param.requires_grad),
+                state_bytes=self.sharded.state_bytes() + averages,
+            )
+        )
+
+    def _slots(self) -> Iterator[Slot]:
+        for step in range(self.start, self.config.steps):
+            for index, _ in self.ranks.step_slots():
+                yield Slot(step, index)
+
+    def _gathered(self, words: list[str]) -> tuple[str, ...]:
+        """What each rank has, all together, without repetition."""
+        lists: list[Any] = [None] * self.ranks.world
+        dist.all_gather_object(lists, words)
+        return tuple(dict.fromkeys(word for found in lists for word in found))
+
+    def _raise_write_error(self) -> None:
+        if self.writer.error is not None:
+            raise TrainingError(self.writer.error)
+
+    def post(self, event: Event) -> None:
+        """Send to the driver, from the first rank."""
+        if self.ranks.rank == 0:
+            self.board.post.remote(event)
+
+    def flush(self) -> None:
+        """Wait until the board has what was posted: calls of one process arrive in order."""
+        ray.get(self.board.failure.remote())

@@ -1,0 +1,239 @@
+"""A module under DeepSpeed ZeRO-3, and the flat partitions that this rank holds of its state."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from skyreels.training.config import EngineConfig
+from skyreels.training.errors import TrainingError
+from skyreels.training.partition import bounds
+from skyreels.training.trainable import Trainable
+
+T = TypeVar("T")
+Settings = dict[str, Any]
+Read = Callable[[str, str, int, int], Tensor | None]
+"""(kind, parameter, start, stop) -> those elements of the flattened tensor, or None to keep what is there."""
+
+_TEMPLATES = Path(__file__).parents[3] / "cluster" / "deepspeed"
+
+
+def load_settings(config: EngineConfig) -> Settings:
+    """The DeepSpeed settings that `config.deepspeed` names: a file of cluster/deepspeed, or a path."""
+    name = config.deepspeed
+    if name == "auto":
+        name = "zero3" if config.gpus_per_worker else "zero3-cpu"
+    path = Path(name) if name.endswith(".json") else _TEMPLATES / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _TEMPLATES.glob("*.json")))
+        raise TrainingError(
+            f"deepspeed={config.deepspeed}: there is no {path}; known are {known}, or give a .json file"
+        )
+    settings: Settings = json.loads(path.read_text())
+    if settings.get("zero_optimization", {}).get("stage") != 3:
+        raise TrainingError(f"{path}: zero_optimization.stage must be 3; checkpoints are made of ZeRO-3's partitions")
+    return settings
+
+
+def start_deepspeed() -> None:
+    """On top of the process group that Ray has made."""
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Else a machine without a GPU compiles a shared-memory collective for a minute and a half, or fails without g++.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+
+
+class _Root(nn.Module):
+    """What DeepSpeed takes for the model: whatever a Trainable calls of its module, it calls inside this forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, call: Callable[[nn.Module], Any]) -> Any:
+        return call(self.module)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a trainable parameter's piece lies in the flat partitions."""
+
+    group: int
+    offset: int
+    size: int
+
+
+class ShardedModule:
+    """The module, its optimizer, and views of this rank's pieces of every parameter by name."""
+
+    def __init__(self, engine: Any, module: nn.Module, moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")) -> None:
+        self._engine = engine
+        self._zero = engine.optimizer
+        self.module = module
+        self._moments = moments
+        self._open_moments()
+
+    def run(self, call: Callable[[nn.Module], T]) -> T:
+        """`call(module)` inside one forward pass of the whole."""
+        result: T = self._engine(call)
+        return result
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> None:
+        """End a micro-step; the last one of an accumulation updates the weights, if the gate opens."""
+        for group in self._zero.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+
+    def set_gate(self, may_update: Callable[[float], bool]) -> None:
+        """Ask `may_update(gradient norm)`, inf where it is not finite, before each update.
+
+        DeepSpeed skips an update whose gradient norm is invalid, and drops the gradients, before it touches weights or
+        moments; so an update is refused by handing it such a norm.
+        """
+        measure = self._zero._get_norm_groups
+        invalid = torch.tensor(-1.0, device=self._zero.device)
+
+        def norms() -> list[Tensor]:
+            found = measure()
+            values = torch.stack([torch.as_tensor(norm, dtype=torch.float64).reshape(()).cpu() for norm in found])
+            norm = float(torch.linalg.vector_norm(values)) if bool((values >= 0).all()) else float("inf")
+            return found if may_update(norm) else [invalid]
+
+        self._zero._get_norm_groups = norms
+
+    @property
+    def flat_weights(self) -> list[Tensor]:
+        """The fp32 partitions that the optimizer updates in place."""
+        return list(self._zero.fp32_partitioned_groups_flat)
+
+    def flat_state(self) -> dict[str, list[Tensor]]:
+        """Flat partitions by kind: weight, exp_avg, exp_avg_sq; each list by group."""
+        states = self._zero.optimizer.state
+        flats = {"weight": self.flat_weights}
+        for moment in self._moments:
+            flats[moment] = [states[flat][moment] for flat in self.flat_weights]
+        return flats
+
+    @torch.no_grad()
+    def fill(self, flats: Mapping[str, list[Tensor]], read: Read, rank: int, world: int) -> None:
+        """Fill flat partitions, by kind as in `flat_state`, with this rank's pieces of the trainable parameters."""
+        shapes = self.shapes()
+        for name, place in self.places().items():
+            start, stop = bounds(shapes[name].numel(), rank, world)
+            for kind, groups in flats.items():
+                values = read(kind, name, start, stop)
+                if values is not None:
+                    groups[place.group].narrow(0, place.offset, stop - start).copy_(values)
+
+    def places(self) -> dict[str, _Place]:
+        """Of every trainable parameter."""
+        positions = self._zero.grad_position
+        trainable = [(name, param) for name, param in self.module.named_parameters() if param.requires_grad]
+        return {name: _Place(*map(int, positions[self._zero.get_param_id(param)])) for name, param in trainable}
+
+    def frozen(self) -> dict[str, Tensor]:
+        """This rank's pieces of the parameters that do not train."""
+        return {name: param.ds_tensor for name, param in self.module.named_parameters() if not param.requires_grad}
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of all parameters, as they are when whole."""
+        return {name: torch.Size(param.ds_shape) for name, param in self.module.named_parameters()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Those that belong to the module's state."""
+        parameters = dict(self.module.named_parameters())
+        return {name: value for name, value in self.module.state_dict().items() if name not in parameters}
+
+    @property
+    def updates(self) -> int:
+        """Updates that the moments have seen."""
+        state = next(iter(self._zero.optimizer.state.values()))
+        return int(state["step"])
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        for state in self._zero.optimizer.state.values():
+            state["step"] = torch.tensor(float(count)) if isinstance(state["step"], Tensor) else count
+
+    def state_bytes(self) -> int:
+        """What this rank holds of weights and moments, in the training precision and in fp32."""
+        sharded = [flat for flats in self.flat_state().values() for flat in flats]
+        sharded += [param.ds_tensor for param in self.module.parameters()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in sharded)
+
+    def _open_moments(self) -> None:
+        """Moments exist from the start, so that a checkpoint can be read into them."""
+        optimizer = self._zero.optimizer
+        counts_in_tensors = isinstance(optimizer, torch.optim.Optimizer) and type(optimizer) is torch.optim.AdamW
+        for flat in self.flat_weights:
+            zeros = {moment: torch.zeros_like(flat, requires_grad=False) for moment in self._moments}
+            optimizer.state[flat] = {"step": torch.tensor(0.0) if counts_in_tensors else 0, **zeros}
+
+
+def build(
+    trainable: Trainable, config: EngineConfig, settings: Settings, accumulation: int
+) -> tuple[nn.Module, Settings]:
+    """The module with its parameters partitioned over the ranks, and the settings completed for `wrap`."""
+    import deepspeed
+
+    settings = {
+        **settings,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.clip,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "steps_per_print": None,
+    }
+    torch.manual_seed(config.seed)
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        module = trainable.build()
+    return module.train(), settings
+
+
+@torch.no_grad()
+def load_pieces(module: nn.Module, read: Read, rank: int, world: int) -> None:
+    """Fill this rank's piece of every parameter, in the training precision, before `wrap`."""
+    for name, param in module.named_parameters():
+        start, stop = bounds(param.ds_numel, rank, world)
+        values = read("weight" if param.requires_grad else "frozen", name, start, stop)
+        if values is not None:
+            param.ds_tensor[: stop - start].copy_(values)
+
+
+def wrap(module: nn.Module, config: EngineConfig, settings: Settings) -> ShardedModule:
+    """Optimizer and ZeRO-3 around a built module whose pieces hold the weights to start from."""
+    import deepspeed
+
+    options = config.optimizer
+    groups = _decay_groups(module, options.weight_decay)
+    adam: dict[str, Any] = {"lr": options.learning_rate, "betas": options.betas, "eps": options.eps}
+    if "optimizer" in settings:
+        adam |= {"weight_decay": options.weight_decay, "adam_w_mode": True}
+        settings = {**settings, "optimizer": {**settings["optimizer"], "params": adam}}
+        engine, *_ = deepspeed.initialize(model=_Root(module), model_parameters=groups, config=settings)
+    else:
+        optimizer = torch.optim.AdamW(groups, **adam, fused=True)
+        engine, *_ = deepspeed.initialize(model=_Root(module), optimizer=optimizer, config=settings)
+    return ShardedModule(engine, module)
+
+
+def _decay_groups(module: nn.Module, weight_decay: float) -> list[Mapping[str, Any]]:
+    """Matrices decay; biases, norms and other vectors do not."""
+    trainable = [param for param in module.parameters() if param.requires_grad]
+    if not trainable:
+        raise TrainingError("nothing trains: every parameter of the module has requires_grad off")
+    matrices = [param for param in trainable if len(param.ds_shape) > 1]
+    vectors = [param for param in trainable if len(param.ds_shape) <= 1]
+    if weight_decay == 0 or not matrices or not vectors:
+        return [{"params": trainable, "weight_decay": weight_decay if matrices else 0.0}]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
