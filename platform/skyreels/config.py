@@ -32,8 +32,7 @@ def load_config(
     one under `extends:` (relative to itself); its values are laid over that one's. Raises ConfigError.
     """
     values = read_yaml(find_config(path, search)) if path is not None else {}
-    for override in overrides:
-        _apply_override(values, override)
+    values = apply_overrides(values, overrides)
     return build(model, values, origin=str(path) if path is not None else "the defaults")
 
 
@@ -55,7 +54,7 @@ def find_config(path: str | Path, search: Path | None) -> Path:
         return search / f"{path}.yaml"
     shipped = sorted(file.stem for file in search.glob("*.yaml")) if search is not None else []
     hint = f"; shipped here: {', '.join(shipped)}" if shipped else ""
-    raise ConfigError(f"no config '{path}': give a YAML file{hint}{_suggest(str(path), shipped)}")
+    raise ConfigError(f"no config '{path}': give a YAML file{hint}{suggest(str(path), shipped)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -81,7 +80,21 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `key=value` laid over it; dots reach into mappings, the value is YAML."""
+    changed = dict(values)
+    for override in overrides:
+        _apply(changed, override)
+    return changed
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?` for what is closest to a mistyped word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{override}' is not an override: write key=value, such as shots.threshold=3.5")
@@ -101,7 +114,7 @@ def _explain(model: type[BaseModel], detail: Any) -> str:
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        return f"unknown key '{key}'{_suggest(location[-1], known)}; known here: {', '.join(known)}"
+        return f"unknown key '{key}'{suggest(location[-1], known)}; known here: {', '.join(known)}"
     return f"'{key}': {detail['msg']} (got {detail['input']!r})"
 
 
@@ -119,8 +132,3 @@ def _model_in(annotation: Any) -> Any:
         return annotation
     inside = [_model_in(argument) for argument in typing.get_args(annotation)]
     return next((item for item in inside if isinstance(item, type) and issubclass(item, BaseModel)), None)
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
