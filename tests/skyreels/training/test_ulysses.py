@@ -1,0 +1,53 @@
+"""Sequences shared by four gloo ranks against one process; the checks themselves are in `ulysses_checks.py`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("ulysses_checks.py")
+CHECKS = (
+    "heads_and_tokens_are_dealt_out",
+    "backward_passes_are_adjoints",
+    "joint",
+    "video_alone",
+    "audio_alone",
+    "references_and_keyframes",
+    "clips_of_several_lengths",
+    "branches_apart_per_sample",
+    "sparse_attention",
+    "sparse_gates_over_dense_attention",
+    "gradient_checkpointing",
+    "fewer_tokens_than_ranks",
+    "sampling_in_bfloat16_with_cached_text",
+    "two_groups_of_two",
+    "what_does_not_divide_is_refused",
+)
+
+
+def run(folder: Path, *checks: str) -> dict[str, list[str]]:
+    """What failed in each check, over all ranks."""
+    folder.mkdir(exist_ok=True)
+    program = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder), *checks], capture_output=True, text=True, timeout=300
+    )
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
+    assert len(reports) == 4, program.stderr
+    return {check: [report[check] for report in reports if report[check] is not None] for check in checks}
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return run(tmp_path_factory.mktemp("ranks"), *CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_four_ranks_equal_one(check: str, failures: dict[str, list[str]]) -> None:
+    assert not failures[check], "\n".join(failures[check])
+
+
+@pytest.mark.slow
+def test_deepspeed_learns_the_weights_that_one_process_learns(tmp_path: Path) -> None:
+    assert run(tmp_path, "training_under_zero_three") == {"training_under_zero_three": []}
