@@ -93,9 +93,13 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
 def print_rendered(made: Rendered) -> None:
     """Where the clip is, what it is, and how long it took."""
     clip, seconds = made.facts["clip"], made.facts["seconds"]
-    parts = [f"{clip['seconds']:g} s"]
-    if "frames" in clip:
-        parts.append(f"{clip['width']}x{clip['height']}, {clip['frames']} frames at {clip['fps']:g} fps")
+    parts = []
+    if "width" in clip:
+        parts.append(f"{clip['width']}x{clip['height']}")
+    if "seconds" in clip:
+        parts.append(f"{clip['seconds']:g} s")
+    if "width" in clip and "seconds" in clip:
+        parts.append(f"{clip['frames']} frames at {clip['fps']:g} fps")
     if "channels" in clip:
         parts.append(f"{clip['channels']} channels at {clip['sample_rate']} Hz")
     print(f"clip    {made.output} ({', '.join(parts)})")

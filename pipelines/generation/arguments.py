@@ -13,7 +13,8 @@ from model.media import image_tensor, video_tensor
 from pipelines.generation.media import MediaReader
 from pipelines.generation.request import GenerationRequest, MediaFile, RequestError
 
-_MLLM_SIDE = 512  # what a reference is shown to the prompt encoder at, where the clip itself is smaller
+# References also go to the prompt encoder, which wants to see more than a small clip shows.
+_IMAGE_SIDE, _VIDEO_SIDE = 512, 256
 
 
 def call_arguments(generator: Generator, request: GenerationRequest, reader: MediaReader) -> dict[str, Any]:
@@ -33,6 +34,10 @@ def call_arguments(generator: Generator, request: GenerationRequest, reader: Med
 
     image, last, video, mask, audio = map(only, ("image", "last_image", "video", "mask", "audio"))
     frames = None if video is None else pictures(video)
+    marked = None
+    if mask is not None and video is not None:
+        marked = pictures(mask, as_mask=True)
+        _check_mask(mask, video, marked, frames, reader)
     keyframes = zip(request.keyframes, by_field.get("keyframes", []), strict=True)
     references = _references(generator, by_field, reader, (width, height), fps)
     return {
@@ -41,7 +46,7 @@ def call_arguments(generator: Generator, request: GenerationRequest, reader: Med
         "keyframes": [(keyframe.seconds, pictures(file)[0]) for keyframe, file in keyframes],
         "video": frames,
         "video_use": request.video_use,
-        "mask": None if mask is None or video is None else _mask(mask, video, frames, reader, fps),
+        "mask": marked,
         "audio": None if audio is None else _sound(generator, audio, reader),
         "references": [reference for reference in references if not isinstance(reference, AudioReference)],
         "audio_references": [reference for reference in references if isinstance(reference, AudioReference)],
@@ -81,21 +86,15 @@ def _size(generator: Generator, request: GenerationRequest, reader: MediaReader)
     return sides[0], sides[1]
 
 
-def _mask(mask: MediaFile, video: MediaFile, frames: Any, reader: MediaReader, fps: float) -> Any:
-    """(F or 1, H, W) bool at the size that the video was read at."""
+def _check_mask(mask: MediaFile, video: MediaFile, marked: Any, frames: Any, reader: MediaReader) -> None:
     if reader.size(mask) != reader.size(video):
         sizes = ["{}x{}".format(*reader.size(file)) for file in (mask, video)]
         raise RequestError("mask", f"{mask.path} is {sizes[0]} pixels and the video {sizes[1]}: draw it at that size")
-    marked = reader.pictures(mask, (frames.shape[2], frames.shape[1]), fps, as_mask=True)
     if len(marked) not in (1, len(frames)):
-        raise RequestError(
-            "mask", f"{mask.path} has {len(marked)} frames and the video {len(frames)}: give 1 or as many"
-        )
+        counts = f"{len(marked)} frames and the video {len(frames)}"
+        raise RequestError("mask", f"{mask.path} has {counts}: give 1 or as many")
     if not marked.any():
-        raise RequestError(
-            "mask", f"{mask.path} is black everywhere, so all would be kept: paint white what to generate"
-        )
-    return marked
+        raise RequestError("mask", f"{mask.path} is black everywhere, so nothing would be made: paint that part white")
 
 
 def _references(
@@ -105,7 +104,9 @@ def _references(
     size: tuple[int, int],
     fps: float,
 ) -> list[Reference]:
-    cover = (max(size[0], _MLLM_SIDE), max(size[1], _MLLM_SIDE))
+    def pictures(file: MediaFile, least: int) -> Any:
+        return reader.pictures(file, (max(size[0], least), max(size[1], least)), fps)
+
     references: list[Reference] = []
     for name, files in by_field.items():
         if not name.startswith("references "):
@@ -114,9 +115,9 @@ def _references(
         if kind == "audio":
             references.append(AudioReference(tag, _sound(generator, files[0], reader)))
         elif kind == "video":
-            references.append(VideoReference(tag, video_tensor(reader.pictures(files[0], cover, fps))))
+            references.append(VideoReference(tag, video_tensor(pictures(files[0], _VIDEO_SIDE))))
         else:
-            images = [image_tensor(reader.pictures(file, cover, fps)[0]) for file in files]
+            images = [image_tensor(pictures(file, _IMAGE_SIDE)[0]) for file in files]
             references.append(ImageReference(tag, images))
     return references
 

@@ -16,7 +16,7 @@ from model.generator import Generator
 from model.run import Generated, Progress
 from pipelines.generation.arguments import call_arguments
 from pipelines.generation.media import MediaReader
-from pipelines.generation.output import check_output, record_name, write_output
+from pipelines.generation.output import OutputKind, check_output, record_name, write_output
 from pipelines.generation.request import GenerationRequest
 from skyreels.storage import Storage, normalise
 
@@ -81,7 +81,7 @@ def render(
     asked = request.model_dump(mode="json", exclude_defaults=True)
     facts = {
         "request": {**asked, "seed": seed},
-        "clip": _clip_facts(made),
+        "clip": _clip_facts(made, kind),
         "model": {**generator.components.identities(), **(provenance or {})},
         "device": str(generator.placement.device),
         "torch": torch.__version__,
@@ -91,11 +91,13 @@ def render(
     return Rendered(output, storage.location(record_name(name)), facts)
 
 
-def _clip_facts(made: Generated) -> dict[str, Any]:
-    facts: dict[str, Any] = {"seconds": round(made.clip.seconds, 4)}
+def _clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
     if made.frames is not None:
         count, height, width, _ = made.frames.shape
-        facts |= {"frames": count, "fps": made.clip.fps, "width": width, "height": height}
+        facts |= {"frames": count, "width": width, "height": height}
+    if kind != "still":
+        facts |= {"seconds": round(made.clip.seconds, 4), "fps": made.clip.fps}
     if made.audio is not None and made.clip.audio is not None:
         facts |= {"sample_rate": made.clip.audio.sample_rate, "channels": made.audio.shape[0]}
     return facts

@@ -1,0 +1,178 @@
+"""The command line, from arguments to files that another decoder plays."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from jobs import generate
+from model.generator import Generator
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.encode import write_video
+from skyreels.media.image import read_image, write_image
+from skyreels.media.probe import probe
+from skyreels.media.sound import decode_audio
+
+pytestmark = pytest.mark.slow
+
+LOADED = functools.cache(Generator.from_pretrained)
+
+
+@pytest.fixture
+def run(model_folder, media, tmp_path, monkeypatch, capsys):
+    """Runs the job on words in which {m} is the media folder; what it gives is (output, record) or the error."""
+    monkeypatch.setattr(generate.Generator, "from_pretrained", LOADED)
+
+    def call(*words, output="clip.mp4", fails=False):
+        words = [word.format(m=media) for word in words]
+        given = ["--model", str(model_folder), "--output", str(tmp_path / output), "--seed", "3", "--quiet", *words]
+        code = generate.main(given)
+        said = capsys.readouterr()
+        assert code == int(fails), said.err
+        if fails:
+            assert not (tmp_path / output).exists()
+            return said.err
+        assert f"clip    {tmp_path / output} (" in said.out
+        return tmp_path / output, json.loads((tmp_path / output).with_suffix(".json").read_text())
+
+    return call
+
+
+def frames_of(path):
+    return np.stack([frame.rgb() for frame in iter_video_frames(path, probe(path))])
+
+
+TASKS = {
+    "words": ([], (32, 32), 9),
+    "negative": (["--negative-prompt", "blue"], (32, 32), 9),
+    "length and size": (["--seconds", "0.8", "--size", "48x32"], (48, 32), 13),
+    "image": (["--image", "{m}/picture.png"], (32, 32), 9),
+    "first and last": (["--image", "{m}/picture.png", "--last-image", "{m}/hole.png", "--size", "48x32"], (48, 32), 9),
+    "keyframes": (["--keyframe", "0.2={m}/picture.png", "--keyframe", "0.4={m}/hole.png"], (32, 32), 9),
+    "extend": (["--video", "{m}/clip.mp4", "--seconds", "1"], (32, 32), 17),
+    "lead up": (["--video", "{m}/clip.mp4", "--video-use", "lead_up", "--seconds", "1"], (32, 32), 17),
+    "edit": (["--video", "{m}/clip.mp4", "--video-use", "edit"], (32, 32), 9),
+    "add sound": (["--video", "{m}/clip.mp4", "--video-use", "add_sound"], (32, 32), 9),
+    "inpaint": (["--video", "{m}/clip.mp4", "--mask", "{m}/hole.png"], (32, 32), 9),
+    "picture for sound": (["--audio", "{m}/voice.flac"], (32, 32), 9),
+    "refine": (["--refine"], (64, 64), 17),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_makes_a_clip_that_plays(run, task):
+    words, size, frames = TASKS[task]
+    path, record = run("--prompt", "a red ball", *words)
+    found = probe(path)
+    fps = 32 if task == "refine" else 16
+    assert found.video.display_size == size
+    assert (found.video.packets, found.video.fps_float) == (frames, fps)
+    assert found.audio.duration_s == pytest.approx(frames / fps, abs=1e-3)
+    assert frames_of(path).shape == (frames, size[1], size[0], 3)
+    assert record["clip"]["frames"] == frames
+    assert record["request"]["prompt"] == "a red ball"
+
+
+def test_sound_alone_and_one_picture_follow_the_suffix(run):
+    for output in ("clip.wav", "clip.flac"):
+        path, _ = run("--prompt", "rain", "--seconds", "1", output=output)
+        heard = decode_audio(path)
+        assert heard.samples.shape == (2, round(17 / 16 * 44_100))
+        assert heard.samples.std() > 0
+    path, record = run("--prompt", "a ball", "--size", "48x32", output="clip.png")
+    assert read_image(path).shape == (32, 48, 3)
+    assert "fps" not in record["clip"]
+    path, _ = run("--prompt", "a ball", "--no-sound")
+    assert probe(path).audio is None
+
+
+def test_inpainting_makes_the_white_part_and_keeps_the_black_one(run, media):
+    path, _ = run("--prompt", "grass", "--video", "{m}/hole.png", "--mask", "{m}/hole.png", output="clip.png")
+    before, after = read_image(media / "hole.png"), read_image(path)
+    white = before[..., 0] == 255
+    assert np.array_equal(after[~white], before[~white])
+    assert not np.array_equal(after[white], before[white])
+
+
+def test_a_large_source_is_shrunk_with_its_mask(run, media, tmp_path):
+    big = np.kron(read_image(media / "hole.png"), np.ones((3, 6, 1), np.uint8))
+    write_image(tmp_path / "big.png", big)
+    write_video(tmp_path / "big.mp4", [big] * 9, 16)
+    path, _ = run("--prompt", "grass", "--video", str(tmp_path / "big.mp4"), "--mask", str(tmp_path / "big.png"))
+    made = frames_of(path)
+    assert made.shape == (9, 16, 48, 3)  # the model's 32 x 32 pixels in the shape of the source, in whole tokens
+    assert made[:, :, 32:].max() < 40, "the black right part was to be kept"
+
+
+def test_references_of_every_kind_reach_the_model(run):
+    given = ["@who={m}/picture.png", "@who={m}/hole.png", "@where={m}/clip.mp4", "@voice={m}/voice.flac"]
+    made = []
+    for left_out in (None, "@who={m}/hole.png"):
+        words = [word for reference in given if reference != left_out for word in ("--reference", reference)]
+        made.append(run("--prompt", "@who in @where says it as @voice", *words, output=f"{len(made)}.mp4"))
+    assert [len(files) for files in made[0][1]["request"]["references"].values()] == [2, 1, 1]
+    assert not np.array_equal(frames_of(made[0][0]), frames_of(made[1][0]))
+    told = run("--prompt", "@who", "--reference", given[0], "--reference", given[2], fails=True)
+    assert "the prompt does not mention @where" in told
+
+
+def test_shots_and_structured_prompts_come_from_yaml(run, tmp_path):
+    (tmp_path / "shots.yaml").write_text(
+        "- {prompt: wide shot, seconds: 0.5}\n- {prompt: {picture: close-up, sfx: [thud]}, seconds: 0.5}\n"
+    )
+    path, record = run("--shots", str(tmp_path / "shots.yaml"), "--no-sound")
+    assert probe(path).video.packets == 17
+    assert record["request"]["prompt"][1]["prompt"]["sfx"] == ["thud"]
+    (tmp_path / "one.yaml").write_text("picture: a ball\nsfxx: [thud]\n")
+    assert "prompt.StructuredPrompt.sfxx" in run("--structured", str(tmp_path / "one.yaml"), output="x.mp4", fails=True)
+
+
+def test_a_seed_gives_the_same_bytes_and_the_record_makes_them_again(run):
+    first, record = run("--prompt", "a ball")
+    again, _ = run("--prompt", "a ball", output="again.mp4")
+    other, _ = run("--prompt", "a ball", "--seed", "4", output="other.mp4")
+    assert first.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert record["request"]["seed"] == 3
+    assert set(record["model"]) >= {"transformer", "video_codec", "audio_codec", "encoder", "folder"}
+
+
+REFUSED = {
+    "missing": (["--image", "nowhere.png"], "image: nowhere.png: unreadable"),
+    "not a picture": (["--image", "{m}/voice.flac"], "voice.flac (flac) holds audio: give image"),
+    "not media": (["--video", __file__], "playlist_refused"),
+    "image under a clip's tag": (
+        ["--reference", "@a={m}/clip.mp4", "--reference", "@a={m}/hole.png"],
+        "references @a: ",
+    ),
+    "mask size": (
+        ["--video", "{m}/clip.mp4", "--mask", "{m}/picture.png"],
+        "picture.png is 96x64 pixels and the video 32x32: draw it at that size",
+    ),
+    "mask alone": (["--mask", "{m}/hole.png"], "a mask needs the video"),
+    "both": (["--video", "{m}/clip.mp4", "--image", "{m}/hole.png"], "cannot be combined with image"),
+    "size": (["--size", "40x32"], "multiples of (16, 16)"),
+    "steps": (["--steps", "0"], "'steps': Input should be greater than or equal to 1"),
+    "keyframe after the end": (["--keyframe", "9=" + "{m}/hole.png"], "9.0 s lies outside the clip of 0.5625 s"),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_mistakes_are_named_with_what_to_do(run, mistake):
+    words, told = REFUSED[mistake]
+    assert told in run("--prompt", "@a", *words, fails=True)
+
+
+def test_a_suffix_that_contradicts_the_rest_is_refused(run):
+    assert "'clip.gif' must end in" in run("--prompt", "a", "--output", "clip.gif", fails=True)
+    told = run("--prompt", "a", "--video", "{m}/clip.mp4", output="clip.png", fails=True)
+    assert "clip.mp4 is a video, and one picture is asked for" in told
+    assert "picture is switched off" in run("--prompt", "a", "--image", "{m}/hole.png", output="clip.wav", fails=True)
+
+
+def test_wrong_media_are_refused_before_a_model_is_looked_for(run, capsys, media):
+    words = ["--model", "nowhere", "--prompt", "a", "--image", str(media / "voice.flac"), "--output", "clip.mp4"]
+    assert generate.main(words) == 1
+    assert "holds audio" in capsys.readouterr().err
+    assert generate.main([*words[:4], "--output", "clip.mp4"]) == 1
+    assert "not the folder of a generator" in capsys.readouterr().err
