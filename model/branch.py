@@ -1,6 +1,7 @@
 """What a branch has outside its layers: latents to tokens with positions, text and time, and tokens to latents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -41,6 +42,18 @@ class MediaTokens:
         return self.rotary.cos.shape[-2]
 
 
+class Entered(NamedTuple):
+    """A branch before its first layer. While sampling, that of one step serves all others."""
+
+    media: MediaTokens
+    context: BranchContext
+
+    @property
+    def state(self) -> BranchState:
+        """What the first layer takes."""
+        return BranchState(self.media.tokens, self.context.text, self.context)
+
+
 class Branch(nn.Module):
     """Embeddings, modulations and output head of one branch; both branches have the same."""
 
@@ -71,7 +84,7 @@ class Branch(nn.Module):
         text: Tensor,
         text_mask: Tensor | None,
     ) -> BranchContext:
-        """What all layers of this branch share, for one timestep per sample (B,)."""
+        """What all layers of this branch share, for one timestep per sample, (B,) or (1,)."""
         batch, count, device = media.tokens.shape[0], media.count, media.tokens.device
         embedding = self.time(timesteps)
         modulation = Modulation(self.media_modulation(embedding))
@@ -91,6 +104,16 @@ class Branch(nn.Module):
             media_mask=media.mask,
             text_mask=text_mask,
             sparse=media.sparse,
+        )
+
+    def context_at(self, timesteps: Tensor, context: BranchContext) -> BranchContext:
+        """`context` of the same tokens and text, at other timesteps."""
+        embedding = self.time(timesteps)
+        return replace(
+            context,
+            modulation=replace(context.modulation, noisy=self.media_modulation(embedding)),
+            text_modulation=Modulation(self.text_modulation(embedding)),
+            embedding=embedding,
         )
 
     def project_out(self, tokens: Tensor, embedding: Tensor) -> Tensor:
@@ -116,8 +139,21 @@ class VideoBranch(Branch):
         super().__init__(config, (2 * config.video_channels + 1) * patch, config.video_channels * patch, axes)
         self.keyframe_embedding = nn.Parameter(torch.zeros(config.width))
 
-    def embed(self, video: Tensor, inputs: JointInputs, ranks: SequenceRanks | None = None) -> MediaTokens:
-        """Tokens of references, of the sequence `video` and of keyframes, with their positions, spread over `ranks`."""
+    def embed(
+        self,
+        video: Tensor,
+        inputs: JointInputs,
+        ranks: SequenceRanks | None = None,
+        known: MediaTokens | None = None,
+    ) -> MediaTokens:
+        """Tokens of references, of the sequence `video` and of keyframes, with their positions, spread over `ranks`.
+
+        `known` are those of another sampling step: only what is noisy is embedded anew.
+        """
+        if known is not None and ranks is None:
+            return replace(
+                known, tokens=torch.cat((known.tokens[:, : known.references], *self._noisy(video, inputs)), 1)
+            )
         dtype, device = self.media_in.weight.dtype, video.device
         lengths = [reference.shape[2] for reference in inputs.video_references]
         frames = torch.cat([*map(reference_channels, inputs.video_references), video], 2)
@@ -166,6 +202,14 @@ class VideoBranch(Branch):
             return sequence, None
         return sequence, self._unpatch(values[:, stop - start :], self._token_grid(keyframes.latents))
 
+    def _noisy(self, video: Tensor, inputs: JointInputs) -> list[Tensor]:
+        """Tokens of the sequence, and of keyframes where there are any."""
+        dtype = self.media_in.weight.dtype
+        tokens = [self.media_in(self._patches(video).to(dtype))]
+        if inputs.keyframes is not None:
+            tokens.append(self.media_in(self._patches(inputs.keyframes.latents).to(dtype)) + self.keyframe_embedding)
+        return tokens
+
     def _token_grid(self, latents: Tensor) -> tuple[int, int]:
         size, patch = latents.shape[-2:], self.config.patch[1:]
         if size[0] % patch[0] or size[1] % patch[1]:
@@ -200,8 +244,11 @@ class AudioBranch(Branch):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, config.audio_channels, config.audio_channels, (config.head_width,))
 
-    def embed(self, audio: Tensor, inputs: JointInputs) -> MediaTokens:
-        """Tokens of references and of the sequence `audio`, with their positions."""
+    def embed(self, audio: Tensor, inputs: JointInputs, known: MediaTokens | None = None) -> MediaTokens:
+        """Tokens of references and of the sequence `audio`, with their positions; `known` as for video."""
+        if known is not None:
+            noisy = self.media_in(audio.mT.to(self.media_in.weight.dtype))
+            return replace(known, tokens=torch.cat((known.tokens[:, : known.references], noisy), 1))
         lengths = [reference.shape[2] for reference in inputs.audio_references]
         latents = torch.cat((*inputs.audio_references, audio), 2)
         tokens = self.media_in(latents.mT.to(self.media_in.weight.dtype))

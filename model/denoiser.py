@@ -10,7 +10,7 @@ from model.conditioning import VideoCondition
 from model.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
 from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.keyframes import KeyframeInput
-from model.mmdit import MMDiT, predict
+from model.mmdit import MMDiT, StepCache, predict
 
 TextPair = tuple[Tensor, Tensor]
 """Hidden states (B, S, D) of the MLLM and their mask (B, S)."""
@@ -88,11 +88,14 @@ class PassBatch:
         self.video_references = [self._repeat(latents) for latents in video.values()]
         self.audio_references = [self._repeat(latents) for latents in audio.values()]
         self.reference_rows = None if all(map(all, shown)) else self._per_row(shown)
-        self.text_cache = model.cache_text(self.text, self.mask)
+        self.cache: StepCache | None = None
 
     def __call__(self, latents: Streams, t: float) -> dict[Pass, Streams]:
         """The velocity of every generated stream, by pass."""
-        predicted = predict(self.model, self.inputs(latents, t), self.text_cache)
+        inputs = self.inputs(latents, t)
+        if self.cache is None:
+            self.cache = self.model.cache(inputs)
+        predicted = predict(self.model, inputs, self.cache)
         by_stream = {name: velocity.chunk(len(self.passes)) for name, velocity in _streams(predicted, latents).items()}
         return {p: {name: chunks[row] for name, chunks in by_stream.items()} for row, p in enumerate(self.passes)}
 
@@ -100,7 +103,7 @@ class PassBatch:
         """The rows of one step."""
         scene = self.scene
         known = {name: part for name, part in {**scene.given, **latents}.items() if name in self.streams}
-        timesteps = torch.ones(self.text.shape[0], 2, device=self.text.device)
+        timesteps = torch.ones(1, 2, device=self.text.device)
         timesteps[:, VIDEO] = t if "video" in scene.generates else 1.0
         timesteps[:, AUDIO] = t if "audio" in scene.generates else 1.0
         video = keyframes = None

@@ -22,7 +22,8 @@ class JointInputs:
     text: Tensor
     """(B, S, text_width) hidden states of the frozen MLLM."""
     timesteps: Tensor
-    """(B, 2) in [0, 1], 1 = clean: video, audio. A modality that is given rather than generated stands at 1."""
+    """(B, 2) in [0, 1], 1 = clean: video, audio; (1, 2) for a whole batch. A modality that is given rather than
+    generated stands at 1."""
     text_mask: Tensor | None = None
     """(B, S) bool, at least one True per sample; None where there is no padding, which is faster."""
     video: Tensor | None = None
@@ -53,8 +54,10 @@ class JointInputs:
             raise ValueError("neither video nor audio latents were given")
         if self.audio is not None and not isinstance(self.audio_time_scale, Tensor) and self.audio_time_scale <= 0:
             raise ValueError("audio needs audio_time_scale, the clip's video latents per audio latent")
-        if self.timesteps.shape != (self.text.shape[0], 2):
-            raise ValueError(f"timesteps {tuple(self.timesteps.shape)} must be (batch {self.text.shape[0]}, 2)")
+        if self.timesteps.shape not in ((self.text.shape[0], 2), (1, 2)):
+            raise ValueError(
+                f"timesteps {tuple(self.timesteps.shape)} must be (batch {self.text.shape[0]}, 2) or (1, 2)"
+            )
         if self.keyframes is not None and self.video is None:
             raise ValueError("keyframes are denoised with the low-resolution video, which is missing")
         references = len(self.video_references) + len(self.audio_references)

@@ -4,11 +4,11 @@
     outputs = model(inputs)        # JointOutputs: velocities of video, audio and keyframes
 
 Data lies at t = 1: z_t = t z_0 + (1 - t) eps, and velocities are z_0 - eps (eq. 6). Either branch runs alone: leave
-its latents out. While sampling, `predict` runs one step and `cache_text` saves what is the same in all of them.
+its latents out. While sampling, `predict` runs one step and `cache` saves what is the same in all of them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,23 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import KeysValues
 from model.blocks import BranchState, JointLayer
-from model.branch import AudioBranch, VideoBranch
+from model.branch import AudioBranch, Branch, Entered, MediaTokens, VideoBranch
 from model.config import TransformerConfig
 from model.flow import velocity_from_clean
 from model.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.parallel import SequenceRanks
 
-__all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "TextCache", "predict"]
+__all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "StepCache", "predict"]
 
 
 @dataclass(frozen=True)
-class TextCache:
-    """The text of a batch as both branches take it in; the same at every sampling step."""
+class StepCache:
+    """What is the same at every sampling step: projected text and references, positions, masks."""
 
-    video: Tensor | None
-    """(B, S, width)."""
-    audio: Tensor | None
-    mask: Tensor | None
+    video: Entered | None = None
+    audio: Entered | None = None
     keys_values: tuple[KeysValues, ...] | None = None
     """Of the video branch's text cross-attention, per layer."""
 
@@ -56,12 +54,11 @@ class MMDiT(nn.Module):
             self.audio = AudioBranch(config)
         self.layers = nn.ModuleList(JointLayer(config, index) for index in range(config.layers))
 
-    def forward(self, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
+    def forward(self, inputs: JointInputs, cache: StepCache | None = None) -> JointOutputs:
         """Velocities of everything noisy in `inputs`."""
-        cache = text_cache or self.embed_text(
-            inputs.text, inputs.text_mask, video=inputs.video is not None, audio=inputs.audio is not None
-        )
-        video, audio = self._enter_video(inputs, cache), self._enter_audio(inputs, cache)
+        cache = cache or StepCache()
+        entered = self._enter_video(inputs, cache.video), self._enter_audio(inputs, cache.audio)
+        video, audio = (branch.state if branch is not None else None for branch in entered)
         for layer, keys_values in zip(self.layers, cache.keys_values or [None] * len(self.layers), strict=True):
             arguments = (video, audio, inputs.cross_modal, keys_values)
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -84,49 +81,47 @@ class MMDiT(nn.Module):
             )
         self.sequence_ranks = ranks
 
-    def embed_text(
-        self, text: Tensor, mask: Tensor | None = None, *, video: bool = True, audio: bool = True
-    ) -> TextCache:
-        """Project text (B, S, text_width) into each branch that is wanted and built."""
-        text = text.to(self.dtype)
-        return TextCache(
-            video=self.video.text_in(text) if video and self.config.video_channels else None,
-            audio=self.audio.text_in(text) if audio and self.config.audio_channels else None,
-            mask=mask,
-        )
-
     @torch.no_grad()
-    def cache_text(self, text: Tensor, mask: Tensor | None = None) -> TextCache:
-        """`embed_text` and the keys and values of every layer's text cross-attention, once per prompt, no gradients."""
-        cache = self.embed_text(text, mask)
-        if cache.video is None:
-            return cache
+    def cache(self, inputs: JointInputs) -> StepCache:
+        """From the inputs of any step: later ones may differ from it in timesteps and noisy latents alone."""
+        video, audio = self._enter_video(inputs, None), self._enter_audio(inputs, None)
+        if video is None:
+            return StepCache(audio=audio)
         layers = cast(Iterable[JointLayer], self.layers)
-        keys_values = tuple(layer.video.text_attention.keys_values(cache.video) for layer in layers)
-        return replace(cache, keys_values=keys_values)
+        keys_values = tuple(layer.video.text_attention.keys_values(video.context.text) for layer in layers)
+        return StepCache(video, audio, keys_values)
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the weights are kept in."""
         return next(self.parameters()).dtype
 
-    def _enter_video(self, inputs: JointInputs, cache: TextCache) -> BranchState | None:
+    def _enter_video(self, inputs: JointInputs, cached: Entered | None) -> Entered | None:
         if inputs.video is None:
             return None
-        if cache.video is None:
+        if not self.config.video_channels:
             raise ValueError("video latents were given to a model built without video (video_channels is 0)")
-        media = self.video.embed(inputs.video, inputs, self.sequence_ranks)
-        context = self.video.context(media, inputs.timesteps[:, VIDEO], cache.video, cache.mask)
-        return BranchState(media.tokens, cache.video, context)
+        known = cached.media if cached is not None else None
+        media = self.video.embed(inputs.video, inputs, self.sequence_ranks, known)
+        return self._told(self.video, media, inputs, VIDEO, cached)
 
-    def _enter_audio(self, inputs: JointInputs, cache: TextCache) -> BranchState | None:
+    def _enter_audio(self, inputs: JointInputs, cached: Entered | None) -> Entered | None:
         if inputs.audio is None:
             return None
-        if cache.audio is None:
+        if not self.config.audio_channels:
             raise ValueError("audio latents were given to a model built without audio (audio_channels is 0)")
-        media = self.audio.embed(inputs.audio, inputs)
-        context = self.audio.context(media, inputs.timesteps[:, AUDIO], cache.audio, cache.mask)
-        return BranchState(media.tokens, cache.audio, context)
+        media = self.audio.embed(inputs.audio, inputs, cached.media if cached is not None else None)
+        return self._told(self.audio, media, inputs, AUDIO, cached)
+
+    def _told(
+        self, branch: Branch, media: MediaTokens, inputs: JointInputs, column: int, cached: Entered | None
+    ) -> Entered:
+        """A branch's tokens with their timesteps and text."""
+        timesteps = inputs.timesteps[:, column]
+        if cached is not None:
+            return Entered(media, branch.context_at(timesteps, cached.context))
+        text = branch.text_in(inputs.text.to(self.dtype))
+        return Entered(media, branch.context(media, timesteps, text, inputs.text_mask))
 
     def _leave(self, video: BranchState | None, audio: BranchState | None, inputs: JointInputs) -> JointOutputs:
         sequence = keyframes = sound = None
@@ -149,6 +144,6 @@ class MMDiT(nn.Module):
 
 
 @torch.no_grad()
-def predict(model: MMDiT, inputs: JointInputs, text_cache: TextCache | None = None) -> JointOutputs:
-    """One sampling step's velocities, without gradients. `text_cache` is `model.cache_text` of the same text."""
-    return model(inputs, text_cache)
+def predict(model: MMDiT, inputs: JointInputs, cache: StepCache | None = None) -> JointOutputs:
+    """One sampling step's velocities, without gradients. `cache` is `model.cache` of another step's inputs."""
+    return model(inputs, cache)

@@ -176,12 +176,28 @@ def test_a_batch_of_mixed_lengths_equals_one_by_one() -> None:
     assert_same(together.audio[1:], second.audio)
 
 
-def test_cached_text_gives_the_same_velocities() -> None:
-    model, inputs = build(), change(joint_inputs(), text_mask=torch.arange(6)[None] < torch.tensor([[6], [3]]))
-    cache = model.cache_text(inputs.text, inputs.text_mask)
-    plain, cached = predict(model, inputs), predict(model, inputs, cache)
-    assert_same(cached.video, plain.video)
-    assert_same(cached.audio, plain.audio)
+def test_what_one_step_cached_gives_the_same_velocities_at_another() -> None:
+    model = build()
+    first = change(
+        joint_inputs(),
+        text_mask=torch.arange(6)[None] < torch.tensor([[6], [3]]),
+        video_references=[torch.randn(2, 3, 2, 4, 6)],
+        audio_references=[torch.randn(2, 5, 3)],
+        reference_rows=torch.tensor([[True, True], [False, True]]),
+        keyframes=KeyframeInput(torch.randn(2, 7, 2, 8, 12), indices=(0, 2)),
+    )
+    other = change(
+        first,
+        timesteps=torch.tensor([[0.3, 0.6]]),
+        video=torch.randn_like(first.video),
+        audio=torch.randn_like(first.audio),
+        keyframes=KeyframeInput(torch.randn(2, 7, 2, 8, 12), indices=(0, 2)),
+    )
+    cached = predict(model, other, model.cache(first))
+    plain = predict(model, change(other, timesteps=other.timesteps.expand(2, 2)))
+    for stream in ("video", "audio", "keyframes"):
+        assert_same(getattr(cached, stream), getattr(plain, stream))
+    assert differs(plain.video, predict(model, first).video)
 
 
 def test_references_can_be_left_out_per_sample() -> None:
