@@ -1,6 +1,7 @@
 """Buckets: clips of like shape and length share shards, so that a trainer reads batches of one shape."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 
 from pipelines.curation.recipe import ShardConfig
 from pipelines.curation.records import Kind
@@ -16,10 +17,10 @@ def bucket_of(kind: Kind, width: int, height: int, seconds: float, config: Shard
     return size if kind is Kind.IMAGE else f"{size}-{_floor(config.seconds, seconds):g}s"
 
 
-def nearest_aspect(width: int, height: int) -> str:
+def nearest_aspect(width: int, height: int, among: Iterable[str] = tuple(ASPECTS)) -> str:
     """By ratio of ratios, so that 2:1 is as far from 1:1 as 1:2."""
     ratio = width / height
-    return min(ASPECTS, key=lambda name: max(ratio / ASPECTS[name], ASPECTS[name] / ratio))
+    return min(among, key=lambda name: max(ratio / ASPECTS[name], ASPECTS[name] / ratio))
 
 
 def _floor(steps: tuple[float, ...], value: float) -> float:

@@ -95,6 +95,9 @@ def write_pair(pair: EditPair, folder: str | Path, name: str) -> Path:
         "before": f"{name}.before.mp4",
         "after": f"{name}.after.mp4",
         "size": list(pair.before.size),
+        "fps": str(pair.before.fps),
+        "frames": pair.before.frames,
+        "sound": True,
         "masks": [pack_mask(mask) for mask in pair.masks()],
     }
     path = folder / f"{name}.edit.json"

@@ -1,0 +1,195 @@
+"""Curated samples as a trainer reads them: the rows of a dataset, and exactly the frames and sound that are wanted."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, Literal
+
+import decord
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+from PIL import Image, UnidentifiedImageError
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from model.media import cover, video_tensor
+from pipelines.curation.tables import members_of
+from skyreels.media.errors import MediaError
+from skyreels.shards import Member, read_member
+from skyreels.storage import Storage, normalise
+
+ClipKind = Literal["image", "video", "audio", "pair"]
+CAPTION_FORMS = ("short", "long", "structured")
+_MANIFEST = "manifest.parquet"
+_FACTS = ("key", "kind", "width", "height", "fps", "frames", "has_audio", "start_s", "end_s", "members")
+_EARLY_S = 1e-6  # a frame's own time, computed twice, may differ by rounding
+_MARGIN_S = 0.02  # more sound than a resampling filter is long
+_FRAMES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One curated sample: a clip, a picture or a sound. Sizes in pixels; `members` say where its files lie."""
+
+    key: str
+    kind: ClipKind
+    width: int
+    height: int
+    fps: float
+    frames: int
+    seconds: float
+    has_audio: bool
+    captions: Mapping[str, str]
+    members: Mapping[str, Member]
+
+
+@dataclass(frozen=True)
+class ClipDataset:
+    """A dataset folder of `jobs/curate.py`. `fingerprint` changes with its samples, their captions or places."""
+
+    storage: Storage
+    clips: tuple[Clip, ...]
+    fingerprint: str
+
+
+def open_dataset(location: str) -> ClipDataset:
+    """Read the manifest of a dataset folder, local or s3://. Raises FileNotFoundError where there is none."""
+    storage = Storage(normalise(location))
+    if not storage.exists(_MANIFEST):
+        raise FileNotFoundError(
+            f"{storage.location(_MANIFEST)} does not exist: give the folder of a dataset, such as "
+            "data/datasets/default, or make one with jobs/curate.py"
+        )
+    data = storage.read(_MANIFEST)
+    file = pq.ParquetFile(io.BytesIO(data))
+    columns = set(file.schema_arrow.names)
+    wanted = [*_FACTS, *(f"caption_{form}" for form in CAPTION_FORMS if f"caption_{form}" in columns)]
+    rows = file.read(columns=wanted).to_pylist()
+    return ClipDataset(storage, tuple(_clip(row) for row in rows), hashlib.sha256(data).hexdigest()[:16])
+
+
+def member_bytes(storage: Storage, clip: Clip, extension: str) -> bytes:
+    """One file of a sample, by a ranged read. Raises MediaError that names shard and member."""
+    member = clip.members[extension]
+    where = f"{storage.location(member.shard)}: {clip.key}.{extension}"
+    try:
+        data = read_member(storage, member)
+    except FileNotFoundError as error:
+        raise MediaError("missing_shard", "Restore the shard, or curate again.", where) from error
+    if len(data) != member.size:
+        detail = f"{where}: {len(data)} of {member.size} bytes"
+        raise MediaError("truncated", "Restore the shard, or curate again.", detail)
+    return data
+
+
+class VideoFile:
+    """The frames of an MP4 by the time they are shown at. `where` names it in errors."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.where = where
+        try:
+            self._reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+            self._starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0]
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise self._unreadable(error) from error
+
+    def shown_at(self, times: Sequence[float]) -> list[int]:
+        """The frame on screen at each of `times` (seconds); the last one stays after the end."""
+        places = np.searchsorted(self._starts, np.asarray(times) + _EARLY_S, side="right") - 1
+        return np.maximum(places, 0).tolist()
+
+    def read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+        """(3, F, height, width) in [-1, 1]: the frames shown at `times`, scaled to cover the size, their middle."""
+        indices = self.shown_at(times)
+        parts = []
+        for start in range(0, len(indices), _FRAMES_AT_ONCE):
+            try:
+                frames = self._reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
+            except decord.DECORDError as error:
+                raise self._unreadable(error) from error
+            parts.append(cover(video_tensor(frames), height, width))
+        return torch.cat(parts, 1).clamp(-1, 1)
+
+    def _unreadable(self, error: Exception) -> MediaError:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return MediaError("unreadable_video", "Restore the shard, or curate again.", f"{self.where}: {said}")
+
+
+def open_video(storage: Storage, clip: Clip, extension: str = "mp4") -> VideoFile:
+    """The frames of a curated clip."""
+    data = member_bytes(storage, clip, extension)
+    return VideoFile(data, f"{storage.location(clip.members[extension].shard)}: {clip.key}.{extension}")
+
+
+def read_sound(storage: Storage, clip: Clip, start_s: float, samples: int, *, sample_rate: int, stereo: bool) -> Tensor:
+    """(2 or 1, samples) float32 of a clip's sound from `start_s` on; silence after its end."""
+    data = member_bytes(storage, clip, "flac")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            waveform = _span(file, start_s, samples, sample_rate)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        where = f"{storage.location(clip.members['flac'].shard)}: {clip.key}.flac: {error}"
+        raise MediaError("unreadable_sound", "Restore the shard, or curate again.", where) from error
+    return fitted_sound(waveform, samples, stereo=stereo)
+
+
+def fitted_sound(waveform: np.ndarray, samples: int, *, stereo: bool) -> Tensor:
+    """(channels, n) as (2 or 1, samples) float32: cut or followed by silence; mono is heard on both sides."""
+    held = waveform[:, :samples]
+    if stereo:
+        held = held[:2] if len(held) > 1 else held.repeat(2, axis=0)
+    else:
+        held = held.mean(0, keepdims=True)
+    padded = np.pad(held, ((0, 0), (0, samples - held.shape[1])))
+    return torch.from_numpy(np.ascontiguousarray(padded, np.float32))
+
+
+def read_image(storage: Storage, clip: Clip, height: int, width: int) -> Tensor:
+    """(3, height, width) in [-1, 1] of a curated picture, scaled to cover the size, its middle."""
+    data = member_bytes(storage, clip, "jpg")
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            array = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        where = f"{storage.location(clip.members['jpg'].shard)}: {clip.key}.jpg: {error}"
+        raise MediaError("unreadable_image", "Restore the shard, or curate again.", where) from error
+    return cover(video_tensor(array[None]), height, width)[:, 0].clamp(-1, 1)
+
+
+def _clip(row: Mapping[str, Any]) -> Clip:
+    fps = row["fps"] or 0.0
+    seconds = row["frames"] / fps if row["kind"] == "video" else row["end_s"] - row["start_s"]
+    captions = {form: row.get(f"caption_{form}") for form in CAPTION_FORMS}
+    return Clip(
+        key=row["key"],
+        kind=row["kind"],
+        width=row["width"],
+        height=row["height"],
+        fps=fps,
+        frames=row["frames"],
+        seconds=seconds,
+        has_audio=bool(row["has_audio"]),
+        captions={form: text for form, text in captions.items() if text},
+        members=members_of(dict(row)),
+    )
+
+
+def _span(file: soundfile.SoundFile, start_s: float, samples: int, sample_rate: int) -> np.ndarray:
+    """(channels, n <= samples) at `sample_rate`; n is smaller where the file ends."""
+    rate = file.samplerate
+    if rate == sample_rate:
+        file.seek(min(round(start_s * rate), file.frames))
+        return np.asarray(file.read(samples, dtype="float32", always_2d=True).T)
+    lead = min(round(_MARGIN_S * rate), round(start_s * rate))
+    first = round(start_s * rate) - lead
+    wanted = lead + -(-samples * rate // sample_rate) + round(_MARGIN_S * rate)
+    file.seek(min(first, file.frames))
+    read = file.read(wanted, dtype="float32", always_2d=True).T
+    common = gcd(rate, sample_rate)
+    resampled = resample_poly(read, sample_rate // common, rate // common, axis=1)
+    cut = round(lead * sample_rate / rate)
+    return np.asarray(resampled[:, cut : cut + samples])

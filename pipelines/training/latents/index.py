@@ -1,0 +1,223 @@
+"""A finished latent cache as a trainer opens it: one table of samples, and each of them by one ranged read.
+
+<folder>/cache.json           what made it; written last, so a folder without it is not finished
+<folder>/index.parquet        one row per sample
+<folder>/constants.safetensors  black latents per bucket and the empty prompt
+<folder>/rejects.parquet      what is not in, and why
+<folder>/shards/<bucket>/     WebDataset shards: safetensors + json per sample
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
+from pipelines.curation import tables
+from pipelines.training.latents.components import Identities
+from pipelines.training.latents.pack import unpack
+from pipelines.training.latents.sample import LatentKind, LatentSample
+from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
+from skyreels.config import Config
+from skyreels.shards import Member, read_member
+from skyreels.storage import Storage, normalise
+
+CACHE = "cache.json"
+INDEX = "index.parquet"
+CONSTANTS = "constants.safetensors"
+NULL_TEXT = "null_text"
+_ENTRY_COLUMNS = {
+    **dict.fromkeys(("key", "kind", "bucket", "shard"), pa.string()),
+    "has_audio": pa.bool_(),
+    "seconds": pa.float64(),
+    "texts": pa.list_(pa.string()),
+    "references": pa.list_(pa.string()),
+    **dict.fromkeys(("extensions", "regions"), pa.int32()),
+    "refined": pa.bool_(),
+    **dict.fromkeys(("json_offset", "json_size", "offset", "size", "crc32"), pa.int64()),
+}
+
+
+class LatentError(ValueError):
+    """A latent cache, or a sample of it, that cannot be used: which file, why, and what to do."""
+
+
+class StaleLatents(LatentError):
+    """A cache that other components, or other data, made."""
+
+
+class CacheRecord(Config):
+    """`cache.json`: what a cache is made of and with."""
+
+    spec: LatentSpec
+    identities: Identities
+    video: dict[str, Any]
+    audio: dict[str, Any]
+    data: str
+    command: str
+    samples: int
+    rejected: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the sampler knows of a sample without reading it. `seconds` is its nominal length, 0 for a picture.
+
+    `texts` and `references` name what `LatentSample` holds of them; `extensions` and `regions` count.
+    """
+
+    key: str
+    kind: LatentKind
+    bucket: str
+    has_audio: bool
+    seconds: float
+    texts: tuple[str, ...]
+    references: tuple[str, ...]
+    extensions: int
+    regions: int
+    refined: bool
+    shard: str
+    json_offset: int
+    json_size: int
+    offset: int
+    size: int
+    crc32: int
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """Where its two files lie."""
+        return {
+            "json": Member(self.shard, self.json_offset, self.json_size),
+            "safetensors": Member(self.shard, self.offset, self.size),
+        }
+
+
+class LatentIndex:
+    """An open cache. `buckets`: entries by bucket name, in order of key; `fingerprint` changes with any byte of it."""
+
+    def __init__(self, storage: Storage, record: CacheRecord, entries: Mapping[str, tuple[Entry, ...]]) -> None:
+        self.storage = storage
+        self.record = record
+        self.buckets = dict(entries)
+        self.fingerprint = record.fingerprint
+        self.video = VideoCodecSpec(**{**record.video, "stride": tuple(record.video["stride"])})
+        self.audio = AudioCodecSpec(**record.audio)
+
+    def read(self, entry: Entry) -> LatentSample:
+        """The sample, by one ranged read. Raises LatentError naming shard and key where it is missing or damaged."""
+        where = f"{self.storage.location(entry.shard)}: {entry.key}"
+        remedy = "delete the cache folder's commit of this shard and run jobs/cache.py again"
+        span = Member(entry.shard, entry.json_offset, entry.offset + entry.size - entry.json_offset)
+        try:
+            data = read_member(self.storage, span)
+        except FileNotFoundError as error:
+            raise LatentError(f"{where}: the shard is missing; {remedy}") from error
+        tensors = data[entry.offset - entry.json_offset :]
+        if len(tensors) != entry.size or zlib.crc32(tensors) != entry.crc32:
+            raise LatentError(f"{where}: the sample is damaged ({len(tensors)} of {entry.size} bytes); {remedy}")
+        return unpack({"json": data[: entry.json_size], "safetensors": tensors})
+
+    @cached_property
+    def shapes(self) -> dict[str, Bucket]:
+        """Size and length of each bucket, by name."""
+        return {name: Bucket.parse(name, self.record.spec) for name in self.buckets}
+
+    def clip_shape(self, bucket: str) -> ClipShape | None:
+        """The extent of a bucket's samples, with sound if the cache holds sound; None for sound alone."""
+        return clip_shape(self.shapes[bucket], self.record.spec, self.video, self.audio)
+
+    def audio_latents(self, bucket: str) -> int:
+        """L of the samples in a bucket that have sound."""
+        seconds = window_seconds(self.shapes[bucket].seconds, self.record.spec, self.video)
+        return self.audio.latent_length(round(seconds * self.audio.sample_rate))
+
+    def black(self, bucket: str, *, large: bool = False) -> Tensor:
+        """(C, 1, h, w): the latent of a black image of the bucket's size; `large`: of the refiner's."""
+        return self._constants[black_name(bucket, large=large)]
+
+    @cached_property
+    def null_text(self) -> Tensor:
+        """(S, D): the hidden states of the empty prompt."""
+        return self._constants[NULL_TEXT]
+
+    @cached_property
+    def _constants(self) -> dict[str, Tensor]:
+        try:
+            return {name: tensor.float() for name, tensor in load(self.storage.read(CONSTANTS)).items()}
+        except SafetensorError as error:
+            raise LatentError(f"{self.storage.location(CONSTANTS)} is damaged: {error}; {_REMAKE}") from error
+
+
+_REMAKE = "delete the cache folder and run jobs/cache.py again"
+
+
+def open_latents(
+    location: str,
+    *,
+    video_codec: str | None = None,
+    audio_codec: str | None = None,
+    encoder: str | None = None,
+    data: str | None = None,
+) -> LatentIndex:
+    """Open a finished cache folder, local or s3://.
+
+    The identities that are given, of codecs, encoder and data (`data_fingerprint`), must be those that made the cache:
+    StaleLatents says which differ and how to make it anew. LatentError where the folder is no finished cache.
+    """
+    storage = Storage(normalise(location))
+    if not storage.exists(CACHE):
+        raise LatentError(
+            f"{storage.location(CACHE)} does not exist: the cache is not finished, or this is no cache folder. "
+            "Run jobs/cache.py; it goes on from what is committed"
+        )
+    try:
+        record = CacheRecord.model_validate_json(storage.read(CACHE))
+    except ValidationError as error:
+        raise LatentError(
+            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {_REMAKE}"
+        ) from error
+    made_by = {**record.identities.model_dump(), "data": record.data}
+    wanted = {"video_codec": video_codec, "audio_codec": audio_codec, "encoder": encoder, "data": data}
+    stale = [
+        f"{name.replace('_', ' ')} {made_by[name]}, not {value}"
+        for name, value in wanted.items()
+        if value is not None and value != made_by[name]
+    ]
+    if stale:
+        raise StaleLatents(
+            f"{storage.root} was made with {'; with '.join(stale)}. Make it anew with the components in use: "
+            f"{record.command}"
+        )
+    return LatentIndex(storage, record, _entries(storage))
+
+
+def black_name(bucket: str, *, large: bool) -> str:
+    """Of a bucket's black latent among the constants."""
+    return f"black/{bucket}/large" if large else f"black/{bucket}"
+
+
+def encode_entries(entries: list[Entry]) -> bytes:
+    """`index.parquet`."""
+    rows = [{name: getattr(entry, name) for name in _ENTRY_COLUMNS} for entry in entries]
+    return tables.encode(pa.Table.from_pylist(rows, pa.schema(_ENTRY_COLUMNS)))
+
+
+def decode_entry(values: Mapping[str, Any]) -> Entry:
+    """From a row of `index.parquet`, or from the facts of a commit."""
+    lists = {name: tuple(values[name]) for name in ("texts", "references")}
+    return Entry(**{**values, **lists})
+
+
+def _entries(storage: Storage) -> dict[str, tuple[Entry, ...]]:
+    by_bucket: dict[str, list[Entry]] = {}
+    for row in tables.decode(storage.read(INDEX)).to_pylist():
+        by_bucket.setdefault(row["bucket"], []).append(decode_entry(row))
+    return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}
