@@ -42,6 +42,8 @@ class TrainingSetup:
     average: bool = False
     trainable: float = 1.0
     offload: bool = False
+    snapshot: bool = False
+    """Whether a checkpoint is written from a copy while training goes on."""
     live: int = 0
     """Elements that may stay gathered though no layer at work needs them."""
     buffers: int = 0
@@ -118,5 +120,5 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
         average=0.0 if setup.offload else average,
         gathered=value * gathered,
         activations=setup.batch * tokens * config.width * held / setup.sequence_parallel,
-        host=optimizer + average if setup.offload else 0.0,
+        host=(optimizer + average) * (setup.offload + setup.snapshot),
     )

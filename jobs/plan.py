@@ -1,0 +1,104 @@
+"""What training will take, before it is started.
+
+    python jobs/plan.py --preset v4 --stage video-5 --gpus 512 --gpu h200
+    python jobs/plan.py --preset v4 --stage all --gpus 2048 --gpu h200 --price 2.2 --plot plan.png
+
+Data are the amounts of the recipes (the paper's), or --images, --clips and --hours. Any setting of a recipe can be
+given as key=value, such as `tokens_per_slot=32768` or `deepspeed=zero3-offload`. Machines are files of
+cluster/calibration: published figures, assumptions, and what `benchmarks/calibrate.py` measured.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from model.config import load_preset
+from model.inspect import TEXT_TOKENS
+from pipelines.training.cost import (
+    CannotFit,
+    ClusterSpec,
+    Samples,
+    StagePlan,
+    cluster_of,
+    plan_stage,
+    with_fitting_groups,
+)
+from pipelines.training.cost.cluster import CALIBRATIONS
+from pipelines.training.cost.plot import plot_plans
+from pipelines.training.cost.report import assumptions, breakdown, table
+from pipelines.training.recipe import load_recipe, stages_of
+from pipelines.training.resolve import resolve
+from skyreels.config import ConfigError
+
+_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan; 0 when every stage fits, 1 with the reason on stderr, 2 for wrong arguments."""
+    words = sys.argv[1:] if argv is None else argv
+    settings = tuple(word for word in words if _SETTING.fullmatch(word))
+    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    try:
+        cluster = cluster_of(arguments.gpu, arguments.gpus, price_per_hour=arguments.price)
+        plans = [_plan(stage, cluster, arguments, settings) for stage in _stages(arguments.stage)]
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.preset} on {cluster.devices} {cluster.name}\n")
+    print(table(plans))
+    for plan in plans if len(plans) == 1 else []:
+        print("\n" + breakdown(plan))
+    print("\n" + assumptions(plans, arguments.text_tokens))
+    if arguments.plot:
+        plot_plans(plans, arguments.plot)
+        print(f"\nplot      {arguments.plot}")
+    return _refuse(plans)
+
+
+def _stages(name: str) -> list[str]:
+    """The codecs are left out: they are not a transformer, and are loaded rather than trained above tiny."""
+    return [stage for stage in stages_of(name) if stage != "codecs"]
+
+
+def _plan(name: str, cluster: ClusterSpec, arguments: argparse.Namespace, settings: tuple[str, ...]) -> StagePlan:
+    preset = load_preset(arguments.preset)
+    stage = resolve(load_recipe(name, preset, settings), preset)
+    if not any(setting.startswith("sequence_parallel=") for setting in settings):
+        stage = with_fitting_groups(stage, cluster, text_tokens=arguments.text_tokens)
+    given = (arguments.images, arguments.clips, arguments.hours)
+    samples = Samples(*(value or 0.0 for value in given)) if any(value is not None for value in given) else None
+    return plan_stage(stage, cluster, samples, text_tokens=arguments.text_tokens)
+
+
+def _refuse(plans: Sequence[StagePlan]) -> int:
+    refused = 0
+    for plan in plans:
+        try:
+            plan.check()
+        except CannotFit as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            refused = 1
+    return refused
+
+
+def _parser() -> argparse.ArgumentParser:
+    known = ", ".join(sorted(path.stem for path in CALIBRATIONS.glob("*.yaml")))
+    parser = argparse.ArgumentParser(
+        prog="jobs/plan.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="v4", help="tiny, small, base, v4 or a YAML file")
+    parser.add_argument("--stage", default="all", help="a stage, or video, sft, all")
+    parser.add_argument("--gpus", type=int, default=512, help="devices in all")
+    parser.add_argument("--gpu", default="h200", help=f"a YAML file or one of {known}")
+    parser.add_argument("--price", type=float, help="of one device for an hour, in any currency")
+    parser.add_argument("--images", type=float, help="pictures there are, instead of the paper's")
+    parser.add_argument("--clips", type=float, help="clips there are")
+    parser.add_argument("--hours", type=float, help="hours of sound alone there are")
+    parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, help="of a prompt")
+    parser.add_argument("--plot", help="also draw the plan: a .png or .svg file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

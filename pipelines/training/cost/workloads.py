@@ -1,0 +1,175 @@
+"""What a stage's steps consist of: every task at every size and length, in tokens, and how often each comes."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from model.config import TransformerConfig
+from model.flops import Workload
+from model.inspect import TEXT_TOKENS, workload
+from model.keyframes import keyframe_indices
+from model.refiner import refined_clip
+from model.shapes import ClipShape
+from pipelines.training.latents.spec import Bucket, clip_shape, window_seconds
+from pipelines.training.network import network_config
+from pipelines.training.resolve import Stage
+from pipelines.training.tasks import TASKS
+
+ASPECT = "16x9"
+STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+KINDS = ("image", "video", "audio")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How much data there is: pictures, clips, and hours of sound alone."""
+
+    images: float = 0.0
+    clips: float = 0.0
+    hours: float = 0.0
+
+    def of(self, kind: str, seconds: float) -> float:
+        """Samples of a kind; sound is counted in pieces of `seconds`."""
+        return {"image": self.images, "video": self.clips, "audio": self.hours * 3600 / max(seconds, 1e-6)}[kind]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One task at one size and length: a slot holds `batch` samples of `work`; `steps` global batches are of it."""
+
+    task: str
+    bucket: Bucket
+    work: Workload
+    batch: int
+    sample_bytes: float
+    steps: float = 0.0
+
+
+def stage_network(stage: Stage) -> TransformerConfig:
+    """The network that the stage trains."""
+    if stage.kind == "refiner":
+        return network_config(stage.preset, "refiner")
+    streams = stage.streams
+    return network_config(stage.preset, "joint" if len(streams) == 2 else "video" if "video" in streams else "audio")
+
+
+def stage_items(stage: Stage, slots: int, samples: Samples, text: int = TEXT_TOKENS) -> list[Item]:
+    """The global batches of a stage, `slots` micro-batches each.
+
+    Where the stage sets its steps, they are split by the tasks' shares. Otherwise every picture, clip and hour comes
+    `epochs` times: a kind's samples are split by the shares of the tasks that take them, so that how many steps go to
+    pictures follows from the data. Either way all sizes and lengths of a task hold equally many samples.
+    """
+    found = {task: list(_items(stage, task, text)) for task in stage.mix}
+    if stage.steps:
+        shared = {task: stage.steps * share for task, share in stage.mix.items()}
+        return [item for task, items in found.items() for item in _split_steps(items, shared[task])]
+    takers = {kind: [task for task in stage.mix if kind in _kinds(stage, task, samples)] for kind in KINDS}
+    return [
+        item
+        for kind, tasks in takers.items()
+        for task in tasks
+        for item in _split_samples(
+            [item for item in found[task] if _counted_as(item.bucket.kind) == kind],
+            samples,
+            stage.recipe.epochs * stage.mix[task] / sum(stage.mix[other] for other in tasks),
+            slots,
+        )
+    ]
+
+
+def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKENS) -> Workload:
+    """Tokens of one sample of a task, as `pipelines.training.tasks` lays it out."""
+    preset, spec, config = stage.preset, stage.latents, stage_network(stage)
+    streams = TASKS[task].streams_of(stage.streams)
+    reference = round(spec.reference_seconds * preset.audio.sample_rate) if TASKS[task].reads == "audio" else 0
+    heard = preset.audio.latent_length(reference)
+    clip = clip_shape(bucket, spec, preset.video, preset.audio)
+    if clip is None or "video" not in streams:
+        samples = round(window_seconds(bucket.seconds, spec, preset.video) * preset.audio.sample_rate)
+        return Workload(text, audio=preset.audio.latent_length(samples), audio_references=heard)
+    clip = clip if "audio" in streams else replace(clip, audio=None)
+    if task == "refine":
+        sparsity = stage.sparsity.final if stage.sparsity else 0.0
+        large = refined_clip(clip, preset.refiner)
+        return workload(config, large, text=text, sparsity=sparsity)
+    frame = workload(config, replace(clip, frames=1, audio=None)).sequence
+    return workload(
+        config,
+        clip,
+        keyframes=_keyframes(stage, clip) if task == "keyframes" else None,
+        text=text,
+        video_references=_seen(stage, task, clip) * frame,
+        audio_references=heard,
+    )
+
+
+def _items(stage: Stage, task: str, text: int) -> Iterator[Item]:
+    for bucket in _buckets(stage, task):
+        work = task_workload(stage, task, bucket, text)
+        tokens = work.video_tokens + work.audio_tokens
+        batch = max(1, stage.recipe.tokens_per_slot // tokens)
+        yield Item(task, bucket, work, batch, _stored(stage, work))
+
+
+def _buckets(stage: Stage, task: str) -> Iterator[Bucket]:
+    """All shapes of a task's samples; of a clip's sound where the task makes no picture."""
+    heard = "video" not in TASKS[task].streams_of(stage.streams)
+    for kind in TASKS[task].kinds:
+        if kind == "audio" and (heard or not TASKS[task].kinds & {"video"}):
+            yield from (Bucket("audio", seconds=length) for length in stage.lengths)
+        for size in stage.sizes if kind != "audio" and not heard else ():
+            shape = f"{kind}-{size}p-{ASPECT}"
+            names = [shape] if kind == "image" else [f"{shape}-{length:g}s" for length in stage.lengths]
+            yield from (Bucket.parse(name, stage.latents) for name in names)
+
+
+def _kinds(stage: Stage, task: str, samples: Samples) -> set[str]:
+    """The kinds of data that a task goes through."""
+    found = {_counted_as(bucket.kind) for bucket in _buckets(stage, task)}
+    return {kind for kind in found if samples.of(kind, 1.0)}
+
+
+def _counted_as(kind: str) -> str:
+    """Pairs before and after an edit are counted among the clips."""
+    return "video" if kind == "pair" else kind
+
+
+def _split_steps(items: Iterable[Item], steps: float) -> list[Item]:
+    found = list(items)
+    total = sum(1 / item.batch for item in found)
+    return [replace(item, steps=steps / item.batch / total) for item in found]
+
+
+def _split_samples(items: list[Item], samples: Samples, share: float, slots: int) -> list[Item]:
+    if not items:
+        return []
+    seconds = sum(item.bucket.seconds for item in items) / len(items)
+    each = samples.of(_counted_as(items[0].bucket.kind), seconds) * share / len(items)
+    return [replace(item, steps=each / (slots * item.batch)) for item in items]
+
+
+def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:
+    """A clip of as many latent frames as there are high-resolution keyframes."""
+    count = len(keyframe_indices(clip.latent_frames, stage.preset.refiner.keyframe_spacing))
+    large = refined_clip(clip, stage.preset.refiner)
+    return dataclasses.replace(large, frames=clip.video.frames_of(count), audio=None)
+
+
+def _seen(stage: Stage, task: str, clip: ClipShape) -> int:
+    """Latent frames of visual references: one image, a clip of the cache's length, the whole clip before an edit."""
+    if TASKS[task].kind == "pair":
+        return clip.latent_frames
+    if TASKS[task].reads == "video":
+        wanted = clip.video.nearest_frames(stage.latents.reference_seconds * stage.latents.fps)
+        return clip.video.latent_frames(wanted)
+    return int(TASKS[task].reads == "image")
+
+
+def _stored(stage: Stage, work: Workload) -> float:
+    """Bytes that are read of one sample: its latents, once more as they are conditioned on, and its text."""
+    preset = stage.preset
+    video = 2 * work.video_tokens * preset.video.channels * math.prod(preset.transformer.patch)
+    audio = work.audio_tokens * preset.audio.channels
+    return STORED_BYTES[stage.latents.dtype] * (video + audio + work.text * preset.transformer.text_width)
