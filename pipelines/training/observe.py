@@ -79,7 +79,7 @@ class Observer:
         self._lines.write(json.dumps({"step": event.step, **event.metrics}) + "\n")
         self._lines.flush()
         self._bar.update(event.step + 1 - self._bar.n)
-        shown = {name: f"{event.metrics[name]:.3g}" for name in ("loss", "tokens_per_s") if name in event.metrics}
+        shown = {name: f"{event.metrics[name]:.3g}" for name in ("loss", "tokens_per_second") if name in event.metrics}
         self._bar.set_postfix(shown, refresh=False)
         for name, value in event.metrics.items():
             self._window.setdefault(name, []).append(value)

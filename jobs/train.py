@@ -1,0 +1,89 @@
+"""Train a stage of the curriculum, and first every stage that it stands on and that is not finished.
+
+    python jobs/train.py --stage sft --data runs/demo/data --output runs/train
+    python jobs/train.py --stage joint --dry-run                       what would run, and what it needs
+    python jobs/train.py --stage video-3 --only steps=500 optimizer.learning_rate=2e-4
+    ray job submit -- python jobs/train.py --stage all --preset v4 --data s3://bucket/data --output /shared/runs
+
+Stages: codecs, video-1 to video-6, audio, joint, sft-1, sft-2, keyframes, refiner; `video`, `sft` and `all` stand for
+several. Any setting of the recipes can be given as key=value. The same command goes on where it was stopped.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.training import curriculum, run
+from pipelines.training.recipe import GROUPS, STAGES
+from skyreels.config import ConfigError
+from skyreels.storage import StorageError
+from skyreels.training.errors import TrainingError
+
+_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
+_EXPECTED = (ConfigError, StorageError, TrainingError, FileNotFoundError, ValueError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
+    words = sys.argv[1:] if argv is None else argv
+    settings = tuple(word for word in words if _SETTING.fullmatch(word))
+    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    request = curriculum.Request(
+        stage=arguments.stage,
+        preset=arguments.preset,
+        data=arguments.data,
+        output=arguments.output.resolve(),
+        dataset=arguments.dataset,
+        pairs=arguments.pairs,
+        workers=arguments.workers,
+        gpu=arguments.gpu,
+        settings=settings,
+        only=arguments.only,
+        fresh=arguments.resume == "never",
+        tracked=not arguments.no_tracking,
+        quiet=arguments.quiet,
+    )
+    try:
+        if arguments.dry_run:
+            print(curriculum.describe(request))
+            return 0
+        return 0 if run.train(request) else 3
+    except _EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jobs/train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = f"one of {', '.join(STAGES)}, or {', '.join(GROUPS)}"
+    parser.add_argument("--stage", required=True, help=stages)
+    parser.add_argument("--preset", default="tiny", help="tiny, small, base, v4 or a YAML file (default: tiny)")
+    parser.add_argument("--data", default="runs/demo/data", help="what jobs/curate.py wrote: a folder or s3://…")
+    parser.add_argument("--dataset", help="which of its datasets (default: the one a recipe names, else `default`)")
+    parser.add_argument("--pairs", help="films before and after an edit (python -m pipelines.synthesis --pairs N)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/train"),
+        help="folder for everything made, seen by all nodes (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, help="ranks (default: the preset's; with --gpu one GPU each)")
+    parser.add_argument(
+        "--gpu", help="train on GPUs of this kind (h100, h200, a100): for the plan and the memory check"
+    )
+    parser.add_argument("--only", action="store_true", help="this stage alone; what it stands on must be finished")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never: begin the stage anew")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Which stages a request makes run, on which data, and what they will cost.
+
+<output>/components/      codecs and encoder, which latents are made with
+<output>/latents/         caches that stages share
+<output>/<stage>/         checkpoints, samples, metrics.jsonl, export, finished.json
+<output>/model            the newest export: what `Generator.from_pretrained` loads
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import Preset, load_preset
+from pipelines.training.cost import ClusterSpec, StagePlan, cluster_of, plan_stage, this_machine
+from pipelines.training.ladder import Ladder
+from pipelines.training.recipe import StageRecipe, load_recipe
+from pipelines.training.resolve import Stage, resolve
+from skyreels.config import ConfigError
+from skyreels.storage import Storage, normalise
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. `settings` are key=value overrides of every recipe that runs.
+
+    `data` holds datasets as curation leaves them; `dataset` names one of them, else recipes say which they want.
+    `only` runs the stage alone, `fresh` begins it anew. `gpu` is a kind that a calibration knows; None: CPUs.
+    """
+
+    stage: str
+    output: Path
+    data: str
+    preset: str = "tiny"
+    dataset: str | None = None
+    pairs: str | None = None
+    workers: int | None = None
+    gpu: str | None = None
+    settings: Sequence[str] = ()
+    only: bool = False
+    fresh: bool = False
+    tracked: bool = True
+    quiet: bool = False
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Of recipes: the settings, and what the other fields say in a recipe's terms."""
+        workers = () if self.workers is None else (f"workers={self.workers}",)
+        gpus = () if self.gpu is None else ("gpus_per_worker=1",)
+        return (*workers, *gpus, *self.settings)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A request looked at: which stages are to run, and how one is set."""
+
+    request: Request
+    preset: Preset
+    ladder: Ladder
+
+    @classmethod
+    def of(cls, request: Request) -> "Climb":
+        """Raises ConfigError for an unknown stage, preset or setting."""
+        preset = load_preset(request.preset)
+
+        def load(name: str) -> StageRecipe:
+            return load_recipe(name, preset, request.overrides)
+
+        return cls(request, preset, Ladder(str(request.output), preset, load))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those still to run, in order. Raises LadderError where one that is needed and not to run is missing."""
+        request = self.request
+        return self.ladder.plan(request.stage, only=request.only, again=request.fresh)
+
+    def stage(self, name: str) -> Stage:
+        """A stage with all its numbers."""
+        return resolve(load_recipe(name, self.preset, self.request.overrides), self.preset)
+
+    def folder(self, name: str) -> Path:
+        """Of a stage."""
+        return self.request.output / name
+
+    @property
+    def components(self) -> Path:
+        """Codecs and encoder."""
+        return self.request.output / "components"
+
+    def dataset(self, stage: Stage) -> str:
+        """The dataset a stage learns from: the one asked for, else one its recipe is meant for, else `default`."""
+        storage = Storage(normalise(self.request.data)).sub("datasets")
+        wanted = (self.request.dataset,) if self.request.dataset else (*stage.recipe.data.curation, "default")
+        for name in wanted:
+            if storage.exists(f"{name}/manifest.parquet"):
+                return storage.location(name)
+        there = sorted({name.split("/")[0] for name in storage.names("") if name.endswith("/manifest.parquet")})
+        raise ConfigError(
+            f"{stage.name} wants dataset {' or '.join(wanted)} below {storage.root}, which has "
+            f"{', '.join(there) or 'none'}: run jobs/curate.py, or name one with --dataset"
+        )
+
+    def machine(self, stage: Stage) -> ClusterSpec:
+        """What the plan is made for."""
+        workers = stage.recipe.workers
+        return cluster_of(self.request.gpu, workers) if self.request.gpu else this_machine(workers)
+
+    def plan(self, stage: Stage) -> StagePlan:
+        """What a stage that trains a transformer costs. `check` of it raises CannotFit."""
+        return plan_stage(stage, self.preset, self.machine(stage))
+
+
+def describe(request: Request) -> str:
+    """The plan in words: what would run, on which data, with what memory and in which time. Nothing is written."""
+    climb = Climb.of(request)
+    lines = [f"output    {request.output}", f"preset    {climb.preset.name}"]
+    for name in climb.stages:
+        stage = climb.stage(name)
+        lines += ["", f"{name}: from {climb.dataset(stage)}"]
+        lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else climb.plan(stage).summary())
+    if len(lines) == 2:
+        lines.append(f"nothing to do: {request.stage} is finished")
+    return "\n".join(lines)
+
+
+def check(climb: Climb, stages: Sequence[str]) -> None:
+    """What can be known to be wrong before anything expensive starts: settings, data, memory."""
+    for name in stages:
+        stage = climb.stage(name)
+        climb.dataset(stage)
+        if stage.kind != "codecs":
+            climb.plan(stage).check()
+
+
+def _codecs_in_words(stage: Stage) -> str:
+    steps = stage.steps or "as many steps as its epochs make"
+    return f"  codecs of the preset: trained for {steps} steps, or measured where they come with weights"
