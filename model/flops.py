@@ -65,6 +65,19 @@ def forward_flops(config: TransformerConfig, work: Workload) -> int:
     return total
 
 
+def attention_flops(config: TransformerConfig, work: Workload) -> int:
+    """The part of `forward_flops` that grows with the square of the tokens: scores, and values weighed by them."""
+    width, video, audio = config.width, work.video_tokens, work.audio_tokens
+    layer = 0
+    if video:
+        layer += _self_attention(config, work) + 4 * video * work.text * width
+    if audio:
+        layer += 4 * (audio + work.text) ** 2 * width
+    if video and audio:
+        layer += 2 * 4 * video * audio * width
+    return config.layers * layer
+
+
 def _streams(config: TransformerConfig, media: int, text: int) -> int:
     """Projections and MLPs of one branch: dual or single, every token passes one set of weights."""
     return 2 * (media + text) * (4 * config.width**2 + 2 * config.width * config.mlp_width)

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import TransformerConfig
-from model.flops import Workload, forward_flops
+from model.flops import Workload, attention_flops, forward_flops
 from model.keyframes import KeyframeInput
 from model.mmdit import JointInputs, MMDiT
 
@@ -63,6 +63,9 @@ def test_the_formula_agrees_with_pytorchs_counter(changes: dict, work: Workload)
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(inputs(config, work))
     assert forward_flops(config, work) == counter.get_total_flops()
+    counts = counter.get_flop_counts()["Global"]
+    batched = sum(flops for operator, flops in counts.items() if operator is torch.ops.aten.bmm)
+    assert attention_flops(config, work) == batched
 
 
 def test_sparsity_saves_what_it_skips() -> None:

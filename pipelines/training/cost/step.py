@@ -1,7 +1,7 @@
 """Time of one micro-batch and one global batch: what must be computed, moved, gathered and read, and what hides what.
 
-A forward pass costs `forward_flops`; the backward pass twice that, less the gradients of frozen weights; recomputed
-layers once more. ZeRO-3 gathers all weights in the forward and again in the backward pass and scatters the gradients
+A forward pass costs `forward_flops`; the backward pass twice that, less the gradients of frozen weights; layers that
+are recomputed, once more. ZeRO-3 gathers all weights in the forward and again in the backward pass and scatters the gradients
 once, in every micro-batch.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from model.config import TransformerConfig
-from model.flops import Workload, forward_flops
+from model.flops import Workload, attention_flops, forward_flops
 from model.memory import SAVED_BYTES, VALUE_BYTES, TrainingSetup, layer_tokens, parameter_counts
 from pipelines.training.cost.cluster import ClusterSpec
 
@@ -28,7 +28,8 @@ OPTIMIZER_BYTES, AVERAGE_BYTES = 34, 12
 gradient written, the weight written once more in low precision) and by the average."""
 
 PARTS = {
-    "arithmetic": "products and attention",
+    "products": "matrix products of the layers",
+    "attention": "attention",
     "memory": "elementwise work, bound by memory bandwidth",
     "launches": "launching layers",
     "exchange": "sequence-parallel exchange",
@@ -42,7 +43,8 @@ PARTS = {
 class StepTime:
     """Seconds of one global batch. `hidden` is what of gathering and reading runs behind the rest."""
 
-    arithmetic: float
+    products: float
+    attention: float
     memory: float
     launches: float
     exchange: float
@@ -89,21 +91,23 @@ def step_time(
     used, width = touched(config, work), config.width
     passes = {"forward": 2 if setup.checkpointing else 1, "backward": 1}
     tokens, kind = layer_tokens(work)
-    flops = forward_flops(config, work) * (passes["forward"] + 1 + setup.trainable) * share
+    quadratic = attention_flops(config, work)
+    linear = forward_flops(config, work) - quadratic
     values = tokens * width * config.layers * share
     touches = sum(TOUCHES[name] * count for name, count in passes.items())
     exchanged = values * VALUE_BYTES[setup.precision] * EXCHANGES[kind] * sum(passes.values())
     group = setup.sequence_parallel
-    arithmetic = flops / cluster.compute_rate(setup.precision)
+    products = linear * (passes["forward"] + 1 + setup.trainable) * share / cluster.compute_rate(setup.precision)
+    attention = quadratic * (passes["forward"] + 2) * share / cluster.compute_rate(setup.precision)
     memory = values * SAVED_BYTES[setup.precision][kind] * touches / cluster.memory_rate
     launches = config.layers * cluster.calibration.layer_overhead.value
     exchange = exchanged * (group - 1) / group / cluster.link_rate(group)
     gathering = _gathering(used, cluster, setup)
     reading = sample_bytes * setup.batch / cluster.calibration.storage_bandwidth.value
-    busy = arithmetic + memory + launches + exchange
+    busy = products + attention + memory + launches + exchange
     hidden = cluster.calibration.overlap.value * (busy + gathering + reading - max(busy, gathering, reading))
     return StepTime(
-        *(accumulation * seconds for seconds in (arithmetic, memory, launches, exchange, gathering, reading)),
+        *(accumulation * seconds for seconds in (products, attention, memory, launches, exchange, gathering, reading)),
         update=_update(config, cluster, setup),
         hidden=accumulation * hidden,
     )
