@@ -142,7 +142,7 @@ def stages_of(name: str) -> tuple[str, ...]:
     )
 
 
-def shares(values: Mapping[str, float]) -> dict[str, float]:
+def shares(values: Mapping[Any, float]) -> dict[str, float]:
     """Those above 0, summing to 1."""
     total = sum(values.values())
     return {name: share / total for name, share in values.items() if share > 0}
