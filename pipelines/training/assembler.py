@@ -1,8 +1,10 @@
 """From samples of one bucket to a batch: the task's examples, noised and stacked for one network."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from model.config import Preset, from_mapping
 from model.flow import FlowConfig
 from pipelines.training.batch import TrainingBatch
+from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.network import STREAMS, Branches, network_config
 from pipelines.training.tasks import TASKS, Collation, Described, Dropout, Scene, TaskSettings, collate
@@ -95,13 +98,25 @@ class Assembler:
         settings = dataclasses.replace(self.settings, dropout=Dropout(0.0, 0.0), low_noise=0.0)
         return dataclasses.replace(self, settings=settings)
 
-    def first(self, task: str, count: int) -> list[LatentSample]:
-        """The first samples that a task can use, of the first bucket that has any."""
-        for _, entries in sorted(self.latents.buckets.items()):
-            usable = [entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches])]
-            if usable:
-                return [self.latents.read(entry) for entry in usable[:count]]
-        raise ValueError(f"the latents hold no sample for {task}")
+    def first(self, task: str, count: int, bucket: str | None = None) -> list[LatentSample]:
+        """The first samples of one bucket that a task can use: of the named one, or of the first that has any."""
+        for name in [bucket] if bucket else sorted(self.latents.buckets):
+            entries = self.latents.buckets[name]
+            usable = (entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches]))
+            samples = list(islice(self._readable(usable), count))
+            if samples:
+                return samples
+        raise ValueError(f"{bucket or 'the latents'}: no sample that {task} can use")
+
+    def tokens(self, task: str, bucket: str) -> int:
+        """Media tokens of one sample, references and keyframes included; reads the first one that can be used."""
+        batch = self.undropped().batch(task, self.first(task, 1, bucket), torch.Generator().manual_seed(0))
+        return batch.tokens
+
+    def _readable(self, entries: Iterable[Entry]) -> Iterator[LatentSample]:
+        for entry in entries:
+            with suppress(LatentError):  # where it is drawn for training, it is named and replaced
+                yield self.latents.read(entry)
 
     def _audio_time_scale(self, sample: LatentSample) -> float:
         """Video latents per audio latent; for sound alone, those that a clip of its length would have."""

@@ -76,7 +76,7 @@ def collate(
         audio_references=heard,
         keyframes=KeyframeInput(noisy["keyframes"], first.keyframe_indices) if "keyframes" in noisy else None,
         sparsity=settings.sparsity,
-        reference_rows=torch.tensor([e.attends for e in examples]) if seen or heard else None,
+        reference_rows=torch.tensor([[e.attends] for e in examples]) if seen or heard else None,
     )
     work = _workload(inputs, config)
     return TrainingBatch(
