@@ -106,7 +106,7 @@ class Climb:
 
     def plan(self, stage: Stage) -> StagePlan:
         """What a stage that trains a transformer costs. `check` of it raises CannotFit."""
-        return plan_stage(stage, self.preset, self.machine(stage))
+        return plan_stage(stage, self.machine(stage))
 
 
 def describe(request: Request) -> str:
