@@ -1,0 +1,79 @@
+"""A low-rank adapter of a trained model, on your own clips.
+
+    python jobs/curate.py --input clips/ --output mydata --recipe sft
+    python jobs/finetune.py --model runs/train/model --dataset mydata/datasets/sft --output runs/mine
+    python jobs/generate.py --model runs/train/model --lora runs/mine/adapter --prompt "…" --output clip.mp4
+
+The model stays as it is: what is trained, checkpointed and written is the adapter. Any setting of the recipe can be
+given as key=value, such as `steps=500` or `optimizer.learning_rate=2e-4`. The same command goes on where it stopped.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.training.finetune import Request, finetune
+from pipelines.training.lora import LoraSettings
+from skyreels.config import build
+from skyreels.storage import StorageError
+from skyreels.training.errors import TrainingError
+
+_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
+_EXPECTED = (ValueError, FileNotFoundError, StorageError, TrainingError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when the adapter is written, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
+    words = sys.argv[1:] if argv is None else argv
+    settings = [word for word in words if _SETTING.fullmatch(word)]
+    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = {"steps": arguments.steps, "workers": arguments.workers}
+    settings = [*(f"{name}={value}" for name, value in given.items() if value is not None), *settings]
+    try:
+        alpha = arguments.rank if arguments.alpha is None else arguments.alpha
+        request = Request(
+            model=arguments.model.resolve(),
+            dataset=arguments.dataset,
+            output=arguments.output.resolve(),
+            preset=arguments.preset,
+            recipe=arguments.recipe,
+            lora=build(LoraSettings, {"rank": arguments.rank, "alpha": alpha}, "the command line"),
+            settings=settings,
+            tracked=not arguments.no_tracking,
+            quiet=arguments.quiet,
+        )
+        made = finetune(request)
+    except _EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if made.adapter is None:
+        print(f"stopped at step {made.step}; the same command goes on from {made.checkpoint}")
+        return 3
+    print(f"adapter   {made.adapter}\nsamples   {request.output / 'run' / 'samples'}\nlatents   {made.latents}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jobs/finetune.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a model, as training exports it")
+    parser.add_argument("--dataset", required=True, help="a dataset that jobs/curate.py wrote, or s3://…")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter, seen by all nodes")
+    parser.add_argument("--preset", default="tiny", help="the one the model was trained with (default: %(default)s)")
+    parser.add_argument("--recipe", default="lora", help="a YAML file instead of the one that is shipped")
+    parser.add_argument("--rank", type=int, default=16, help="of the adapter (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, help="the update counts alpha / rank times (default: the rank)")
+    parser.add_argument("--steps", type=int, help="default: as many as the recipe's epochs make")
+    parser.add_argument("--workers", type=int, help="ranks (default: the preset's)")
+    parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""An adapter on a user's own clips: latents by the model's own codecs, training of A and B alone, a folder of them.
+
+<output>/latents/       the clips, encoded
+<output>/run/           checkpoints, samples, metrics.jsonl
+<output>/adapter/       what `Generator.from_pretrained(model, lora=...)` and peft load
+<output>/base.json      which model it is of
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.checkpoint import CONFIG, read_config, saved_identity
+from model.config import Preset, TransformerConfig, from_mapping, load_preset
+from pipelines.training.assembler import Assembler
+from pipelines.training.latents.index import open_latents
+from pipelines.training.latents.job import CacheJob
+from pipelines.training.latents.run import cache
+from pipelines.training.lora import LoraSettings, LoraStage, save_adapter
+from pipelines.training.network import network_config
+from pipelines.training.observe import Observer
+from pipelines.training.recipe import load_recipe
+from pipelines.training.resolve import Stage, resolve, sampler_for, steps_for
+from pipelines.training.stage import TransformerStage
+from pipelines.training.warm_start import warm_start
+from skyreels import cluster, tracking
+from skyreels.config import ConfigError
+from skyreels.training.checkpoints import open_checkpoint
+from skyreels.training.run import fit
+
+RECORD = "base.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """`model` is a generator's folder, `dataset` one that curation left, `preset` the size the model was trained at.
+
+    `settings` are key=value overrides of the recipe.
+    """
+
+    model: Path
+    dataset: str
+    output: Path
+    preset: str = "tiny"
+    recipe: str = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    settings: Sequence[str] = ()
+    tracked: bool = True
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """`adapter` is None where the run was asked to stop before its end; the same request goes on from there."""
+
+    adapter: Path | None
+    step: int
+    latents: str
+    checkpoint: str
+
+
+def finetune(request: Request) -> Finetuned:
+    """Cache, train, save. Raises ConfigError, CheckpointError or LatentError before anything expensive starts."""
+    preset = load_preset(request.preset)
+    stage = _stage(request, preset)
+    warm_start(network_config(preset, stage.branches), [request.model / "transformer"])  # says now whether they fit
+    _claim(request)
+    with cluster.connect():
+        job = CacheJob(str(request.output), stage.latents, preset, request.dataset, components=str(request.model))
+        latents = cache(job, quiet=request.quiet).location
+        make = LoraMaker(stage, latents, str(request.model), request.lora)
+        steps = steps_for(stage, make().stage.sampler)
+        run = request.output / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
+        with (
+            tracking.track(
+                "finetuning", run_name=request.output.name, params=params, enabled=request.tracked
+            ) as tracked,
+            Observer(tracked, run, "lora", steps, quiet=request.quiet) as observe,
+        ):
+            outcome = fit(make, stage.engine(steps), str(run), observe)
+    if outcome.stopped:
+        return Finetuned(None, outcome.step, latents, outcome.checkpoint)
+    with open_checkpoint(str(run)) as checkpoint:
+        weights = checkpoint.weights(ema=checkpoint.has_ema)
+        adapter = save_adapter(weights, request.lora, request.model, request.output / "adapter")
+    return Finetuned(adapter, outcome.step, latents, outcome.checkpoint)
+
+
+@dataclass(frozen=True)
+class LoraMaker:
+    """Makes the trainable, in any process: an index is opened there rather than sent."""
+
+    stage: Stage
+    latents: str
+    model: str
+    settings: LoraSettings
+
+    def __call__(self) -> LoraStage:
+        stage, recipe = self.stage, self.stage.recipe
+        index = open_latents(self.latents)
+        assembler = Assembler(
+            stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
+        )
+        plain = TransformerStage(
+            assembler,
+            sampler_for(stage, index, assembler.tokens),
+            starts_from=[Path(self.model) / "transformer"],
+            seed=recipe.seed,
+            activation_checkpointing=recipe.activation_checkpointing,
+            sequence_parallel=recipe.sequence_parallel,
+            components=self.model,
+        )
+        return LoraStage(plain, self.settings)
+
+
+def _stage(request: Request, preset: Preset) -> Stage:
+    """The recipe at the preset's size, for the branches that the model has."""
+    folder = request.model / "transformer"
+    values = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
+    config = from_mapping(TransformerConfig, values, str(folder / CONFIG))
+    channels = {"video": config.video_channels, "audio": config.audio_channels}
+    streams = [name for name, count in channels.items() if count]
+    overrides = [f"streams=[{', '.join(streams)}]", *request.settings]
+    return resolve(load_recipe(request.recipe, preset, overrides), preset)
+
+
+def _claim(request: Request) -> None:
+    """Note which model the output is of; ConfigError where it is of another one."""
+    record = request.output / RECORD
+    identity = saved_identity(request.model / "transformer")
+    known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
+    if known != identity:
+        raise ConfigError(
+            f"{request.output} holds an adapter of the transformer {known}, and {request.model} is {identity}: give "
+            "the model that it was begun with, or another --output"
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"model": str(request.model), "transformer": identity}) + "\n")
