@@ -29,7 +29,7 @@ class Calibration(Config):
     about: str
     devices_per_node: int = Field(ge=1)
     peak_flops: dict[Precision, Fact]
-    compute_efficiency: Fact = Field(description="share of the peak that products and attention of a step reach")
+    compute_efficiency: dict[Precision, Fact] = Field(description="share of it that products and attention reach")
     layer_overhead: Fact = Field(description="seconds of a layer, forward and backward, that no size of it hides")
     memory_bytes: Fact | None = Field(None, description="null: what is free on this machine, over its devices")
     process_bytes: Fact = Field(description="what a process takes before any tensor")
@@ -51,11 +51,12 @@ class Calibration(Config):
 
     def facts(self) -> Iterator[tuple[str, Fact]]:
         """Every fact by name."""
-        for precision, fact in self.peak_flops.items():
-            yield f"peak_flops.{precision}", fact
         for name in type(self).model_fields:
-            if isinstance(fact := getattr(self, name), Fact):
-                yield name, fact
+            value = getattr(self, name)
+            if isinstance(value, Fact):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{precision}", fact) for precision, fact in value.items())
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ClusterSpec:
 
     def compute_rate(self, precision: Precision) -> float:
         """FLOP/s of the products and the attention of a step."""
-        return self.peak(precision) * self.calibration.compute_efficiency.value
+        return self.peak(precision) * self.calibration.compute_efficiency[precision].value
 
     def peak(self, precision: Precision) -> float:
         """FLOP/s of one device."""

@@ -1,8 +1,8 @@
 """Time of one micro-batch and one global batch: what must be computed, moved, gathered and read, and what hides what.
 
 A forward pass costs `forward_flops`; the backward pass twice that, less the gradients of frozen weights; layers that
-are recomputed, once more. ZeRO-3 gathers all weights in the forward and again in the backward pass and scatters the gradients
-once, in every micro-batch.
+are recomputed, once more. ZeRO-3 gathers all weights in the forward and again in the backward pass, and scatters the
+gradients once, in every micro-batch.
 """
 
 import dataclasses
