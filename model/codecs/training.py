@@ -26,18 +26,28 @@ class CodecLosses:
     noise: float = 0.05
 
 
-def video_codec_loss(codec: TinyVideoCodec, frames: Tensor, weights: CodecLosses = CodecLosses()) -> Tensor:
-    """Loss of one batch (B, 3, F, H, W) in [-1, 1]."""
+def video_codec_loss(
+    codec: TinyVideoCodec,
+    frames: Tensor,
+    weights: CodecLosses = CodecLosses(),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Loss of one batch (B, 3, F, H, W) in [-1, 1]; noise on latents comes from `generator`."""
     latents = codec.raw_latents(frames)
-    decoded = codec.reconstruct(_noised(latents, weights))
+    decoded = codec.reconstruct(_noised(latents, weights, generator))
     return _reconstruction(decoded, frames, weights) + weights.kl * aggregate_kl(latents)
 
 
-def audio_codec_loss(codec: TinyAudioCodec, waveform: Tensor, weights: CodecLosses = CodecLosses()) -> Tensor:
+def audio_codec_loss(
+    codec: TinyAudioCodec,
+    waveform: Tensor,
+    weights: CodecLosses = CodecLosses(),
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Loss of one batch (B, A, samples) in [-1, 1]: log magnitudes, and magnitudes so that loud bins are exact."""
     target = codec.loudness(waveform)
     latents = codec.raw_latents(waveform)
-    decoded = codec.reconstruct(_noised(latents, weights))
+    decoded = codec.reconstruct(_noised(latents, weights, generator))
     spectral = weights.spectral * spectral_convergence(magnitudes(decoded), magnitudes(target))
     return _reconstruction(decoded, target, weights) + spectral + weights.kl * aggregate_kl(latents)
 
@@ -91,8 +101,9 @@ def measure(codec: TinyVideoCodec | TinyAudioCodec, clips: Iterable[Tensor]) -> 
     codec.norm.set(measure_latents(codec.raw_latents, clips))
 
 
-def _noised(latents: Tensor, weights: CodecLosses) -> Tensor:
-    return latents + weights.noise * torch.randn_like(latents)
+def _noised(latents: Tensor, weights: CodecLosses, generator: torch.Generator | None) -> Tensor:
+    noise = torch.randn(latents.shape, generator=generator, device=generator.device if generator else latents.device)
+    return latents + weights.noise * noise.to(latents)
 
 
 def _reconstruction(decoded: Tensor, target: Tensor, weights: CodecLosses) -> Tensor:

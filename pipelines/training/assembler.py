@@ -109,9 +109,13 @@ class Assembler:
         raise ValueError(f"{bucket or 'the latents'}: no sample that {task} can use")
 
     def tokens(self, task: str, bucket: str) -> int:
-        """Media tokens of one sample, references and keyframes included; reads the first one that can be used."""
+        """Tokens of one sample as layers hold them, references, keyframes and each branch's text included.
+
+        Reads the first sample that can be used.
+        """
         batch = self.undropped().batch(task, self.first(task, 1, bucket), torch.Generator().manual_seed(0))
-        return batch.tokens
+        branches = sum(latents is not None for latents in (batch.inputs.video, batch.inputs.audio))
+        return batch.tokens + branches * batch.inputs.text.shape[1]
 
     def _readable(self, entries: Iterable[Entry]) -> Iterator[LatentSample]:
         for entry in entries:

@@ -62,31 +62,42 @@ class Decoder:
             load_video_codec(Path(components) / "video_codec"), load_audio_codec(Path(components) / "audio_codec")
         )
 
-    def write(self, task: str, streams: Streams, samples: Sequence[LatentSample], folder: Path) -> list[Path]:
-        """`<task>-<key>.mp4` with its sound, `.png` of a picture, `.flac` of sound alone, for every sample."""
-        written = []
+    def write(self, task: str, streams: Streams, samples: Sequence[LatentSample], folder: Path) -> None:
+        """A file `<task>-<key>` for every sample, of the streams it has."""
         for row, made in enumerate(samples):
-            path = folder / f"{task}-{made.key.replace('/', '_')}"
             video, audio = (
                 streams[name][row : row + 1].float().cpu() if name in streams else None for name in ("video", "audio")
             )
-            written.append(self._write(path, video, audio, made))
-        return written
+            pixels = None if video is None else self.video.decode(video)[0]
+            sound = None if audio is None else self.audio.decode(audio)[0]
+            path = folder / f"{task}-{made.key.replace('/', '_')}"
+            write_media(path, pixels, sound, _fps(made, pixels), self.audio.spec.sample_rate)
 
-    def _write(self, path: Path, video: Tensor | None, audio: Tensor | None, made: LatentSample) -> Path:
-        sound = None if audio is None else self.audio.decode(audio)[0].numpy()
-        rate = self.audio.spec.sample_rate
-        if video is None:
-            write_flac(flac := path.with_name(f"{path.name}.flac"), sound, rate)
-            return flac
-        frames = output_frames(self.video.decode(video)[0], "np")
-        if len(frames) == 1:
-            Image.fromarray(frames[0]).save(png := path.with_name(f"{path.name}.png"))
-            return png
-        clip = made.shape
-        fps = clip.fps * (len(frames) - 1) / (clip.frames - 1)  # the refiner's clips have more frames in their time
-        write_video(mp4 := path.with_name(f"{path.name}.mp4"), frames, fps, audio=sound, sample_rate=rate)
-        return mp4
+
+def write_media(path: Path, pixels: Tensor | None, sound: Tensor | None, fps: float, sample_rate: int) -> Path:
+    """`<path>.mp4` with its sound, `.png` of a picture, `.flac` of sound alone; pixels (3, F, H, W) in [-1, 1]."""
+    audio = None if sound is None else sound.numpy()
+    if pixels is None:
+        if audio is None:
+            raise ValueError(f"{path}: neither picture nor sound to write")
+        flac = path.with_name(f"{path.name}.flac")
+        write_flac(flac, audio, sample_rate)
+        return flac
+    frames = output_frames(pixels, "np")
+    if len(frames) == 1:
+        png = path.with_name(f"{path.name}.png")
+        Image.fromarray(frames[0]).save(png)
+        return png
+    mp4 = path.with_name(f"{path.name}.mp4")
+    write_video(mp4, frames, fps, audio=audio, sample_rate=sample_rate)
+    return mp4
+
+
+def _fps(made: LatentSample, pixels: Tensor | None) -> float:
+    """Of what was made in the time of a sample: the refiner makes more frames of it. 0 for what does not move."""
+    if made.shape is None or pixels is None or pixels.shape[1] == 1:
+        return 0.0
+    return made.shape.fps * (pixels.shape[1] - 1) / (made.shape.frames - 1)
 
 
 def _at(inputs: JointInputs, latents: Streams, t: float) -> JointInputs:
