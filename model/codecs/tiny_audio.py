@@ -5,17 +5,15 @@ is fast Griffin-Lim (Perraudin et al., 2013), which needs no training. Phase is 
 small network learns last; magnitudes alone are learned in seconds, on any sound.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.checkpoint import CONFIG, load_into, read_config, save_module
-from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
-from model.config import from_mapping
+from model.codecs.latents import LatentStatistics
+from model.codecs.light import LightCodec
 from model.shapes import AudioCodecSpec
 
 FLOOR = 1e-2  # magnitude, about 90 dB below a full-scale tone: quieter bins count as silent
@@ -38,22 +36,18 @@ class TinyAudioConfig:
     vocoder_iterations: int = 32
 
 
-class TinyAudioCodec(nn.Module):
+class TinyAudioCodec(LightCodec):
     """Waveforms (B, 1 or 2, samples) in [-1, 1] <-> latents (B, C, samples // hop) at unit variance."""
 
+    config: TinyAudioConfig
+    config_class = TinyAudioConfig
+
     def __init__(self, config: TinyAudioConfig, statistics: LatentStatistics | None = None) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, statistics)
         self.spec = AudioCodecSpec(config.channels, config.sample_rate, config.hop, config.stereo)
         self.spectrum = Spectrum(config.window, config.hop // config.spectra)
         self.encoder = _Encoder(config)
         self.decoder = _Decoder(config)
-        self.norm = LatentNorm(statistics or LatentStatistics.unmeasured(config.channels))
-
-    @property
-    def identity(self) -> str:
-        """Changes with the configuration, the weights or the latent statistics."""
-        return weights_identity({**asdict(self.config), **asdict(self.norm.statistics)}, self.state_dict())
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
@@ -85,20 +79,6 @@ class TinyAudioCodec(nn.Module):
         """Scaled log magnitudes of latents that are not normalised; differentiable."""
         out: Tensor = self.decoder(latents)
         return out
-
-    def save(self, directory: str | Path) -> None:
-        """Write config.json, the weights and the latent statistics."""
-        save_module(self, asdict(self.config), directory)
-        self.norm.statistics.save(directory)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "TinyAudioCodec":
-        """Read what `save` wrote."""
-        values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-        config = from_mapping(TinyAudioConfig, values, str(Path(directory) / CONFIG))
-        codec = cls(config, LatentStatistics.load(directory))
-        load_into(codec, directory)
-        return codec.eval()
 
 
 def magnitudes(loudness: Tensor) -> Tensor:

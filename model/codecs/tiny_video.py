@@ -4,17 +4,15 @@ Frames are folded into patches before any convolution, so most of the work happe
 looks back: latent 0 holds frame 0 alone, and the latents of a clip's beginning do not change when the clip goes on.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.checkpoint import CONFIG, load_into, read_config, save_module
-from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
-from model.config import from_mapping
+from model.codecs.latents import LatentStatistics
+from model.codecs.light import LightCodec
 from model.shapes import VideoCodecSpec
 
 PATCH = 4  # pixels per side folded into channels before the first convolution
@@ -32,21 +30,17 @@ class TinyVideoConfig:
     patch_depth: int = 1
 
 
-class TinyVideoCodec(nn.Module):
+class TinyVideoCodec(LightCodec):
     """Frames (B, 3, F, H, W) in [-1, 1] <-> latents (B, C, T, H/8, W/8) at unit variance, F = 4 (T - 1) + 1."""
 
+    config: TinyVideoConfig
+    config_class = TinyVideoConfig
+
     def __init__(self, config: TinyVideoConfig, statistics: LatentStatistics | None = None) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, statistics)
         self.spec = VideoCodecSpec(config.channels, (TIME, PATCH * SPACE, PATCH * SPACE), causal_first=True)
         self.encoder = _Encoder(config)
         self.decoder = _Decoder(config)
-        self.norm = LatentNorm(statistics or LatentStatistics.unmeasured(config.channels))
-
-    @property
-    def identity(self) -> str:
-        """Changes with the configuration, the weights or the latent statistics."""
-        return weights_identity({**asdict(self.config), **asdict(self.norm.statistics)}, self.state_dict())
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -75,20 +69,6 @@ class TinyVideoCodec(nn.Module):
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Frames of latents that are not normalised, differentiable and not clamped."""
         return self.decoder(latents)[:, :, TIME - 1 :]
-
-    def save(self, directory: str | Path) -> None:
-        """Write config.json, the weights and the latent statistics."""
-        save_module(self, asdict(self.config), directory)
-        self.norm.statistics.save(directory)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "TinyVideoCodec":
-        """Read what `save` wrote."""
-        values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-        config = from_mapping(TinyVideoConfig, values, str(Path(directory) / CONFIG))
-        codec = cls(config, LatentStatistics.load(directory))
-        load_into(codec, directory)
-        return codec.eval()
 
 
 class _Encoder(nn.Module):

@@ -1,0 +1,41 @@
+"""What the tiny codecs share: made from a dataclass, kept as config.json, weights and latent statistics."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from model.checkpoint import CONFIG, load_into, read_config, save_module
+from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
+from model.config import from_mapping
+
+
+class LightCodec(nn.Module):
+    """A codec with `config`, latent statistics in `norm`, an identity, and a folder it is saved to."""
+
+    config_class: ClassVar[type[Any]]
+
+    def __init__(self, config: Any, statistics: LatentStatistics | None) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = LatentNorm(statistics or LatentStatistics.unmeasured(config.channels))
+
+    @property
+    def identity(self) -> str:
+        """Changes with the configuration, the weights or the latent statistics."""
+        return weights_identity({**asdict(self.config), **asdict(self.norm.statistics)}, self.state_dict())
+
+    def save(self, directory: str | Path) -> None:
+        """Write config.json, the weights and the latent statistics."""
+        save_module(self, asdict(self.config), directory)
+        self.norm.statistics.save(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read what `save` wrote."""
+        values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
+        config = from_mapping(cls.config_class, values, str(Path(directory) / CONFIG))
+        codec = cls(config, LatentStatistics.load(directory))
+        load_into(codec, directory)
+        return codec.eval()
