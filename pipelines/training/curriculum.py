@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import Preset, load_preset
-from pipelines.training.cost import ClusterSpec, StagePlan, cluster_of, plan_stage, this_machine
+from pipelines.training.cost import ClusterSpec, Samples, StagePlan, cluster_of, plan_stage, summary, this_machine
 from pipelines.training.ladder import Ladder
 from pipelines.training.recipe import StageRecipe, load_recipe
-from pipelines.training.resolve import Stage, resolve
+from pipelines.training.resolve import Stage, load_stage
 from skyreels.config import ConfigError
 from skyreels.storage import Storage, normalise
 
@@ -75,7 +75,7 @@ class Climb:
 
     def stage(self, name: str) -> Stage:
         """A stage with all its numbers."""
-        return resolve(load_recipe(name, self.preset, self.request.overrides), self.preset)
+        return load_stage(name, self.preset, self.request.overrides)
 
     def folder(self, name: str) -> Path:
         """Of a stage."""
@@ -104,9 +104,9 @@ class Climb:
         workers = stage.recipe.workers
         return cluster_of(self.request.gpu, workers) if self.request.gpu else this_machine(workers)
 
-    def plan(self, stage: Stage) -> StagePlan:
-        """What a stage that trains a transformer costs. `check` of it raises CannotFit."""
-        return plan_stage(stage, self.machine(stage))
+    def plan(self, stage: Stage, samples: Samples | None = None) -> StagePlan:
+        """What a transformer stage costs, on `samples` or on the paper's. Its `check` raises CannotFit."""
+        return plan_stage(stage, self.machine(stage), samples)
 
 
 def describe(request: Request) -> str:
@@ -116,7 +116,7 @@ def describe(request: Request) -> str:
     for name in climb.stages:
         stage = climb.stage(name)
         lines += ["", f"{name}: from {climb.dataset(stage)}"]
-        lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else climb.plan(stage).summary())
+        lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else summary(climb.plan(stage)))
     if len(lines) == 2:
         lines.append(f"nothing to do: {request.stage} is finished")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from model.config import Preset
 from pipelines.training.assembler import Assembler
 from pipelines.training.clips import open_dataset
 from pipelines.training.codec_stage import CodecStage, finish_codecs
+from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum import Climb, Request, check
 from pipelines.training.export import export_refiner, export_transformer
-from pipelines.training.latents.index import open_latents
-from pipelines.training.latents.job import CacheJob, cache
+from pipelines.training.latents.index import LatentIndex, open_latents
+from pipelines.training.latents.job import CacheJob
+from pipelines.training.latents.run import cache
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
 from pipelines.training.recipe import stages_of
@@ -78,10 +81,9 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
     warm_start(network_config(climb.preset, stage.branches), starts)  # says now whether the weights fit
     location = _latents(climb, stage)
     maker = StageMaker(stage, climb.preset, location, starts, str(climb.components))
-    made = maker()
-    steps = steps_for(stage, made.sampler)
-    print(climb.plan(stage).summary(), flush=True)
     index = open_latents(location)
+    steps = steps_for(stage, maker().sampler)
+    print(summary(climb.plan(stage, _held(index))), flush=True)
     with _tracked(climb, stage, {"latents": location, "data_fingerprint": index.fingerprint}) as run:
         outcome = _fit(climb, stage, maker, steps, run)
         if outcome.stopped:
@@ -149,6 +151,14 @@ def _latents(climb: Climb, stage: Stage) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.rejected.items())
         print(f"          not in it: {reasons} (rejects.parquet says what to do)")
     return summary.location
+
+
+def _held(index: LatentIndex) -> Samples:
+    """What a cache holds, as plans count it."""
+    entries = [entry for bucket in index.buckets.values() for entry in bucket]
+    kinds = Counter(entry.kind for entry in entries)
+    hours = sum(entry.seconds for entry in entries if entry.kind == "audio") / 3600
+    return Samples(kinds["image"], kinds["video"] + kinds["pair"], hours)
 
 
 def _fit(climb: Climb, stage: Stage, make: Callable[[], Trainable], steps: int, run: tracking.TrackedRun) -> Outcome:
