@@ -8,12 +8,16 @@ from fractions import Fraction
 import cv2
 from tqdm import tqdm
 
+from pipelines.synthesis.pairs import render_pairs
 from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     cv2.setNumThreads(1)
+    if arguments.pairs:
+        _write_pairs(arguments)
+        return
 
     def progress(entries: list[Entry]) -> Iterator[Entry]:
         with tqdm(entries, unit="file", desc="rendering") as bar:
@@ -37,6 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
+def _write_pairs(arguments: argparse.Namespace) -> None:
+    shape = {"size": arguments.size, "fps": arguments.fps, "seconds": arguments.seconds}
+    pairs = render_pairs(arguments.output, arguments.pairs, arguments.seed, **shape)
+    with tqdm(pairs, total=arguments.pairs, unit="pair", desc="rendering") as bar:
+        for pair in bar:
+            bar.set_postfix_str(pair.kind)
+    print(f"{arguments.pairs} edit pairs in {arguments.output}: NAME.edit.json tells what changes and where")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.synthesis",
@@ -55,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
             Examples:
               python -m pipelines.synthesis --output world                       # {GROUND_TRUTH_FILES} files, two turns
               python -m pipelines.synthesis --output big --films 1000 --seed 7 --size 640x360 --seconds 8
+              python -m pipelines.synthesis --output pairs --pairs 40            # before, after, masks, instruction
             """
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to fill; made if absent")
     parser.add_argument(
         "--films", type=int, default=GROUND_TRUTH_FILES, metavar="N", help="files (default %(default)s)"
+    )
+    parser.add_argument(
+        "--pairs", type=int, metavar="N", help="make N edit pairs instead: the same film before and after"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default %(default)s)")
     parser.add_argument("--size", type=_size, default=(256, 256), metavar="WxH", help="pixels, even (default 256x256)")

@@ -6,6 +6,7 @@ Hidden subjects go on moving and colliding unseen, so taking one away disturbs n
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,7 @@ from pipelines.synthesis.film import (
 )
 from pipelines.synthesis.masks import covered_at, masks_at
 from pipelines.synthesis.overlays import overlay_mask
+from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.signage import with_sign, with_watermark
 from pipelines.synthesis.stage import Set, build
 from pipelines.synthesis.studio import write_film
@@ -103,6 +105,25 @@ def write_pair(pair: EditPair, folder: str | Path, name: str) -> Path:
     path = folder / f"{name}.edit.json"
     path.write_text(json.dumps(edit, ensure_ascii=False) + "\n", "utf-8")
     return path
+
+
+def render_pairs(
+    folder: str | Path,
+    count: int,
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (256, 256),
+    fps: Fraction | int = 24,
+    seconds: float = 5.0,
+) -> Iterator[EditPair]:
+    """Write `count` pairs, the kinds of edit in turn, each of a film of its own; yields each when it is written."""
+    kinds: tuple[EditKind, ...] = get_args(EditKind)
+    for index in range(count):
+        kind = kinds[index % len(kinds)]
+        film = sample_film(seed * 1_000_003 + index, size=size, fps=fps, seconds=seconds)
+        pair = make_pair(film, kind, seed=index)
+        write_pair(pair, folder, f"{index:06d}-{kind}")
+        yield pair
 
 
 def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generator) -> EditPair:

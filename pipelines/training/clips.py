@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from model.media import cover, video_tensor
+from model.media import cover
 from pipelines.curation.tables import members_of
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, read_member
@@ -24,6 +25,11 @@ from skyreels.storage import Storage, normalise
 
 ClipKind = Literal["image", "video", "audio", "pair"]
 CAPTION_FORMS = ("short", "long", "structured")
+"""From the least to the fullest."""
+
+Times = Sequence[float] | NDArray[np.float64]
+"""Seconds from the start of a clip."""
+
 _MANIFEST = "manifest.parquet"
 _FACTS = ("key", "kind", "width", "height", "fps", "frames", "has_audio", "start_s", "end_s", "members")
 _EARLY_S = 1e-6  # a frame's own time, computed twice, may differ by rounding
@@ -33,7 +39,10 @@ _FRAMES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Clip:
-    """One curated sample: a clip, a picture or a sound. Sizes in pixels; `members` say where its files lie."""
+    """One curated sample: a clip, a picture or a sound. Sizes in pixels; `members` say where its files lie.
+
+    `edited` is of an edit pair: the seconds between which the edit shows.
+    """
 
     key: str
     kind: ClipKind
@@ -45,6 +54,7 @@ class Clip:
     has_audio: bool
     captions: Mapping[str, str]
     members: Mapping[str, Member]
+    edited: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +107,12 @@ class VideoFile:
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise self._unreadable(error) from error
 
-    def shown_at(self, times: Sequence[float]) -> list[int]:
+    def shown_at(self, times: Times) -> list[int]:
         """The frame on screen at each of `times` (seconds); the last one stays after the end."""
         places = np.searchsorted(self._starts, np.asarray(times) + _EARLY_S, side="right") - 1
         return np.maximum(places, 0).tolist()
 
-    def read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+    def read(self, times: Times, height: int, width: int) -> Tensor:
         """(3, F, height, width) in [-1, 1]: the frames shown at `times`, scaled to cover the size, their middle."""
         indices = self.shown_at(times)
         parts = []
@@ -111,8 +121,8 @@ class VideoFile:
                 frames = self._reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
             except decord.DECORDError as error:
                 raise self._unreadable(error) from error
-            parts.append(cover(video_tensor(frames), height, width))
-        return torch.cat(parts, 1).clamp(-1, 1)
+            parts.append(_covered(frames, height, width))
+        return torch.cat(parts, 1)
 
     def _unreadable(self, error: Exception) -> MediaError:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -153,11 +163,17 @@ def read_image(storage: Storage, clip: Clip, height: int, width: int) -> Tensor:
     data = member_bytes(storage, clip, "jpg")
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            array = np.asarray(image.convert("RGB"))
+            array = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         where = f"{storage.location(clip.members['jpg'].shard)}: {clip.key}.jpg: {error}"
         raise MediaError("unreadable_image", "Restore the shard, or curate again.", where) from error
-    return cover(video_tensor(array[None]), height, width)[:, 0].clamp(-1, 1)
+    return _covered(array[None], height, width)[:, 0]
+
+
+def _covered(frames: np.ndarray, height: int, width: int) -> Tensor:
+    """(F, h, w, 3) uint8 -> (3, F, height, width) in [-1, 1]; bytes are scaled to [-1, 1] when they are few."""
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).float()
+    return (cover(pixels, height, width) / 127.5 - 1).clamp(-1, 1)
 
 
 def _clip(row: Mapping[str, Any]) -> Clip:

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor, nn
 
 from model.codecs import AudioCodec, VideoCodec
@@ -68,16 +69,12 @@ def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> En
     found = {name: root / name for name in _FOLDERS if root is not None and (root / name).is_dir()}
     if root is not None and not found:
         raise FileNotFoundError(f"{folder} holds none of {', '.join(_FOLDERS)}: give a model's folder, or none")
-    encoders = Encoders(
-        load_video_codec(found["video_codec"])
-        if "video_codec" in found
-        else video_codec_of(preset.section("video_codec")),
-        load_audio_codec(found["audio_codec"])
-        if "audio_codec" in found
-        else audio_codec_of(preset.section("audio_codec")),
-        _load_text(root, found.get("encoder"), preset),
-        device,
-    )
+    picture, sound = found.get("video_codec"), found.get("audio_codec")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a codec that no one trained is the same one in every worker
+        video = load_video_codec(picture) if picture else video_codec_of(preset.section("video_codec"))
+        audio = load_audio_codec(sound) if sound else audio_codec_of(preset.section("audio_codec"))
+    encoders = Encoders(video, audio, _load_text(root, found.get("encoder"), preset), device)
     for part in (encoders.video, encoders.audio, getattr(encoders.text, "model", None)):
         if isinstance(part, nn.Module):
             part.to(encoders.device).eval().requires_grad_(False)

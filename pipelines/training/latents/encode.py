@@ -13,7 +13,16 @@ from model.config import RefinerConfig
 from model.media import cover_mask
 from model.refiner import refined_clip
 from model.shapes import ClipShape
-from pipelines.training.clips import Clip, VideoFile, member_bytes, open_video, read_image, read_sound
+from pipelines.training.clips import (
+    CAPTION_FORMS,
+    Clip,
+    Times,
+    VideoFile,
+    member_bytes,
+    open_video,
+    read_image,
+    read_sound,
+)
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.draws import drawn_by
 from pipelines.training.latents.masks import draw_keep_mask
@@ -32,9 +41,9 @@ def encode_sample(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
     return encode[placed.bucket.kind](placed, storage, spec, encoders)
 
 
-def frame_times(start_s: float, frames: int, fps: float) -> np.ndarray:
+def frame_times(start_s: float, frames: int, fps: float) -> Times:
     """Seconds at which the frames of a window are shown."""
-    times: np.ndarray = start_s + np.arange(frames) / fps
+    times: Times = start_s + np.arange(frames) / fps
     return times
 
 
@@ -57,12 +66,14 @@ def encode_region(pixels: Tensor, keep_mask: Tensor, encoders: Encoders) -> Regi
 def encode_texts(
     clip: Clip, references: Sequence[Reference], spec: LatentSpec, encoders: Encoders
 ) -> dict[str, Tensor]:
-    """Hidden states of the captions that the clip has, by form; and of each read together with each reference."""
-    said = {form: clip.captions[form] for form in spec.captions if form in clip.captions}
-    texts = {form: encoders.text_states(text) for form, text in said.items()}
+    """Hidden states of the captions that the clip has, by form; and of the fullest of them read with each reference."""
+    asked: set[str] = set(spec.captions) & clip.captions.keys()
+    said: dict[str, str] = {form: clip.captions[form] for form in CAPTION_FORMS if form in asked}
+    texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
+    fullest = list(said)[-1]
     for reference in references:
-        for form, text in said.items():
-            texts[f"{form}+{kind_of(reference)}"] = encoders.text_states(tagged(text, reference), [reference])
+        read = encoders.text_states(tagged(said[fullest], reference), [reference])
+        texts[f"{fullest}+{kind_of(reference)}"] = read
     return texts
 
 

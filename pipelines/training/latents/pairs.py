@@ -71,6 +71,7 @@ def read_track(storage: Storage, clip: Clip, start_s: float, samples: int, *, sa
 def _clip(name: str, edit: dict[str, Any], members: dict[str, Member]) -> Clip:
     fps = float(Fraction(edit["fps"]))
     width, height = edit["size"]
+    shown = [frame for frame, mask in enumerate(edit["masks"]) if _unpacked(mask, height, width).any()]
     return Clip(
         key="pair-" + name.removesuffix(_EDIT).replace("/", "-").replace(".", "-"),
         kind="pair",
@@ -82,6 +83,7 @@ def _clip(name: str, edit: dict[str, Any], members: dict[str, Member]) -> Clip:
         has_audio=bool(edit["sound"]),
         captions={INSTRUCTION: edit["instruction"]},
         members=members,
+        edited=(shown[0] / fps, (shown[-1] + 1) / fps) if shown else None,
     )
 
 

@@ -1,5 +1,6 @@
 """What a latent cache holds: sizes and lengths, what is encoded of each clip, and which bucket a clip falls into."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +13,9 @@ from pipelines.training.clips import Clip
 from pipelines.training.latents.draws import drawn_by
 from pipelines.training.latents.sample import LatentKind
 from skyreels.config import Config
+
+_SOUND_STARTS = 100.0  # places per second at which a window of sound alone may start
+_ROUNDING = 1e-6  # of a frame
 
 Aspect = Literal["16x9", "4x3", "1x1", "3x4", "9x16"]
 CaptionForm = Literal["short", "long", "structured"]
@@ -68,7 +72,7 @@ class Bucket:
     @property
     def name(self) -> str:
         """Such as `video-64p-1x1-1s`, `image-64p-16x9`, `audio-1s`."""
-        parts = [self.kind]
+        parts: list[str] = [self.kind]
         if self.size:
             parts += [f"{self.size}p", self.aspect]
         if self.seconds:
@@ -142,6 +146,8 @@ def place(clip: Clip, spec: LatentSpec, video: VideoCodecSpec) -> list[Placed] |
 
 def _placed_whole(clip: Clip, spec: LatentSpec, video: VideoCodecSpec) -> list[Placed] | Misfit:
     """A picture, or windows of a clip or sound."""
+    if clip.kind == "pair" and clip.edited is None:
+        return Misfit("nothing_edited", "make the pair again with an edit that shows", "no mask has a pixel in it")
     if clip.kind != "pair" and not clip.captions.keys() & set(spec.captions):
         return Misfit("no_caption", "caption the dataset, or ask for other forms", f"has {sorted(clip.captions)}")
     sized = Bucket("audio") if clip.kind == "audio" else _sized(clip, clip.kind, spec)
@@ -198,15 +204,23 @@ def _last_frame_s(nominal: float, spec: LatentSpec, video: VideoCodecSpec) -> fl
 
 
 def _windows(clip: Clip, bucket: Bucket, spec: LatentSpec, seconds: float) -> Iterator[Placed]:
-    """One window in each of as many equal stretches of the clip as there is room for, placed by the key."""
-    count = max(1, min(spec.windows, int(clip.seconds / seconds)))
-    stretch = clip.seconds / count
-    rate = clip.fps or 100.0  # sound starts on a hundredth
+    """One window in each of as many equal stretches of the clip as there is room for, placed by the key.
+
+    A window of an edit pair has the edit in at least half of it, where the edit is that long.
+    """
+    first, last = clip.edited or (0.0, clip.seconds)
+    if clip.edited is not None:
+        first = max(0.0, min(first - seconds / 2, clip.seconds - seconds))
+        last = min(clip.seconds, max(last + seconds / 2, first + seconds))
+    count = max(1, min(spec.windows, int((last - first) / seconds)))
+    stretch = (last - first) / count
+    rate = clip.fps or _SOUND_STARTS
     for number in range(count):
         key = clip.key if count == 1 else f"{clip.key}-w{number}"
-        first = int(number * stretch * rate + 0.999999)
-        last = max(first, int(((number + 1) * stretch - seconds) * rate))
-        yield Placed(key, clip, bucket, int(drawn_by(spec.seed, key, "start").integers(first, last + 1)) / rate)
+        start = first + number * stretch
+        frames = math.ceil(start * rate - _ROUNDING), math.floor((start + stretch - seconds) * rate + _ROUNDING)
+        frame = int(drawn_by(spec.seed, key, "start").integers(frames[0], max(frames) + 1))
+        yield Placed(key, clip, bucket, frame / rate)
 
 
 def _time_factor(spec: LatentSpec) -> int:
