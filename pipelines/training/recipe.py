@@ -82,7 +82,7 @@ class StageRecipe(EngineConfig):
     sparsity: SparsityConfig | None = None
     low_noise: float = Field(0.1, ge=0, le=1, description="noise in the refiner's low-resolution input, at most")
     slots: PositiveInt = 1
-    tokens_per_slot: PositiveInt = 8192
+    tokens_per_slot: PositiveInt = Field(8192, description="as layers hold them: media, and text once per branch")
     latents: str = Field("default", pattern=r"^[A-Za-z0-9_.-]+$")
     data: DataConfig = DataConfig()
 
@@ -122,12 +122,15 @@ def training_preset(preset: Preset) -> TrainingPreset:
 
 
 def load_recipe(name: str, preset: Preset, overrides: Sequence[str] = ()) -> StageRecipe:
-    """A shipped recipe, or a YAML file, as it is at this preset's size. Raises ConfigError."""
+    """A shipped recipe, or a YAML file, as it is at this preset's size. Raises ConfigError.
+
+    `overrides` such as `steps=400` are for any stage; `joint.steps=400` is left to the stage of that name.
+    """
     size = training_preset(preset)
     values = read_yaml(find_config(name, RECIPES))
-    values = merge(merge(values, size.defaults), size.stages.get(values.get("name", ""), {}))
-    origin = f"{name}, preset {preset.name}"
-    return build(StageRecipe, apply_overrides(values, overrides), origin)
+    stage = str(values.get("name", ""))
+    values = merge(merge(values, size.defaults), size.stages.get(stage, {}))
+    return build(StageRecipe, apply_overrides(values, _meant_for(stage, overrides)), f"{name}, preset {preset.name}")
 
 
 def stages_of(name: str) -> tuple[str, ...]:
@@ -146,3 +149,9 @@ def shares(values: Mapping[Any, float]) -> dict[str, float]:
     """Those above 0, summing to 1."""
     total = sum(values.values())
     return {name: share / total for name, share in values.items() if share > 0}
+
+
+def _meant_for(stage: str, overrides: Sequence[str]) -> list[str]:
+    """Those without a stage's name before the key, and those with this one's."""
+    others = tuple(f"{name}." for name in STAGES if name != stage)
+    return [override.removeprefix(f"{stage}.") for override in overrides if not override.startswith(others)]

@@ -1,7 +1,7 @@
 """A recipe at a preset's size: everything concrete that a stage runs with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ from pipelines.training.sampler import Sampler
 from pipelines.training.tasks import TASKS, Dropout, Task, TaskSettings
 from skyreels.config import ConfigError, build
 from skyreels.training.config import EngineConfig
-
-GIVEN_FRAMES = frozenset({"i2v", "start_end", "keyframes_at"})
-"""Tasks whose clips are cached with their frames encoded one by one."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,16 @@ class Stage:
         return EngineConfig(**{**values, "steps": steps, "schedule": schedule})
 
 
-def resolve(recipe: StageRecipe, preset: Preset) -> Stage:
-    """The stage of a recipe that was loaded for this preset. Raises ConfigError where the two do not go together."""
+def load_stage(name: str, preset: Preset, overrides: Sequence[str] = ()) -> Stage:
+    """A stage by the name of its recipe, or a YAML file, with `key=value` overrides. Raises ConfigError."""
+    return resolve(load_recipe(name, preset, overrides), preset, overrides)
+
+
+def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) -> Stage:
+    """The stage of a recipe that was loaded for this preset; `overrides` are of the recipes that share its cache.
+
+    Raises ConfigError where recipe and preset do not go together.
+    """
     flow = {**preset.sections.get("flow", {}), **recipe.flow}
     return Stage(
         recipe=recipe,
@@ -87,7 +92,7 @@ def resolve(recipe: StageRecipe, preset: Preset) -> Stage:
         mix=shares(recipe.tasks),
         sizes=_sizes(recipe, preset),
         lengths=_lengths(recipe, preset),
-        latents=_latent_spec(recipe, preset),
+        latents=_latent_spec(recipe, preset, overrides),
         settings=TaskSettings(
             shares(recipe.captions),
             Dropout(recipe.dropout.text, recipe.dropout.references),
@@ -145,9 +150,10 @@ def _lengths(recipe: StageRecipe, preset: Preset) -> tuple[float, ...]:
     return tuple(sorted({min(length, size.max_seconds) for length in within}))
 
 
-def _latent_spec(recipe: StageRecipe, preset: Preset) -> LatentSpec:
+def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) -> LatentSpec:
     """What the stages that share the cache need, all together."""
-    shipped = [load_recipe(name, preset) for name in STAGES if name != recipe.name]
+    others = [override for override in overrides if not override.startswith(f"{recipe.name}.")]
+    shipped = [load_recipe(name, preset, others) for name in STAGES if name != recipe.name]
     family = [recipe, *(other for other in shipped if other.latents == recipe.latents)]
     rates = {member.fps for member in family}
     if len(rates) > 1:
@@ -171,7 +177,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset) -> LatentSpec:
         ]
         or ["short", "long", "structured"],
         "audio": "audio" in streams,
-        "stills": any(task.name in GIVEN_FRAMES for task in tasks),
+        "stills": "stills" in needs,
         "extensions": 2 if "extensions" in needs else 0,
         "regions": 1 if "regions" in needs else 0,
         "references": [
