@@ -114,7 +114,7 @@ def test_a_stage_whose_parent_was_trained_anew_is_refused(ladder):
 def test_a_damaged_record_is_named(ladder, tmp_path):
     finish(ladder, "codecs")
     (tmp_path / "codecs" / "finished.json").write_text("{")
-    with pytest.raises(LadderError, match="finished[.]json is no record"):
+    with pytest.raises(LadderError, match=r"finished\.json is no record"):
         ladder.plan("video-1")
 
 
