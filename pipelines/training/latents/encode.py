@@ -63,12 +63,28 @@ def encode_region(pixels: Tensor, keep_mask: Tensor, encoders: Encoders) -> Regi
     return Region(latents, latent_keep_mask(keep, encoders.video.spec)[0].bool())
 
 
+def encode_extensions(
+    pixels: Tensor, key: str, shape: ClipShape, spec: LatentSpec, encoders: Encoders
+) -> Iterator[Extension]:
+    """Beginnings and endings of (3, F, H, W) in turn, each of as many latent frames as the key draws."""
+    if shape.latent_frames < 2:
+        return
+    generator = drawn_by(spec.seed, key, "extensions")
+    for number in range(spec.extensions):
+        frames = shape.video.frames_of(int(generator.integers(1, shape.latent_frames)))
+        at_end = number % 2 == 1
+        given = pixels[:, -frames:] if at_end else pixels[:, :frames]
+        yield Extension(encoders.video_latents(given[None])[0], at_end)
+
+
 def encode_texts(
     clip: Clip, references: Sequence[Reference], spec: LatentSpec, encoders: Encoders
 ) -> dict[str, Tensor]:
     """Hidden states of the captions that the clip has, by form; and of the fullest of them read with each reference."""
-    asked: set[str] = set(spec.captions) & clip.captions.keys()
-    said: dict[str, str] = {form: clip.captions[form] for form in CAPTION_FORMS if form in asked}
+    asked: frozenset[str] = frozenset(spec.captions)
+    said: dict[str, str] = {
+        form: clip.captions[form] for form in CAPTION_FORMS if form in asked and form in clip.captions
+    }
     texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
     fullest = list(said)[-1]
     for reference in references:
@@ -92,7 +108,7 @@ def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         audio=_sound(placed, shape.audio_samples, storage, spec, encoders),
         texts=encode_texts(clip, references, spec, encoders),
         stills=encode_stills(pixels, shape, encoders) if spec.stills else None,
-        extensions=tuple(_extensions(pixels, placed, shape, spec, encoders)),
+        extensions=tuple(encode_extensions(pixels, placed.key, shape, spec, encoders)),
         regions=tuple(_regions(pixels, placed, spec, encoders)),
         references=encode_references(references, shape, encoders),
         **_refined(video, placed, shape, spec, encoders),
@@ -181,20 +197,6 @@ def _sound(placed: Placed, samples: int, storage: Storage, spec: LatentSpec, enc
     rate, stereo = codec.sample_rate, codec.stereo
     waveform = read(storage, placed.clip, placed.start_s, samples, sample_rate=rate, stereo=stereo)
     return encoders.audio_latents(waveform[None])[0]
-
-
-def _extensions(
-    pixels: Tensor, placed: Placed, shape: ClipShape, spec: LatentSpec, encoders: Encoders
-) -> Iterator[Extension]:
-    """Beginnings and endings in turn, each of as many latent frames as is drawn."""
-    if shape.latent_frames < 2:
-        return
-    generator = drawn_by(spec.seed, placed.key, "extensions")
-    for number in range(spec.extensions):
-        frames = shape.video.frames_of(int(generator.integers(1, shape.latent_frames)))
-        at_end = number % 2 == 1
-        given = pixels[:, -frames:] if at_end else pixels[:, :frames]
-        yield Extension(encoders.video_latents(given[None])[0], at_end)
 
 
 def _regions(pixels: Tensor, placed: Placed, spec: LatentSpec, encoders: Encoders) -> Iterator[Region]:
