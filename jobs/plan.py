@@ -27,8 +27,8 @@ from pipelines.training.cost import (
 from pipelines.training.cost.cluster import CALIBRATIONS
 from pipelines.training.cost.plot import plot_plans
 from pipelines.training.cost.report import assumptions, breakdown, table
-from pipelines.training.recipe import load_recipe, stages_of
-from pipelines.training.resolve import resolve
+from pipelines.training.recipe import stages_of
+from pipelines.training.resolve import load_stage
 from skyreels.config import ConfigError
 
 _SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
@@ -63,8 +63,8 @@ def _stages(name: str) -> list[str]:
 
 def _plan(name: str, cluster: ClusterSpec, arguments: argparse.Namespace, settings: tuple[str, ...]) -> StagePlan:
     preset = load_preset(arguments.preset)
-    stage = resolve(load_recipe(name, preset, settings), preset)
-    if not any(setting.startswith("sequence_parallel=") for setting in settings):
+    stage = load_stage(name, preset, settings)
+    if not any("sequence_parallel=" in setting for setting in settings):
         stage = with_fitting_groups(stage, cluster, text_tokens=arguments.text_tokens)
     given = (arguments.images, arguments.clips, arguments.hours)
     samples = Samples(*(value or 0.0 for value in given)) if any(value is not None for value in given) else None

@@ -6,7 +6,8 @@ print(summary(plan))
 """
 
 from pipelines.training.cost.cluster import Calibration, ClusterSpec, cluster_of, this_machine
-from pipelines.training.cost.plan import CannotFit, StagePlan, plan_stage, with_fitting_groups
+from pipelines.training.cost.fit import with_fitting_groups
+from pipelines.training.cost.plan import CannotFit, StagePlan, plan_stage
 from pipelines.training.cost.report import summary
 from pipelines.training.cost.workloads import Samples
 

@@ -1,6 +1,5 @@
 """What the plan knows of the machines: a calibration file, each fact with where it comes from, and how many of them."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +116,10 @@ class ClusterSpec:
             links = min(links, inside * facts.node_link.value)
         return links * facts.link_efficiency.value
 
-    def resized(self, devices: int) -> "ClusterSpec":
-        """As many others of the same kind."""
-        return dataclasses.replace(self, devices=devices)
+    def larger(self, most: int) -> list[int]:
+        """Numbers of devices, each twice the one before, that fill their nodes."""
+        doubled = (self.devices * 2**power for power in range(1, most.bit_length()))
+        return [count for count in doubled if count <= most and (count <= self._per_node or not count % self._per_node)]
 
     @property
     def _per_node(self) -> int:

@@ -80,10 +80,10 @@ def fit_steps(samples: Sequence[StepSample], cluster: ClusterSpec, precision: Pr
         arithmetic = (known.products + known.attention) * cluster.calibration.compute_efficiency[precision].value
         rows.append(np.array([arithmetic, sample.config.layers]) / sample.seconds)
         rest.append(1 - known.memory / sample.seconds)
-    slope, overhead = np.linalg.lstsq(np.array(rows), np.array(rest), rcond=None)[0]
+    matrix, target = np.array(rows), np.array(rest)
+    slope, overhead = np.linalg.lstsq(matrix, target, rcond=None)[0]
     if overhead < 0 or slope <= 0:
-        arithmetic = np.array(rows)[:, 0]
-        slope, overhead = float(arithmetic @ np.array(rest) / (arithmetic @ arithmetic)), 0.0
+        slope, overhead = np.linalg.lstsq(matrix[:, :1], target, rcond=None)[0][0], 0.0
     if slope <= 0:
         raise ValueError("the timed steps take less than their elementwise work should: measure larger ones")
     return float(1 / slope), float(overhead)

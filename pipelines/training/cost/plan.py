@@ -1,25 +1,19 @@
 """The plan of one stage on one cluster: does it fit, how long is a step, what does the whole take."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from model.config import TransformerConfig
 from model.flops import forward_flops
 from model.inspect import TEXT_TOKENS
-from model.memory import Memory, TrainingSetup, meta_model, parameter_counts, training_memory
+from model.memory import Memory, parameter_counts
 from pipelines.training.cost.cluster import ClusterSpec
+from pipelines.training.cost.fit import holds, needed_bytes, peak_memory, remedies, trainable_share, training_setup
 from pipelines.training.cost.step import StepTime, step_time
 from pipelines.training.cost.workloads import Item, Samples, stage_items, stage_network
 from pipelines.training.resolve import Stage
-from skyreels.training.zero import load_settings
 
 GIBI = 2**30
-MOST_SEQUENCE_PARALLEL = 64
-MOST_DEVICES = 65536
 
 
 class CannotFit(ValueError):
@@ -41,16 +35,16 @@ class StagePlan:
     memory: Memory
     heaviest: Item
     remedies: tuple[str, ...]
-    """Overrides of the recipe, each of which alone makes it fit; empty where it fits."""
+    """Overrides of the recipe that would make it fit; empty where it fits."""
 
     @property
     def needed(self) -> float:
         """Bytes that must fit; with the host's where devices and host share their memory."""
-        return _needed(self.memory, self.cluster)
+        return needed_bytes(self.memory, self.cluster)
 
     @property
     def fits(self) -> bool:
-        return _holds(self.memory, self.cluster)
+        return holds(self.memory, self.cluster)
 
     @property
     def steps(self) -> int:
@@ -66,21 +60,20 @@ class StagePlan:
     @property
     def tokens_per_step(self) -> float:
         """Media tokens of the average global batch."""
-        return self._average([float(item.batch * _tokens(item)) for item in self.items]) * self.slots
+        return self._average([item.batch * _tokens(item) for item in self.items]) * self.slots
 
     @property
     def samples_per_step(self) -> float:
         """Samples of the average global batch."""
-        return self._average([float(item.batch) for item in self.items]) * self.slots
+        return self._average([item.batch for item in self.items]) * self.slots
 
     @property
     def mfu(self) -> float:
         """Share of the peak that goes into forward and backward passes, recomputed layers left out."""
         network = stage_network(self.stage)
-        flops = (
-            self._average([3.0 * forward_flops(network, item.work) * item.batch for item in self.items]) * self.slots
-        )
-        return flops / (self.step.total * self.cluster.devices * self.cluster.peak(self.stage.recipe.precision))
+        flops = self._average([forward_flops(network, item.work) * item.batch for item in self.items])
+        peak = self.cluster.devices * self.cluster.peak(self.stage.recipe.precision)
+        return 3 * flops * self.slots / (self.step.total * peak)
 
     @property
     def read_rate(self) -> float:
@@ -115,7 +108,7 @@ class StagePlan:
             f"filled. What would make it fit:{ways}"
         )
 
-    def _average(self, values: list[float]) -> float:
+    def _average(self, values: Sequence[float]) -> float:
         total = sum(item.steps for item in self.items)
         return sum(value * item.steps for value, item in zip(values, self.items, strict=True)) / total
 
@@ -146,13 +139,13 @@ def plan_stage(
             network,
             item.work,
             cluster,
-            _setup(stage, cluster, item),
+            training_setup(stage, cluster, item),
             accumulation=slots // ranks,
             sample_bytes=item.sample_bytes,
         )
         for item in items
     ]
-    memory, heaviest = _peak(stage, cluster, items)
+    memory, heaviest = peak_memory(stage, cluster, items)
     parameters = parameter_counts(network)[0]
     return StagePlan(
         stage=stage,
@@ -161,127 +154,11 @@ def plan_stage(
         times=tuple(times),
         slots=slots,
         parameters=parameters,
-        trainable=round(parameters * _trainable(network, recipe.freeze)),
+        trainable=round(parameters * trainable_share(network, recipe.freeze)),
         memory=memory,
         heaviest=heaviest,
-        remedies=() if _holds(memory, cluster) else tuple(_remedies(stage, cluster, data, text_tokens)),
+        remedies=() if holds(memory, cluster) else remedies(stage, cluster, text_tokens=text_tokens),
     )
-
-
-def with_fitting_groups(stage: Stage, cluster: ClusterSpec, *, text_tokens: int = TEXT_TOKENS) -> Stage:
-    """The stage with the smallest `sequence_parallel` that fits; as it is where none does, or it fits already."""
-    for size in _group_sizes(stage, cluster):
-        changed = _changed(stage, sequence_parallel=size)
-        if _fits(changed, cluster, text_tokens):
-            return changed
-    return stage
-
-
-def _fits(stage: Stage, cluster: ClusterSpec, text_tokens: int) -> bool:
-    items = stage_items(_changed(stage, steps=1), 1, Samples(), text_tokens)
-    return _holds(_peak(stage, cluster, items)[0], cluster)
-
-
-def _holds(memory: Memory, cluster: ClusterSpec) -> bool:
-    return _needed(memory, cluster) <= cluster.memory_limit and memory.host <= cluster.host_limit
-
-
-def _peak(stage: Stage, cluster: ClusterSpec, items: list[Item]) -> tuple[Memory, Item]:
-    """The most that any item needs."""
-    network = stage_network(stage)
-    found = [(training_memory(network, item.work, _setup(stage, cluster, item)), item) for item in items]
-    return max(found, key=lambda pair: pair[0].total)
-
-
-def _needed(memory: Memory, cluster: ClusterSpec) -> float:
-    process = cluster.calibration.process_bytes.value
-    return process + memory.total + (memory.host if cluster.shares_host else 0.0)
-
-
-def _setup(stage: Stage, cluster: ClusterSpec, item: Item) -> TrainingSetup:
-    recipe, zero = stage.recipe, _zero(stage, cluster)
-    buffers = zero["reduce_bucket_size"] * (2 if zero.get("overlap_comm") else 1) + zero["stage3_prefetch_bucket_size"]
-    return TrainingSetup(
-        gpus=cluster.devices,
-        batch=item.batch,
-        precision=recipe.precision,
-        checkpointing=recipe.activation_checkpointing,
-        sequence_parallel=recipe.sequence_parallel,
-        average=recipe.ema is not None,
-        trainable=_trainable(stage_network(stage), recipe.freeze),
-        offload="offload_optimizer" in zero,
-        snapshot=recipe.checkpoint.background,
-        live=zero["stage3_max_live_parameters"],
-        buffers=buffers,
-    )
-
-
-def _zero(stage: Stage, cluster: ClusterSpec) -> dict[str, Any]:
-    """DeepSpeed's settings of ZeRO as the engine will read them."""
-    device = {"gpus_per_worker": 0.0 if cluster.shares_host else 1.0}
-    settings: dict[str, Any] = load_settings(stage.recipe.model_copy(update=device))["zero_optimization"]
-    return settings
-
-
-@lru_cache(maxsize=64)
-def _trainable(network: TransformerConfig, freeze: tuple[str, ...]) -> float:
-    """The share of the parameters that learn."""
-    if not freeze:
-        return 1.0
-    counts = {name: parameter.numel() for name, parameter in meta_model(network).named_parameters()}
-    frozen = sum(count for name, count in counts.items() if any(fnmatchcase(name, pattern) for pattern in freeze))
-    return 1 - frozen / sum(counts.values())
-
-
-def _remedies(stage: Stage, cluster: ClusterSpec, data: Samples, text_tokens: int) -> Iterator[str]:
-    """Overrides that make it fit, the cheapest first; two at a time where no single one does."""
-    single = list(_single_remedies(stage, cluster, text_tokens))
-    yield from single
-    if single:
-        return
-    changed = _changed(stage, activation_checkpointing=True)
-    known = "activation_checkpointing=true " if not stage.recipe.activation_checkpointing else ""
-    for remedy in _single_remedies(changed, cluster, text_tokens):
-        yield known + remedy
-    if not known:
-        offloaded = _changed(changed, deepspeed="zero3-offload")
-        for remedy in _single_remedies(offloaded, cluster, text_tokens):
-            yield f"deepspeed=zero3-offload {remedy}"
-
-
-def _single_remedies(stage: Stage, cluster: ClusterSpec, text_tokens: int) -> Iterator[str]:
-    recipe = stage.recipe
-    if not recipe.activation_checkpointing and _fits(
-        _changed(stage, activation_checkpointing=True), cluster, text_tokens
-    ):
-        yield "activation_checkpointing=true  # recomputes layers: a third more arithmetic"
-    for share in (2, 4, 8, 16):
-        fewer = _changed(stage, tokens_per_slot=recipe.tokens_per_slot // share)
-        if _fits(fewer, cluster, text_tokens):
-            yield f"tokens_per_slot={recipe.tokens_per_slot // share}  # smaller batches"
-            break
-    for size in _group_sizes(stage, cluster):
-        if size > recipe.sequence_parallel and _fits(_changed(stage, sequence_parallel=size), cluster, text_tokens):
-            yield f"sequence_parallel={size}  # that many devices share a sequence"
-            break
-    if not cluster.shares_host and _fits(_changed(stage, deepspeed="zero3-offload"), cluster, text_tokens):
-        yield "deepspeed=zero3-offload  # the optimizer in the host's memory"
-    more = cluster.devices
-    while (more := more * 2) <= MOST_DEVICES and not cluster.shares_host:
-        if _fits(stage, cluster.resized(more), text_tokens):
-            yield f"workers={more}  # smaller shards"
-            break
-
-
-def _group_sizes(stage: Stage, cluster: ClusterSpec) -> list[int]:
-    """Sizes that divide heads and devices, from the recipe's on."""
-    heads, least = stage.preset.transformer.heads, stage.recipe.sequence_parallel
-    sizes = range(least, min(MOST_SEQUENCE_PARALLEL, heads, cluster.devices) + 1)
-    return [size for size in sizes if heads % size == cluster.devices % size == 0]
-
-
-def _changed(stage: Stage, **values: Any) -> Stage:
-    return replace(stage, recipe=stage.recipe.model_copy(update=values))
 
 
 def _tokens(item: Item) -> int:

@@ -8,7 +8,7 @@ from pipelines.training.cost.step import PARTS
 from pipelines.training.cost.workloads import ASPECT
 
 COLUMNS = (
-    *(("stage", 10), ("params", 8), ("GiB", 7), ("fits", 5), ("groups", 7), ("tokens/step", 12), ("s/step", 8)),
+    *(("stage", 10), ("params", 8), ("GiB", 7), ("fits", 5), ("SP", 3), ("tokens/step", 12), ("s/step", 8)),
     *(("MFU", 6), ("steps", 10), ("days", 9), ("GPU-hours", 11), ("cost", 13), ("limit", 0)),
 )
 

@@ -5,9 +5,8 @@ are recomputed, once more. ZeRO-3 gathers all weights in the forward and again i
 gradients once, in every micro-batch.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from model.config import TransformerConfig
@@ -70,10 +69,10 @@ class StepTime:
 
     def times(self, factor: float) -> "StepTime":
         """Of `factor` such steps."""
-        return StepTime(**{field.name: getattr(self, field.name) * factor for field in dataclasses.fields(self)})
+        return StepTime(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
     def __add__(self, other: "StepTime") -> "StepTime":
-        names = (field.name for field in dataclasses.fields(self))
+        names = (field.name for field in fields(self))
         return StepTime(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
@@ -106,16 +105,13 @@ def step_time(
     reading = sample_bytes * setup.batch / cluster.calibration.storage_bandwidth.value
     busy = products + attention + memory + launches + exchange
     hidden = cluster.calibration.overlap.value * (busy + gathering + reading - max(busy, gathering, reading))
-    return StepTime(
-        *(accumulation * seconds for seconds in (products, attention, memory, launches, exchange, gathering, reading)),
-        update=_update(config, cluster, setup),
-        hidden=accumulation * hidden,
-    )
+    micro = StepTime(products, attention, memory, launches, exchange, gathering, reading, update=0.0, hidden=hidden)
+    return replace(micro.times(accumulation), update=_update(config, cluster, setup))
 
 
 def touched(config: TransformerConfig, work: Workload) -> TransformerConfig:
     """The branches that a workload runs through: ZeRO-3 gathers no others."""
-    return dataclasses.replace(
+    return replace(
         config,
         video_channels=config.video_channels if work.video_tokens else 0,
         audio_channels=config.audio_channels if work.audio_tokens else 0,

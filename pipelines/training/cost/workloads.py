@@ -1,6 +1,5 @@
 """What a stage's steps consist of: every task at every size and length, in tokens, and how often each comes."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from model.config import TransformerConfig
 from model.flops import Workload
 from model.inspect import TEXT_TOKENS, workload
 from model.keyframes import keyframe_indices
+from model.memory import layer_tokens
 from model.refiner import refined_clip
 from model.shapes import ClipShape
 from pipelines.training.latents.spec import Bucket, clip_shape, window_seconds
@@ -17,6 +17,7 @@ from pipelines.training.resolve import Stage
 from pipelines.training.tasks import TASKS
 
 ASPECT = "16x9"
+"""Of all pictures and clips, where the cache has it; the others have as many tokens or fewer."""
 STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 KINDS = ("image", "video", "audio")
 
@@ -108,19 +109,19 @@ def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKE
 def _items(stage: Stage, task: str, text: int) -> Iterator[Item]:
     for bucket in _buckets(stage, task):
         work = task_workload(stage, task, bucket, text)
-        tokens = work.video_tokens + work.audio_tokens
-        batch = max(1, stage.recipe.tokens_per_slot // tokens)
+        batch = max(1, stage.recipe.tokens_per_slot // layer_tokens(work)[0])
         yield Item(task, bucket, work, batch, _stored(stage, work))
 
 
 def _buckets(stage: Stage, task: str) -> Iterator[Bucket]:
     """All shapes of a task's samples; of a clip's sound where the task makes no picture."""
     heard = "video" not in TASKS[task].streams_of(stage.streams)
+    aspect = ASPECT if ASPECT in stage.latents.aspects else stage.latents.aspects[0]
     for kind in TASKS[task].kinds:
         if kind == "audio" and (heard or not TASKS[task].kinds & {"video"}):
             yield from (Bucket("audio", seconds=length) for length in stage.lengths)
         for size in stage.sizes if kind != "audio" and not heard else ():
-            shape = f"{kind}-{size}p-{ASPECT}"
+            shape = f"{kind}-{size}p-{aspect}"
             names = [shape] if kind == "image" else [f"{shape}-{length:g}s" for length in stage.lengths]
             yield from (Bucket.parse(name, stage.latents) for name in names)
 
@@ -154,7 +155,7 @@ def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:
     """A clip of as many latent frames as there are high-resolution keyframes."""
     count = len(keyframe_indices(clip.latent_frames, stage.preset.refiner.keyframe_spacing))
     large = refined_clip(clip, stage.preset.refiner)
-    return dataclasses.replace(large, frames=clip.video.frames_of(count), audio=None)
+    return replace(large, frames=clip.video.frames_of(count), audio=None)
 
 
 def _seen(stage: Stage, task: str, clip: ClipShape) -> int:
