@@ -7,8 +7,8 @@ from typing import Any
 
 from model.config import Preset, from_mapping
 from model.flow import FlowConfig
-from pipelines.training.assembler import SparsitySchedule
-from pipelines.training.latents.index import Entry, LatentIndex
+from pipelines.training.assembler import Entry, SparsitySchedule
+from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.network import Branches
 from pipelines.training.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
@@ -110,7 +110,7 @@ def sampler_for(stage: Stage, index: LatentIndex, tokens: Callable[[str, str], i
     Raises SamplerError for a task that finds no sample.
     """
     mine = {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
-    return Sampler(
+    return Sampler[Entry](
         mine,
         stage.mix,
         usable=lambda task, entry: TASKS[task].usable(entry, stage.streams),

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -126,16 +127,15 @@ class Sampler(Generic[E]):
         needs: Mapping[str, str] | None = None,
     ) -> None:
         self.slots, self.seed = slots, seed
-        found: dict[str, tuple[Shelf[E], ...]] = {}
-        for task in (task for task, share in mix.items() if share > 0):
-            shelves = []
-            for bucket, entries in sorted(buckets.items()):
-                chosen = _usable_places(entries, lambda entry, task=task: usable(task, entry))  # type: ignore[misc]
-                if len(chosen):
-                    fitting = tokens_per_slot // max(tokens(task, bucket), 1)
-                    batch = max(1, min(fitting, math.ceil(len(chosen) / slots)))
-                    shelves.append(Shelf(bucket, entries, chosen, slots, batch))
-            found[task] = tuple(shelves)
+        found = {
+            task: tuple(
+                Shelf(bucket, entries, chosen, slots, _batch(len(chosen), tokens(task, bucket), slots, tokens_per_slot))
+                for bucket, entries in sorted(buckets.items())
+                if len(chosen := _usable_places(entries, partial(usable, task)))
+            )
+            for task, share in mix.items()
+            if share > 0
+        }
         self.left_out = tuple(task for task, shelves in found.items() if not shelves)
         _refuse(self.left_out, optional if len(self.left_out) < len(found) else (), buckets, needs or {})
         self.pools = _pools({task: shelves for task, shelves in found.items() if shelves})
@@ -188,6 +188,11 @@ class Sampler(Generic[E]):
         start, skipped = int.from_bytes(digest, "little"), (attempt - 1) % (count - 1)
         walk = (shelf.entry((start + offset) % count) for offset in range(count))
         return next(islice((other for other in walk if other.key != entry.key), skipped, None))
+
+
+def _batch(samples: int, tokens: int, slots: int, tokens_per_slot: int) -> int:
+    """Samples in a slot: as many as fit, no more than its part of those there are, at least one."""
+    return max(1, min(tokens_per_slot // max(tokens, 1), math.ceil(samples / slots)))
 
 
 def _usable_places(entries: Sequence[E], usable: Callable[[E], bool]) -> Sequence[int]:
