@@ -15,7 +15,7 @@ from model.components import GenerationConfig
 from model.config import Preset
 from pipelines.training.assembler import Assembler
 from pipelines.training.clips import open_dataset
-from pipelines.training.codec_stage import CodecStage, finish_codecs
+from pipelines.training.codec_stage import CodecStage, codecs_learn, finish_codecs
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum import Climb, Request, check
 from pipelines.training.export import export_refiner, export_transformer
@@ -63,14 +63,19 @@ def train(request: Request) -> bool:
 def _run_codecs(climb: Climb, stage: Stage) -> bool:
     """Train the codecs, or measure those that come with weights, and lay out the folder of components."""
     dataset = climb.dataset(stage)
-    maker = CodecMaker(stage, dataset)
+    fingerprint = open_dataset(dataset).fingerprint
     with _tracked(climb, stage, {"dataset": dataset}) as run:
+        if not codecs_learn(climb.preset):
+            finish_codecs({}, stage, dataset, climb.components)
+            _finish(climb, stage, 0, climb.components, fingerprint, run)
+            return True
+        maker = CodecMaker(stage, dataset)
         outcome = _fit(climb, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
         with open_checkpoint(str(climb.folder(stage.name))) as checkpoint:
             finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, dataset, climb.components)
-        _finish(climb, stage, outcome, climb.components, open_dataset(dataset).fingerprint, run)
+        _finish(climb, stage, outcome.step, climb.components, fingerprint, run)
     return True
 
 
@@ -89,7 +94,7 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
         if outcome.stopped:
             return False
         export = _export(climb, stage, starts)
-        _finish(climb, stage, outcome, export, index.fingerprint, run)
+        _finish(climb, stage, outcome.step, export, index.fingerprint, run)
     return True
 
 
@@ -181,14 +186,16 @@ def _export(climb: Climb, stage: Stage, starts: tuple[str, ...]) -> Path:
         return export_transformer(weights, network, generation, climb.components, folder / "export")
 
 
-def _finish(climb: Climb, stage: Stage, outcome: Outcome, export: Path, data: str, run: tracking.TrackedRun) -> None:
+def _finish(climb: Climb, stage: Stage, step: int, export: Path, data: str, run: tracking.TrackedRun) -> None:
     sha = tracking.git_sha()
-    climb.ladder.mark_finished(stage.name, step=outcome.step, export=str(export), data=data, git_sha=sha)
+    climb.ladder.mark_finished(stage.name, step=step, export=str(export), data=data, git_sha=sha)
     version = run.register(f"skyreels-{climb.preset.name}", export.as_uri(), (stage.name,))
     if stage.kind != "codecs":
         _point(climb.request.output / "model", export)
     folder = climb.folder(stage.name)
-    print(f"checkpoint {outcome.checkpoint}\nexport    {export}\nsamples   {folder / 'samples'}")
+    print(f"steps     {step}, checkpoints in {folder / 'checkpoints'}\nexport    {export}")
+    if (folder / "samples").is_dir():
+        print(f"samples   {folder / 'samples'}")
     if run.run_id:
         print(f"run       {run.run_id} in {run.uri}" + (f", version {version}" if version else ""))
 
