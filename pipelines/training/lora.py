@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model  # here, and not in `build`: zero.Init patches what peft imports
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from pipelines.training.network import network_config
 from pipelines.training.stage import TransformerStage
 from skyreels.config import Config
 from skyreels.training.trainable import Slot, StepLoss
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 TARGETS = r"layers\.\d+\..*(attention\.(qkv|q|kv|out)|mlp\.[02])"
 """Layers that are adapted: of both branches and of the attention between them, for media and text."""
@@ -55,8 +52,6 @@ class LoraStage:
 
     def build(self) -> nn.Module:
         """A and B hold no values yet: under `zero.Init` they are sharded at once, and peft could not fill them."""
-        from peft import inject_adapter_in_model
-
         return inject_adapter_in_model(lora_config(self.settings), self.stage.build(), _ADAPTER)
 
     def initial_weights(self) -> Mapping[str, Tensor]:
@@ -92,10 +87,8 @@ def save_adapter(weights: Mapping[str, Tensor], settings: LoraSettings, base: st
     return Path(out)
 
 
-def lora_config(settings: LoraSettings) -> "LoraConfig":
+def lora_config(settings: LoraSettings) -> LoraConfig:
     """As peft has it."""
-    from peft import LoraConfig
-
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a whole number is not needed: it only scales

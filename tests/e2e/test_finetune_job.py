@@ -1,0 +1,85 @@
+"""A user's clips become an adapter, and the adapter changes what the model makes: curate, finetune, generate."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from jobs import curate, finetune, generate
+from model.codecs.loading import audio_codec_of, video_codec_of
+from model.components import Components, GenerationConfig, encoder_of
+from model.config import PRESETS, load_preset
+from model.generator import Generator
+from model.mmdit import MMDiT
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.probe import probe
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+EVERYTHING = Path(__file__).with_name("everything.yaml")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """The tiny preset, smaller still, as a file."""
+    values = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
+    values["transformer"] |= {"width": 64, "heads": 2, "dual_blocks": 1, "single_blocks": 1}
+    path = tmp_path_factory.mktemp("preset") / "smallest.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(preset, tmp_path_factory):
+    """Two generators of different weights. Not fresh ones: their heads are zero and let no gradient through."""
+    root, described = tmp_path_factory.mktemp("models"), load_preset(preset)
+    encoder = encoder_of(described.section("encoder"), root / "encoder")
+    for number in range(2):
+        torch.manual_seed(number)
+        video = video_codec_of(described.section("video_codec"))
+        audio = audio_codec_of(described.section("audio_codec"))
+        transformer = MMDiT(described.transformer)
+        for parameter in transformer.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
+        Generator(parts).save_pretrained(root / f"model-{number}")
+    return [root / f"model-{number}" for number in range(2)]
+
+
+def test_clips_become_an_adapter_that_changes_what_is_made(small_world, ray_cluster, preset, models, tmp_path, capsys):
+    films = sorted(str(path) for path in small_world.rglob("*.mp4"))[:3]
+    quiet = ["--no-tracking", "--quiet"]
+    everything = ["--recipe", str(EVERYTHING)]
+    assert curate.main(["--input", *films, "--output", str(tmp_path / "data"), *everything, *quiet]) == 0
+    words = ["--dataset", str(tmp_path / "data/datasets/default"), "--output", str(tmp_path / "mine")]
+    words += ["--preset", str(preset), "--rank", "4", "--workers", "2", *quiet, "optimizer.learning_rate=1e-2"]
+    before = {path: path.read_bytes() for path in models[0].rglob("*.safetensors")}
+    assert finetune.main(["--model", str(models[0]), *words, "--steps", "4"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    adapter = load_file(tmp_path / "mine/adapter/adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for tensor in adapter.values())
+    metrics = [json.loads(line) for line in (tmp_path / "mine/run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3]
+
+    made = [_clip(models[0], tmp_path, *lora) for lora in ([], ["--lora", str(tmp_path / "mine/adapter")])]
+    assert np.abs(made[0].astype(int) - made[1]).max() > 0
+    plain = ["--lora", str(tmp_path / "mine/adapter"), "--lora-scale", "0"]
+    assert np.array_equal(_clip(models[0], tmp_path, *plain), made[0])
+
+    capsys.readouterr()
+    assert finetune.main(["--model", str(models[1]), *words, "--steps", "8"]) == 1
+    assert "holds an adapter of the transformer" in capsys.readouterr().err
+    wrong = [*words[: words.index("--preset")], "--preset", "tiny", *quiet]
+    assert finetune.main(["--model", str(models[0]), *wrong]) == 1
+    assert "was trained with another preset: dual_blocks 1 instead of 2" in capsys.readouterr().err
+
+
+def _clip(model, folder, *words):
+    path = folder / "clip.mp4"
+    given = ["--model", str(model), "--prompt", "a ball", "--steps", "2", "--seed", "1", "--output", str(path)]
+    assert generate.main([*given, "--quiet", *words]) == 0
+    return np.stack([frame.rgb() for frame in iter_video_frames(path, probe(path))])
