@@ -77,7 +77,7 @@ def codecs_learn(preset: Preset) -> bool:
     return any(preset.section(f"{name}_codec")["kind"] == kind for name, kind in TRAINABLE.items())
 
 
-@dataclass
+@dataclass(eq=False)
 class CodecStage:
     """Implements `skyreels.training.trainable.Trainable` for the codecs of a preset that learn."""
 

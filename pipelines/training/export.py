@@ -36,13 +36,14 @@ def export_transformer(
     Weights are read one at a time, and stored as `dtype` or as they are; files of components are linked where the
     disk can. `sampling.keyframes` of `generation` says whether the weights were trained to make keyframes.
     """
+    encoder = _index(components)["encoder"]
     with published(Path(out)) as folder:
         _write(weights, config, folder / "transformer", dtype, max_shard_bytes)
         for part in PARTS:
             _link(Path(components) / part, folder / part)
         index = {
             "components": sorted(("transformer", *PARTS)),
-            "encoder": _index(components)["encoder"],
+            "encoder": encoder,
             **dataclasses.asdict(generation),
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -86,11 +86,7 @@ def sample(kind, number):
         regions = (region(seed + 6, frames),) if number % 2 else ()
         told = {"instruction": texts["short"]}
         return LatentSample(key, kind, "pair", CLIP, picture, sound, told, regions=regions, references=before)
-    read = {
-        f"{form}+{other}": noise(seed + 10 + i, 6, TEXT)
-        for i, other in enumerate(("image", "video", "audio"))
-        for form in FORMS
-    }
+    read = {f"structured+{other}": noise(seed + 10 + i, 6, TEXT) for i, other in enumerate(("image", "video", "audio"))}
     return LatentSample(
         key,
         kind,

@@ -13,7 +13,7 @@ from pipelines.training.latents.sample import LatentSample
 from pipelines.training.tasks import condition
 from pipelines.training.tasks.example import Example, Scene
 from pipelines.training.tasks.streams import held, picture, sound, sound_if_heard
-from pipelines.training.tasks.text import caption
+from pipelines.training.tasks.text import caption_read_with
 
 
 def image_reference(sample: LatentSample, scene: Scene) -> Example:
@@ -31,7 +31,7 @@ def video_reference(sample: LatentSample, scene: Scene) -> Example:
 def audio_reference(sample: LatentSample, scene: Scene) -> Example:
     """A sound, and the picture where there is a branch for it, with the voice of a reference."""
     example = Example(
-        caption(sample, scene, reads="audio"),
+        caption_read_with(sample, "audio", scene),
         audio=sound(sample),
         audio_reference=_reference(sample, "audio"),
         attends=_attends(scene),
@@ -45,7 +45,7 @@ def audio_reference(sample: LatentSample, scene: Scene) -> Example:
 def _seen(sample: LatentSample, scene: Scene, kind: str, latents: Tensor) -> Example:
     video = picture(sample)
     return Example(
-        caption(sample, scene, reads=kind),
+        caption_read_with(sample, kind, scene),
         video,
         condition.nothing(video, scene.black),
         sound_if_heard(sample, scene),

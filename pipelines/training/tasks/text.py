@@ -1,5 +1,7 @@
 """Which of a sample's texts an example is told."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -7,27 +9,29 @@ from pipelines.training.latents.sample import LatentSample
 from pipelines.training.tasks.example import Scene
 
 
-def caption(sample: LatentSample, scene: Scene, reads: str | None = None) -> Tensor:
+def caption(sample: LatentSample, scene: Scene) -> Tensor:
     """(S, D): a caption in a form drawn by the recipe's shares, or the empty prompt for the share that is dropped.
 
-    `reads` names the references that the caption was read together with. Forms that the sample lacks leave their
-    share to the others. Raises ValueError where it has none of them.
+    Forms that the sample lacks leave their share to the others. Raises ValueError where it has none of them.
     """
-    suffix = f"+{reads}" if reads else ""
-    shares = {form: share for form, share in scene.settings.captions.items() if f"{form}{suffix}" in sample.texts}
-    return _told(sample, shares, suffix, scene)
+    return _told(sample, scene.settings.captions, scene)
+
+
+def caption_read_with(sample: LatentSample, kind: str, scene: Scene) -> Tensor:
+    """The same for a caption that was read together with a reference of that kind, in whatever form it has."""
+    return _told(sample, {name: 1.0 for name in sample.texts if name.endswith(f"+{kind}")}, scene)
 
 
 def instruction(sample: LatentSample, scene: Scene) -> Tensor:
     """(S, D): what to change, in words alone; or the empty prompt."""
-    return _told(sample, {"instruction": 1.0}, "", scene)
+    return _told(sample, {"instruction": 1.0}, scene)
 
 
-def _told(sample: LatentSample, shares: dict[str, float], suffix: str, scene: Scene) -> Tensor:
-    weights = torch.tensor(list(shares.values()))
-    if not (weights > 0).any():
-        wanted = ", ".join(f"{form}{suffix}" for form in scene.settings.captions)
-        raise ValueError(f"{sample.key} has the texts {', '.join(sorted(sample.texts))} but none of {wanted}")
+def _told(sample: LatentSample, shares: Mapping[str, float], scene: Scene) -> Tensor:
+    held = {name: share for name, share in shares.items() if share > 0 and name in sample.texts}
+    if not held:
+        found = ", ".join(sorted(sample.texts)) or "no texts"
+        raise ValueError(f"{sample.key} has {found} but none of {', '.join(shares) or 'those read with its reference'}")
     dropped = scene.chance(scene.settings.dropout.text)
-    form = list(shares)[int(torch.multinomial(weights, 1, generator=scene.generator))]
-    return scene.null_text if dropped else sample.texts[f"{form}{suffix}"]
+    drawn = int(torch.multinomial(torch.tensor(list(held.values())), 1, generator=scene.generator))
+    return scene.null_text if dropped else sample.texts[list(held)[drawn]]

@@ -278,7 +278,7 @@ def test_dropped_references_stay_in_place_but_are_not_attended_to(assemble):
 
 def test_a_reference_task_reads_the_text_that_was_read_with_it(assemble):
     batch, samples = assemble("image_ref", captions={"long": 1.0})
-    assert torch.equal(batch.inputs.text[0], samples[0].texts["long+image"])
+    assert torch.equal(batch.inputs.text[0], samples[0].texts["structured+image"])
     batch, samples = assemble("edit")
     assert torch.equal(batch.inputs.text[0, : len(samples[0].texts["instruction"])], samples[0].texts["instruction"])
 
@@ -293,7 +293,7 @@ def test_kept_latents_weigh_a_tenth(assemble):
 
 
 def test_a_sample_without_the_captions_asked_for_is_named(assemble):
-    with pytest.raises(ValueError, match=r"video-0 has the texts .* but none of poem"):
+    with pytest.raises(ValueError, match=r"video-0 has .*short.* but none of poem"):
         assemble("t2v", captions={"poem": 1.0})
 
 
