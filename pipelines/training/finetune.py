@@ -20,8 +20,7 @@ from pipelines.training.latents.run import cache
 from pipelines.training.lora import LoraSettings, LoraStage, save_adapter
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
-from pipelines.training.recipe import load_recipe
-from pipelines.training.resolve import Stage, resolve, sampler_for, steps_for
+from pipelines.training.resolve import Stage, load_stage, sampler_for, steps_for
 from pipelines.training.stage import TransformerStage
 from pipelines.training.warm_start import warm_start
 from skyreels import cluster, tracking
@@ -67,7 +66,14 @@ def finetune(request: Request) -> Finetuned:
     warm_start(network_config(preset, stage.branches), [request.model / "transformer"])  # says now whether they fit
     _claim(request)
     with cluster.connect():
-        job = CacheJob(str(request.output), stage.latents, preset, request.dataset, components=str(request.model))
+        job = CacheJob(
+            output=str(request.output),
+            spec=stage.latents,
+            preset=preset,
+            dataset=request.dataset,
+            components=str(request.model),
+            gpus_per_worker=stage.recipe.gpus_per_worker,
+        )
         latents = cache(job, quiet=request.quiet).location
         make = LoraMaker(stage, latents, str(request.model), request.lora)
         steps = steps_for(stage, make().stage.sampler)
@@ -124,7 +130,7 @@ def _stage(request: Request, preset: Preset) -> Stage:
     channels = {"video": config.video_channels, "audio": config.audio_channels}
     streams = [name for name, count in channels.items() if count]
     overrides = [f"streams=[{', '.join(streams)}]", *request.settings]
-    return resolve(load_recipe(request.recipe, preset, overrides), preset)
+    return load_stage(request.recipe, preset, overrides)
 
 
 def _claim(request: Request) -> None:
