@@ -1,0 +1,125 @@
+import dataclasses
+import re
+
+import pytest
+
+from pipelines.training.cost import (
+    CannotFit,
+    Samples,
+    cluster_of,
+    plan_stage,
+    summary,
+    this_machine,
+    with_fitting_groups,
+)
+from pipelines.training.cost.fit import remedies
+from pipelines.training.cost.report import assumptions, breakdown, table
+from pipelines.training.recipe import STAGES
+
+TRANSFORMERS = [name for name in STAGES if name != "codecs"]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_stage_of_the_paper_can_be_planned(planned, name):
+    plan = plan_stage(*planned(name))
+    assert plan.fits
+    plan.check()
+    assert plan.steps > 100
+    assert 0.2 < plan.mfu < plan.cluster.calibration.compute_efficiency["bf16"].value
+    assert plan.cost == pytest.approx(plan.device_hours * 3.0)
+
+
+def test_days_are_little_more_than_what_products_alone_take(planned):
+    """video-1 by hand: every token of 448 + 512 passes QKV, output and MLP (12 w^2) and either side of a text
+    cross-attention (2 w^2) in 36 layers, four times over, for 3e9 pictures and 3 epochs."""
+    plan = plan_stage(*planned("video-1"))
+    flops = 3 * 3e9 * 4 * (448 + 512) * 2 * 14 * 4096**2 * 36
+    days = flops / (512 * plan.cluster.compute_rate("bf16")) / 86400
+    assert days < plan.seconds / 86400 < 1.4 * days
+
+
+def test_twice_the_devices_take_half_the_time(planned):
+    slow, fast = (plan_stage(*planned("video-2", devices=devices)) for devices in (512, 1024))
+    assert slow.seconds / fast.seconds == pytest.approx(2, rel=0.05)
+    assert slow.device_hours == pytest.approx(fast.device_hours, rel=0.05)
+
+
+def test_data_that_are_given_replace_the_papers(planned):
+    stage, cluster = planned("sft-1")
+    whole, tenth = plan_stage(stage, cluster), plan_stage(stage, cluster, Samples(clips=5e5))
+    assert whole.steps / tenth.steps == pytest.approx(10, rel=0.01)
+    with pytest.raises(ValueError, match="no steps: give steps, or data"):
+        plan_stage(stage, cluster, Samples())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "devices"),
+    [
+        ("video-5", ("activation_checkpointing=false",), 64),
+        ("video-4", (), 8),
+        ("video-5", (), 8),
+        ("video-1", ("tokens_per_slot=2000000",), 64),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_settings_that_fit(stage_of, name, settings, devices):
+    cluster = cluster_of("h100", devices)
+    stage = stage_of(name, "v4", *settings)
+    plan = plan_stage(stage, cluster)
+    with pytest.raises(CannotFit, match=rf"{name} needs [\d,.]+ GiB on each of {devices} h100.*68.5 GiB can be filled"):
+        plan.check()
+    assert plan.remedies
+    assert plan.remedies == remedies(stage, cluster)
+    for remedy in plan.remedies:
+        changed = dict(word.split("=") for word in remedy.split())
+        larger = dataclasses.replace(cluster, devices=int(changed.pop("workers", devices)))
+        given = (*settings, *(f"{key}={value}" for key, value in changed.items()))
+        assert plan_stage(stage_of(name, "v4", *given), larger).fits, remedy
+
+
+def test_nothing_is_proposed_where_nothing_helps(stage_of):
+    cluster = dataclasses.replace(cluster_of("h100", 1))
+    tight = cluster.calibration.memory_bytes.model_copy(update={"value": 3e9})
+    cluster = dataclasses.replace(cluster, calibration=cluster.calibration.model_copy(update={"memory_bytes": tight}))
+    plan = plan_stage(with_fitting_groups(stage_of("joint"), cluster), cluster)
+    assert plan.remedies == ()
+    with pytest.raises(CannotFit, match="a smaller preset, or shorter clips"):
+        plan.check()
+
+
+def test_groups_must_divide_devices_and_heads(stage_of):
+    with pytest.raises(ValueError, match="sequence_parallel=3 must divide 8 devices and 32 heads"):
+        plan_stage(stage_of("video-5", "v4", "sequence_parallel=3"), cluster_of("h200", 8))
+    assert with_fitting_groups(stage_of("video-5"), cluster_of("h200", 1)).recipe.sequence_parallel == 1
+
+
+def test_frozen_parameters_hold_no_optimizer(planned):
+    stage, cluster = planned("joint", "v4", "freeze=['video.*', 'layers.*.video.*']")
+    frozen, full = plan_stage(stage, cluster), plan_stage(*planned("joint"))
+    assert frozen.parameters == full.parameters
+    assert frozen.memory.optimizer / full.memory.optimizer == pytest.approx(frozen.trainable / full.trainable)
+    assert 0.3 < frozen.trainable / full.trainable < 0.7
+
+
+def test_a_small_stage_fits_this_machine(stage_of):
+    plan = plan_stage(stage_of("joint", "tiny"), this_machine(2), text_tokens=128)
+    assert plan.fits
+    assert plan.cost is None
+    text = summary(plan)
+    assert re.search(r"model +10\.0 M parameters", text)
+    assert re.search(rf"duration +{plan.steps:,} steps, about", text)
+
+
+def test_the_report_says_what_limits_and_what_is_assumed(planned):
+    plans = [plan_stage(*planned(name)) for name in ("video-1", "video-5")]
+    lines = table(plans).splitlines()
+    assert [line.split()[0] for line in lines] == ["stage", "video-1", "video-5", "all"]
+    assert lines[1].endswith("products")
+    assert lines[2].endswith("attention")
+    text = assumptions(plans)
+    for name, fact in plans[0].cluster.calibration.facts():
+        assert name in text
+        assert fact.basis != "assumed" or fact.source in text
+    parts = breakdown(plans[0])
+    held = re.search(r"all +([\d.]+)\n +can be filled +([\d.]+)", parts)
+    assert float(held[1]) == pytest.approx(plans[0].needed / 2**30, abs=0.01)
+    assert float(held[1]) < float(held[2])
