@@ -1,0 +1,212 @@
+"""A sample against the conditioning that generation uses, and nothing in it from pixels that were not given."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, StartEndToVideo
+from pipelines.training.clips import open_video, read_sound
+from pipelines.training.latents.draws import drawn_by
+from pipelines.training.latents.encode import (
+    encode_extensions,
+    encode_region,
+    encode_sample,
+    encode_stills,
+    frame_times,
+)
+from pipelines.training.latents.masks import draw_keep_mask
+from pipelines.training.latents.references import draw_references, other_times
+from pipelines.training.latents.spec import RefinedSpec, clip_shape, place
+
+
+def _placed(dataset, spec, encoders, key):
+    return place(next(clip for clip in dataset.clips if clip.key == key), spec, encoders.video.spec)[0]
+
+
+@pytest.fixture(scope="module")
+def placed(dataset, spec, encoders):
+    return _placed(dataset, spec, encoders, "clip")
+
+
+@pytest.fixture(scope="module")
+def sample(dataset, spec, encoders, placed):
+    return encode_sample(placed, dataset.storage, spec, encoders)
+
+
+@pytest.fixture(scope="module")
+def pixels(dataset, sample, placed):
+    """(3, F, H, W) of the sample's window, read again."""
+    shape = sample.shape
+    times = frame_times(placed.start_s, shape.frames, shape.fps)
+    return open_video(dataset.storage, placed.clip).read(times, shape.height, shape.width)
+
+
+def _same(one, other):
+    return torch.allclose(one, other, atol=1e-5)
+
+
+def test_latents_of_picture_and_sound(sample, pixels, dataset, encoders, placed):
+    assert _same(sample.video, encoders.video.encode(pixels[None])[0])
+    assert sample.video.shape == sample.shape.video_latent_shape
+    heard = read_sound(
+        dataset.storage, placed.clip, placed.start_s, sample.shape.audio_samples, sample_rate=44100, stereo=True
+    )
+    assert _same(sample.audio, encoders.audio.encode(heard[None])[0])
+    assert sample.audio.shape == sample.shape.audio_latent_shape
+
+
+def test_stills_are_what_generation_keeps_of_given_images(sample, pixels, encoders):
+    clip = sample.shape
+    first = ImageToVideo(pixels[None, :, 0]).prepare(clip, encoders.video.encode).condition
+    both = StartEndToVideo(pixels[None, :, 0], pixels[None, :, -1]).prepare(clip, encoders.video.encode).condition
+    assert _same(sample.stills[:, 0], first.latents[0, :, 0])
+    assert _same(sample.stills[:, -1], both.latents[0, :, -1])
+
+
+def test_extensions_are_what_generation_keeps_of_a_video(sample, pixels, encoders):
+    clip = sample.shape
+    beginning, ending = sample.extensions
+    assert [beginning.at_end, ending.at_end] == [False, True]
+    for extension, task in ((beginning, ExtendForward), (ending, ExtendBackward)):
+        kept = extension.latents.shape[1]
+        frames = clip.video.frames_of(kept)
+        given = pixels[None, :, -frames:] if extension.at_end else pixels[None, :, :frames]
+        condition = task(given).prepare(clip, encoders.video.encode).condition
+        place = slice(-kept, None) if extension.at_end else slice(0, kept)
+        assert _same(extension.latents, condition.latents[0, :, place])
+        assert condition.keep_mask[0, 0, :, 0, 0].sum() == kept
+
+
+def test_a_region_is_what_generation_keeps_of_an_inpainted_clip(sample, pixels, placed, encoders, spec):
+    keep = draw_keep_mask(drawn_by(spec.seed, placed.key, "regions"), *pixels.shape[1:])
+    condition = Inpainting(pixels[None], keep[None]).prepare(sample.shape, encoders.video.encode).condition
+    (region,) = sample.regions
+    assert _same(region.latents, condition.latents[0])
+    assert torch.equal(region.keep_mask, condition.keep_mask[0].bool())
+    assert 0 < region.keep_mask.float().mean() < 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_inside_a_region_do_not_show_in_it(pixels, encoders, seed):
+    keep = draw_keep_mask(np.random.default_rng(seed), *pixels.shape[1:])
+    noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    region = encode_region(pixels, keep, encoders)
+    inside = encode_region(torch.where(keep, pixels, noise), keep, encoders)
+    outside = encode_region(torch.where(keep, noise, pixels), keep, encoders)
+    assert torch.equal(region.latents, inside.latents)
+    assert not _same(region.latents, outside.latents)
+
+
+def test_a_still_holds_its_own_frame_alone(pixels, sample, encoders):
+    shape = sample.shape
+    stills = encode_stills(pixels, shape, encoders)
+    assert _same(stills, sample.stills)
+    later = pixels.clone()
+    later[:, 1:] = 0
+    assert _same(encode_stills(later, shape, encoders)[:, 0], stills[:, 0])
+    earlier = pixels.clone()
+    earlier[:, :-1] = 0
+    assert _same(encode_stills(earlier, shape, encoders)[:, -1], stills[:, -1])
+    assert not _same(encode_stills(earlier, shape, encoders)[:, 0], stills[:, 0])
+
+
+def test_an_ending_holds_its_own_frames_alone(pixels, sample, spec, encoders):
+    shape = sample.shape
+    ending = sample.extensions[1]
+    frames = shape.video.frames_of(ending.latents.shape[1])
+    changed = pixels.clone()
+    changed[:, :-frames] = 0
+    again = list(encode_extensions(changed, sample.key, shape, spec, encoders))[1]
+    assert _same(again.latents, ending.latents)
+    whole = encoders.video.encode(changed[None])[0][:, -ending.latents.shape[1] :]
+    assert not _same(whole, ending.latents)  # a slice of the clip's latents would have told of the frames before
+
+
+class _Recorder:
+    """Stands for a video and notes which moments are looked at."""
+
+    def __init__(self):
+        self.times = []
+
+    def read(self, times, height, width):
+        self.times += list(times)
+        return torch.zeros(3, len(times), height, width)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.25, 1.0, 1.4])
+def test_references_come_from_other_times(dataset, spec, encoders, placed, start_s):
+    moved = dataclasses.replace(placed, start_s=start_s)
+    shape = clip_shape(placed.bucket, spec, encoders.video.spec, encoders.audio.spec)
+    seen = _Recorder()
+    spans = other_times(placed.clip, start_s, shape.seconds)
+    found = draw_references(moved, spans, dataset.storage, seen, shape, spec, encoders)
+    assert [reference.tag for reference in found] == ["@image_1", "@video_1", "@audio_1"]
+    assert len(seen.times) == 1 + shape.video.nearest_frames(spec.reference_seconds * spec.fps)
+    assert all(time <= start_s - 1 / spec.fps or time >= start_s + shape.seconds for time in seen.times)
+    assert all(0 <= time <= placed.clip.seconds - 1 / spec.fps + 1e-9 for time in seen.times)
+
+
+def test_a_clip_without_other_times_has_no_references(spec, placed):
+    assert other_times(placed.clip, 0.0, placed.clip.seconds) == []
+
+
+def test_references_and_the_texts_read_with_them(sample, encoders, spec):
+    assert set(sample.references) == {"image", "video", "audio"}
+    channels, _, height, width = sample.video.shape
+    assert sample.references["image"].shape == (channels, 1, height, width)
+    assert sample.references["video"].shape[-2:] == (height, width)
+    assert sample.references["audio"].shape[1] == round(spec.reference_seconds * 44100) // 1024
+    assert set(sample.texts) == {
+        *("short", "long", "structured"), *("structured+image", "structured+video", "structured+audio")
+    }  # fmt: skip
+    words = "Main subject: a clip"
+    assert torch.equal(sample.texts["structured"], encoders.text.encode(words)[0])
+    alone = encoders.text.encode(f"{words}\nReference: @image_1")[0]
+    assert len(sample.texts["structured+image"]) > len(alone)  # the picture was read too
+
+
+def test_a_silent_clip_a_picture_and_a_sound(dataset, spec, encoders):
+    silent, picture, sound = (
+        encode_sample(_placed(dataset, spec, encoders, key), dataset.storage, spec, encoders)
+        for key in ("silent", "picture", "sound")
+    )
+    assert silent.audio is None
+    assert silent.shape.audio is None
+    assert set(silent.references) == {"image", "video"}
+    assert picture.video.shape == picture.shape.video_latent_shape == (16, 1, 4, 6)
+    assert (picture.audio, picture.stills, picture.extensions) == (None, None, ())
+    assert len(picture.regions) == 1
+    assert (sound.video, sound.shape) == (None, None)
+    assert sound.audio.shape == (32, round(9 / 16 * 44100) // 1024)
+    assert set(sound.texts) == {"short", "long", "long+audio"}
+
+
+def test_the_refiner_s_clips_show_the_same_window_larger_and_faster(dataset, spec, encoders):
+    fine = spec.model_copy(update={"refined": RefinedSpec(), "sizes": (16,)})
+    placed = _placed(dataset, fine, encoders, "clip")
+    sample = encode_sample(placed, dataset.storage, fine, encoders)
+    assert sample.shape.video_latent_shape == (16, 3, 2, 2)
+    assert sample.large.shape == (16, 3, 4, 4)
+    assert sample.refined.shape == (16, 5, 4, 4)
+    video = open_video(dataset.storage, placed.clip)
+    frames = video.read(placed.start_s + np.arange(17) / 32, 32, 32)
+    assert _same(sample.refined, encoders.video.encode(frames[None])[0])
+    assert _same(sample.large, encoders.video.encode(frames[None, :, ::2])[0])
+
+
+def test_the_same_key_gives_the_same_sample(dataset, spec, encoders, placed, sample):
+    again = encode_sample(placed, dataset.storage, spec, encoders)
+    assert torch.equal(again.regions[0].latents, sample.regions[0].latents)
+    assert torch.equal(again.references["image"], sample.references["image"])
+    other = encode_sample(dataclasses.replace(placed, key="another"), dataset.storage, spec, encoders)
+    assert not torch.equal(other.regions[0].latents, sample.regions[0].latents)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_regions_are_neither_nothing_nor_everything(seed):
+    keep = draw_keep_mask(np.random.default_rng(seed), 9, 48, 64)
+    shares = (~keep).float().mean((0, 2, 3))
+    assert keep.shape == (1, 9, 48, 64)
+    assert ((shares > 0.005) & (shares < 0.6)).all()

@@ -1,0 +1,58 @@
+"""Samples to bytes and back, also through the webdataset library."""
+
+import dataclasses
+
+import pytest
+import torch
+import webdataset
+
+from pipelines.training.latents.encode import encode_sample
+from pipelines.training.latents.index import open_latents
+from pipelines.training.latents.pack import pack, unpack
+from pipelines.training.latents.run import cache
+from pipelines.training.latents.spec import place
+
+TOLERANCE = {"fp32": 0.0, "fp16": 5e-3, "bf16": 4e-2}
+
+
+@pytest.fixture(scope="module")
+def sample(dataset, spec, encoders):
+    clip = next(clip for clip in dataset.clips if clip.key == "clip")
+    return encode_sample(place(clip, spec, encoders.video.spec)[0], dataset.storage, spec, encoders)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_a_sample_comes_back(sample, dtype):
+    files = pack(sample, dtype)
+    back = unpack(files)
+    assert files == pack(sample, dtype)
+    assert_equal(back, sample, TOLERANCE[dtype])
+    assert back.video.dtype == torch.float32
+
+
+def assert_equal(back, sample, tolerance=0.0):
+    """Every field: texts, latents, masks."""
+    for field in dataclasses.fields(sample):
+        one, other = getattr(back, field.name), getattr(sample, field.name)
+        if isinstance(other, torch.Tensor):
+            assert torch.allclose(one, other, rtol=tolerance, atol=tolerance), field.name
+        elif field.name in ("texts", "references"):
+            assert one.keys() == other.keys()
+            assert all(torch.allclose(one[k], other[k], rtol=tolerance, atol=tolerance) for k in other)
+        elif field.name not in ("extensions", "regions"):
+            assert one == other, field.name
+    assert [e.at_end for e in back.extensions] == [e.at_end for e in sample.extensions]
+    pairs = [*zip(back.extensions, sample.extensions, strict=True), *zip(back.regions, sample.regions, strict=True)]
+    assert all(torch.allclose(one.latents, other.latents, rtol=tolerance, atol=tolerance) for one, other in pairs)
+    masks = zip(back.regions, sample.regions, strict=True)
+    assert all(torch.equal(one.keep_mask, other.keep_mask) for one, other in masks)
+
+
+def test_the_webdataset_library_reads_a_cache(job):
+    index = open_latents(cache(job, quiet=True).location)
+    entries = {entry.key: entry for entries in index.buckets.values() for entry in entries}
+    shards = [index.storage.location(shard) for shard in sorted({entry.shard for entry in entries.values()})]
+    read = {row["__key__"]: unpack(row) for row in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False)}
+    assert read.keys() == entries.keys() == {"clip", "silent", "picture", "sound"}
+    for key, sample in read.items():
+        assert_equal(sample, index.read(entries[key]))
