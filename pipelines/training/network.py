@@ -34,13 +34,6 @@ def network_config(preset: Preset, branches: Branches) -> TransformerConfig:
     )
 
 
-def branches_of(streams: Streams, *, refiner: bool = False) -> Branches:
-    """The network that makes these streams."""
-    if refiner:
-        return "refiner"
-    return next(name for name, made in STREAMS.items() if made == streams)
-
-
 def freeze(module: nn.Module, patterns: Iterable[str]) -> None:
     """Switch `requires_grad` off for parameters whose name matches one of the patterns, such as `layers.*.video.*`.
 

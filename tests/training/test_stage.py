@@ -130,6 +130,14 @@ def test_all_ranks_call_the_same_modules_in_the_same_order(stage_of, task):
     assert len(orders) == 1
 
 
+def test_sound_alone_lies_on_the_time_that_a_clip_of_its_length_would(stage_of):
+    assembler = stage_of("joint", ["t2a"]).assembler
+    alone, of_clip = (
+        assembler.batch("t2a", assembler.first("t2a", 1, bucket), torch.Generator()) for bucket in ("audio-1s", "video")
+    )
+    assert alone.inputs.audio_time_scale == of_clip.inputs.audio_time_scale == 5 / 45
+
+
 def test_sparsity_rises_with_the_step(stage_of):
     stage = stage_of("refiner", sparsity=SparsitySchedule(0.0, 0.25, 2, 0.6))
     levels = [stage.batch(Slot(step, 0)).inputs.sparsity for step in range(8)]
