@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -114,7 +115,8 @@ class LatentIndex:
     def read(self, entry: Entry) -> LatentSample:
         """The sample, by one ranged read. Raises LatentError naming shard and key where it is missing or damaged."""
         where = f"{self.storage.location(entry.shard)}: {entry.key}"
-        remedy = "delete the cache folder's commit of this shard and run jobs/cache.py again"
+        commit = f"_commits/{PurePosixPath(entry.shard).name.rpartition('-')[0]}.json"
+        remedy = f"delete {self.storage.location(commit)} and run: {self.record.command}"
         span = Member(entry.shard, entry.json_offset, entry.offset + entry.size - entry.json_offset)
         try:
             data = read_member(self.storage, span)

@@ -14,7 +14,15 @@ import torch
 from pipelines.curation import progress, tables
 from pipelines.curation.layers import digest
 from pipelines.training.latents.components import load_encoders
-from pipelines.training.latents.index import CACHE, INDEX, CacheRecord, Entry, LatentError, decode_entry, encode_entries
+from pipelines.training.latents.index import (
+    CACHE,
+    INDEX,
+    CacheRecord,
+    LatentError,
+    decode_entry,
+    encode_entries,
+    open_latents,
+)
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.plan import Part, store_plan
 from pipelines.training.latents.spec import Bucket
@@ -59,18 +67,18 @@ def cache(job: CacheJob, *, replay_rejects: bool = False, quiet: bool = False) -
     if replay_rejects:
         _revoke_rejected(plan, storage)
         plan = plan_cache(job)
+    results: list[PartResult] = []
     if plan.remaining or not storage.exists(CACHE):
         store_plan(plan.latents, storage)
         results = _fill(plan, quiet=quiet)
         _finish(plan, storage)
-    else:
-        results = []
-    entries, rejects = _committed(plan, storage)
+    rejects = tables.decode(storage.read(REJECTS)).to_pylist()
+    buckets = {name: len(entries) for name, entries in open_latents(plan.location).buckets.items()}
     return CacheSummary(
         location=plan.location,
-        samples=len(entries),
+        samples=sum(buckets.values()),
         new_samples=sum(result.samples for result in results),
-        buckets=dict(sorted(Counter(entry.bucket for entry in entries).items())),
+        buckets=buckets,
         rejected=dict(Counter(f"{row['stage']}:{row['reason']}" for row in rejects).most_common()),
         cpu_s=sum(result.cpu_s for result in results),
         wall_s=time.monotonic() - started,
@@ -160,19 +168,16 @@ def _one_thread() -> Iterator[None]:
 
 def _finish(plan: CachePlan, storage: Storage) -> None:
     """Index and rejects, and last the record that makes the cache one."""
-    entries, rejects = _committed(plan, storage)
-    unreadable = sum(row["stage"] == "read" for row in rejects)
+    commits = _commits(plan, storage)
+    rejects = [{"key": key, "stage": "place", **asdict(misfit)} for key, misfit in plan.latents.misfits.items()]
+    unread = [{"key": k, "stage": "read", **why} for c in commits for k, why in c.facts.get("rejected", {}).items()]
+    rejects = sorted([*rejects, *unread], key=lambda row: row["key"])
     storage.write(REJECTS, tables.encode(pa.Table.from_pylist(rejects, pa.schema(_REJECT_COLUMNS))))
-    if unreadable > plan.job.max_unreadable * plan.latents.samples or not entries:
-        reasons = Counter((row["reason"], row["remedy"]) for row in rejects if row["stage"] == "read").most_common()
-        raise LatentError(
-            f"{unreadable} of {plan.latents.samples} samples could not be read, more than --max-unreadable allows "
-            f"({plan.job.max_unreadable:.0%}):\n  "
-            + "\n  ".join(f"{count} {reason}: {remedy}" for (reason, remedy), count in reasons)
-            + f"\n{storage.location(REJECTS)} names each. Then run the same command with --replay-rejects."
-        )
-    storage.write(INDEX, encode_entries(entries))
-    files = sorted((file.name, file.sha256) for commit in _commits(plan, storage) for file in commit.files)
+    entries = [decode_entry(values) for commit in commits for values in commit.facts.get("entries", [])]
+    if len(unread) > plan.job.max_unreadable * plan.latents.samples or not entries:
+        raise LatentError(_too_many(unread, plan, storage))
+    storage.write(INDEX, encode_entries(sorted(entries, key=lambda entry: entry.key)))
+    files = sorted((file.name, file.sha256) for commit in commits for file in commit.files)
     record = CacheRecord(
         spec=plan.job.spec,
         identities=plan.identities,
@@ -187,15 +192,16 @@ def _finish(plan: CachePlan, storage: Storage) -> None:
     storage.write(CACHE, record.model_dump_json(indent=1).encode())
 
 
-def _committed(plan: CachePlan, storage: Storage) -> tuple[list[Entry], list[Row]]:
-    """Entries in order of key, and a row per thing that is not in."""
-    rejects = [{"key": key, "stage": "place", **asdict(misfit)} for key, misfit in plan.latents.misfits.items()]
-    entries: list[Entry] = []
-    for commit in _commits(plan, storage):
-        entries += [decode_entry(values) for values in commit.facts.get("entries", [])]
-        rejected = commit.facts.get("rejected", {})
-        rejects += [{"key": key, "stage": "read", **why} for key, why in rejected.items()]
-    return sorted(entries, key=lambda entry: entry.key), sorted(rejects, key=lambda row: str(row["key"]))
+def _too_many(unread: Sequence[Row], plan: CachePlan, storage: Storage) -> str:
+    reasons = Counter((row["reason"], row["remedy"]) for row in unread).most_common()
+    return "\n".join(
+        [
+            f"{len(unread)} of {plan.latents.samples} samples could not be read, more than --max-unreadable allows "
+            f"({plan.job.max_unreadable:.0%}):",
+            *(f"  {count} {reason}: {remedy}" for (reason, remedy), count in reasons),
+            f"{storage.location(REJECTS)} names each. Then run the same command with --replay-rejects.",
+        ]
+    )
 
 
 def _commits(plan: CachePlan, storage: Storage) -> list[Commit]:

@@ -1,8 +1,10 @@
 """The cache job: the same bytes however it was run, what is stale refused, what is broken left out by name."""
 
 import dataclasses
+import re
 import shutil
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +153,20 @@ def test_a_damaged_sample_is_named(own):
     Storage(own).delete(entry.shard)
     with pytest.raises(LatentError, match=f"{shard}: sound: the shard is missing"):
         index.read(entry)
+
+
+def test_the_remedy_for_a_damaged_sample_works(job, made):
+    location = cache(job, quiet=True).location
+    index = open_latents(location)
+    entry = index.buckets["audio-0.5s"][0]
+    Storage(location).write(entry.shard, b"rotten")
+    with pytest.raises(LatentError) as caught:
+        index.read(entry)
+    commit = re.search(r"delete (\S+) and run: python jobs/cache.py", str(caught.value))[1]
+    Path(commit).unlink()
+    assert cache(job, quiet=True).new_samples == 1
+    assert open_latents(location).read(entry).key == "sound"
+    assert _shards(location) == _shards(made.location)
 
 
 def test_a_clip_that_cannot_be_read_is_left_out_with_its_reason(job, own_dataset, dataset_folder, damage):
