@@ -1,0 +1,78 @@
+"""Files as the generator takes them, against arrays they were written from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.generation.media import MediaReader
+from pipelines.generation.request import GenerationRequest, MediaFile, RequestError
+from skyreels.media.encode import write_flac, write_video, write_wav
+from skyreels.media.image import write_image
+
+RATE = 8_000
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with MediaReader() as reader:
+        yield reader
+
+
+def file(path, *kinds):
+    return MediaFile("field", Path(path), kinds or ("video", "image", "audio"))
+
+
+def test_frames_come_at_the_rate_asked_for_in_time(reader, tmp_path):
+    levels = np.arange(9, dtype=np.uint8) * 25 + 20
+    write_video(tmp_path / "a.mp4", (np.full((32, 48, 3), level) for level in levels), 16, crf=1)
+    for fps, places in ((16, range(9)), (8, range(0, 9, 2)), (32, np.arange(18) // 2)):
+        frames = reader.pictures(file(tmp_path / "a.mp4"), (48, 32), fps)
+        assert frames.shape[1:] == (32, 48, 3)
+        wanted = levels[list(places)].astype(int)
+        assert np.abs(frames.mean(axis=(1, 2, 3))[: len(wanted)] - wanted).max() < 2
+
+
+def test_pictures_shrink_to_cover_and_never_grow(reader, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((60, 90, 3), np.uint8))
+    covers = {(45, 20): (30, 45), (10, 30): (30, 45), (91, 10): (60, 90)}
+    for cover, (height, width) in covers.items():
+        assert reader.pictures(file(tmp_path / "a.png"), cover, 16).shape == (1, height, width, 3)
+
+
+def test_a_shrunk_mask_marks_whatever_holds_a_marked_pixel(reader, tmp_path):
+    mask = np.zeros((32, 32, 3), np.uint8)
+    mask[9, 5] = 255
+    mask[20, 20] = 100  # darker than middle grey: not marked
+    write_image(tmp_path / "a.png", mask)
+    marked = reader.pictures(file(tmp_path / "a.png"), (8, 8), 16, as_mask=True)
+    assert marked.dtype == bool
+    assert np.argwhere(marked).tolist() == [[0, 2, 1]]
+
+
+def test_sound_has_the_channels_and_rate_of_the_codec(reader, tmp_path):
+    times = np.arange(RATE) / RATE
+    left, right = (0.4 * np.sin(2 * np.pi * f * times).astype(np.float32) for f in (200, 330))
+    write_wav(tmp_path / "two.wav", np.stack([left, right]), RATE)
+    write_flac(tmp_path / "one.flac", left[None], RATE)
+    both = reader.sound(file(tmp_path / "two.wav"), RATE, 2)
+    assert np.abs(both - np.stack([left, right])).max() < 1e-4
+    assert np.abs(reader.sound(file(tmp_path / "two.wav"), RATE, 1)[0] - (left + right) / 2).max() < 1e-4
+    spread = reader.sound(file(tmp_path / "one.flac"), RATE, 2)
+    assert np.array_equal(spread[0], spread[1])
+    assert reader.sound(file(tmp_path / "one.flac"), 2 * RATE, 1).shape == (1, 2 * RATE)
+
+
+def test_what_lasts_too_long_is_refused_before_it_is_decoded(reader, tmp_path):
+    write_flac(tmp_path / "long.flac", np.zeros((1, 61 * RATE), np.float32), RATE)
+    request = GenerationRequest(prompt="@a", references={"@a": (tmp_path / "long.flac",)})
+    with pytest.raises(RequestError, match=r"references @a: .*long\.flac lasts 61\.0 s, at most 60 are read"):
+        reader.check(request)
+
+
+def test_a_file_that_a_decoder_chokes_on_is_named_and_the_reader_lives_on(reader, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 8)
+    with pytest.raises(RequestError, match=r"field: .*bad\.mp4: \w+"):
+        reader.kind(file(tmp_path / "bad.mp4"))
+    write_image(tmp_path / "good.png", np.zeros((8, 8, 3), np.uint8))
+    assert reader.kind(file(tmp_path / "good.png")) == "image"
