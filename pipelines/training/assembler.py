@@ -95,7 +95,9 @@ class Assembler:
 
     def undropped(self) -> "Assembler":
         """The same without dropout and noise on conditions: how the network is asked to generate."""
-        settings = dataclasses.replace(self.settings, dropout=Dropout(0.0, 0.0), low_noise=0.0)
+        settings = dataclasses.replace(
+            self.settings, dropout=Dropout(0.0, 0.0), keyframes_from_image=0.0, low_noise=0.0
+        )
         return dataclasses.replace(self, settings=settings)
 
     def first(self, task: str, count: int, bucket: str | None = None) -> list[LatentSample]:

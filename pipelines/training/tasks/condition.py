@@ -1,10 +1,11 @@
 """I and M of an example: black latents with nothing to keep, and what a task lays over them."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from model.conditioning import VideoCondition
-from pipelines.training.tasks.example import Scene
 
 
 def nothing(video: Tensor, black: Tensor | None) -> VideoCondition:
@@ -15,9 +16,9 @@ def nothing(video: Tensor, black: Tensor | None) -> VideoCondition:
     return VideoCondition(latents, torch.zeros_like(latents[:, :1]))
 
 
-def frames(video: Tensor, placed: dict[int, Tensor], scene: Scene) -> VideoCondition:
+def frames(video: Tensor, placed: Mapping[int, Tensor], black: Tensor | None) -> VideoCondition:
     """Keeps latent frames (C, h, w) at their places."""
-    condition = nothing(video, scene.black)
+    condition = nothing(video, black)
     latents, keep_mask = condition.latents.clone(), condition.keep_mask.clone()
     for place, frame in placed.items():
         latents[0, :, place] = frame

@@ -35,6 +35,8 @@ class TaskSettings:
     captions: Mapping[str, float] = field(default_factory=lambda: {"short": 0.3, "long": 0.3, "structured": 0.4})
     dropout: Dropout = Dropout()
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
+    keyframes_from_image: float = 0.2
+    """Share of keyframe samples that start from a given image, small and large."""
     low_noise: float = 0.1
     """Largest share of noise mixed into the low-resolution latents that the refiner is shown: those of the base are
     not perfect either."""

@@ -41,11 +41,11 @@ def extend(sample: LatentSample, scene: Scene) -> Example:
     kept = given.latents.shape[1]
     start = video.shape[1] - kept if given.at_end else 0
     placed = {start + frame: given.latents[:, frame] for frame in range(kept)}
-    kept_frames = condition.frames(video, placed, scene)
+    kept_frames = condition.frames(video, placed, scene.black)
     return Example(caption(sample, scene), video, kept_frames, sound_if_heard(sample, scene))
 
 
 def _through(sample: LatentSample, scene: Scene, places: list[int]) -> Example:
     video, stills = picture(sample), held(sample, sample.stills, "stills")
-    kept = condition.frames(video, {place: stills[:, place] for place in places}, scene)
+    kept = condition.frames(video, {place: stills[:, place] for place in places}, scene.black)
     return Example(caption(sample, scene), video, kept, sound_if_heard(sample, scene))

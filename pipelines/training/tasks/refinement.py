@@ -1,29 +1,35 @@
 """What makes large clips: keyframes beside the low-resolution sequence, and the refiner (paper, section 4.5)."""
 
-from dataclasses import replace
-
 import torch
 
 from model.flow import noised
 from model.keyframes import keyframe_indices
 from model.refiner import refiner_condition
 from pipelines.training.latents.sample import LatentSample
-from pipelines.training.tasks.condition import nothing
+from pipelines.training.tasks.condition import frames
 from pipelines.training.tasks.example import Example, Scene
 from pipelines.training.tasks.streams import held, picture, sound_if_heard
 from pipelines.training.tasks.text import caption
 
 
 def keyframes(sample: LatentSample, scene: Scene) -> Example:
-    """The low-resolution clip, its sound, and every n-th frame at high resolution in one pass."""
+    """The low-resolution clip, its sound, and every n-th frame at high resolution in one pass.
+
+    Some start from an image, which is then given at both sizes, as it is when an image is animated and refined. Latent
+    0 of a causal codec is its first frame alone.
+    """
     video, large = picture(sample), held(sample, sample.large, "large")
     indices = keyframe_indices(video.shape[1], scene.settings.refiner.keyframe_spacing)
     chosen = large[:, list(indices)]
-    example = Example(caption(sample, scene), video, nothing(video, scene.black), sound_if_heard(sample, scene))
-    return replace(
-        example,
+    alone = sample.shape is not None and sample.shape.video.causal_first
+    given = scene.chance(scene.settings.keyframes_from_image) and alone
+    return Example(
+        caption(sample, scene),
+        video,
+        frames(video, {0: video[:, 0]} if given else {}, scene.black),
+        sound_if_heard(sample, scene),
         keyframes=chosen,
-        keyframe_condition=nothing(chosen, scene.large_black),
+        keyframe_condition=frames(chosen, {0: chosen[:, 0]} if given else {}, scene.large_black),
         keyframe_indices=indices,
     )
 
@@ -39,11 +45,11 @@ def refine(sample: LatentSample, scene: Scene) -> Example:
     level = torch.rand(1, generator=scene.generator) * scene.settings.low_noise
     low = noised(low[None], torch.randn(low[None].shape, generator=scene.generator), 1 - level)
     indices = keyframe_indices(low.shape[2], scene.settings.refiner.keyframe_spacing)
-    frames, height, width = refined.shape[1:]
+    size = refined.shape[1], refined.shape[2], refined.shape[3]
     given = not scene.chance(scene.settings.dropout.references) and low.shape[2] > 1
     condition = refiner_condition(
         low,
-        (frames, height, width),
+        size,
         keyframes=held(sample, sample.large, "large")[None, :, list(indices)] if given else None,
         keyframe_indices=indices if given else (),
     )

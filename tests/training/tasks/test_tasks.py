@@ -20,7 +20,8 @@ def assemble(latents, small_preset):
     """A batch of one task from its first samples, nothing dropped unless told."""
 
     def make(task, *, branches=None, count=2, seed=0, dropout=NOTHING, change=None, **settings):
-        settings = TaskSettings(dropout=dropout, refiner=small_preset.refiner, low_noise=0.0, **settings)
+        plain = {"refiner": small_preset.refiner, "low_noise": 0.0, "keyframes_from_image": 0.0}
+        settings = TaskSettings(dropout=dropout, **{**plain, **settings})
         assembler = Assembler(small_preset, branches or ALONE.get(task, "joint"), latents, settings)
         samples = assembler.first(task, count, "video" if task == "refine" else None)
         if change:
@@ -147,6 +148,18 @@ def test_keyframes_are_noised_with_the_sequence_and_take_black_at_their_own_size
     t = batch.inputs.timesteps[:, 0].view(-1, 1, 1, 1, 1)
     eps = clean - batch.targets["keyframes"].velocity
     assert torch.allclose(given.latents[:, :CHANNELS], t * clean + (1 - t) * eps, atol=1e-5)
+
+
+def test_keyframes_may_start_from_an_image_at_both_sizes(assemble):
+    batch, samples = assemble("keyframes", keyframes_from_image=1.0)
+    latent, mask = condition(batch)
+    large = batch.inputs.keyframes.latents
+    for row, one in enumerate(samples):
+        assert torch.equal(latent[row, :, 0], one.video[:, 0])
+        assert torch.equal(large[row, CHANNELS:-1, 0], one.large[:, 0])
+        assert mask[row].flatten(1).mean(1).tolist() == [1, 0, 0, 0, 0]
+        assert large[row, -1].flatten(1).mean(1).tolist() == [1, 0, 0]
+        assert batch.targets["keyframes"].weight[row, 0, :, 0, 0].tolist() == pytest.approx([0.1, 1, 1])
 
 
 def test_the_refiner_is_shown_upsampled_latents_and_keyframes(assemble, small_preset):
