@@ -139,7 +139,8 @@ class PieceReader:
     def buffers(self) -> dict[str, Tensor]:
         """Persistent buffers of the module, by name."""
         file = self._file(0)
-        return {key.removeprefix("buffer/"): file.get_tensor(key) for key in file.keys() if key.startswith("buffer/")}
+        keys = [key for key in file.keys() if key.startswith("buffer/")]  # noqa: SIM118 (not a dict)
+        return {key.removeprefix("buffer/"): file.get_tensor(key) for key in keys}
 
     def ranks_of(self, rank: int, world: int) -> set[int]:
         """The ranks whose files hold what `rank` of `world` needs; the first one's holds the buffers."""

@@ -1,14 +1,60 @@
 """Where a run starts: from its newest sound checkpoint, or from the weights it is given."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from skyreels.training.checkpoints import Checkpoints, PieceReader
+from skyreels.training.config import EngineConfig
+from skyreels.training.ema import ShardedEma
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import CheckpointDamaged
+from skyreels.training.trainable import Trainable
+from skyreels.training.zero import Settings, ShardedModule, build, load_pieces, partitioned, wrap
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run starts with."""
+
+    sharded: ShardedModule
+    ema: ShardedEma | None
+    step: int
+    """Steps that are done."""
+    norms: tuple[float, ...]
+    """Gradient norms of the last ones."""
+
+
+def start(
+    trainable: Trainable,
+    config: EngineConfig,
+    settings: Settings,
+    accumulation: int,
+    checkpoints: Checkpoints,
+    announce: Callable[[CheckpointDamaged], None],
+) -> State:
+    """Build the module on all ranks and fill it from the newest sound checkpoint, or with its initial weights."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    module, settings = build(trainable, config, settings, accumulation)
+    reader = newest_sound(checkpoints, announce)
+    if reader is not None:
+        check_same(reader, module, config.ema is not None, checkpoints.location(reader.facts.step))
+    source = reader or InitialWeights(trainable.initial_weights(), module)
+    load_pieces(module, source.read, rank, world)
+    load_buffers(module, source.buffers())
+    sharded = wrap(module, config, settings)
+    sharded.fill(sharded.flat_state(), source.read, rank, world)
+    ema = ShardedEma(sharded.flat_weights, config.ema) if config.ema is not None else None
+    if reader is None:
+        return State(sharded, ema, 0, ())
+    sharded.updates = reader.facts.updates
+    if ema:
+        sharded.fill({"ema": ema.averages}, reader.read, rank, world)
+    reader.close()
+    return State(sharded, ema, reader.facts.step, reader.facts.norms)
 
 
 def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged], None]) -> PieceReader | None:
@@ -42,7 +88,7 @@ def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged
 def check_same(reader: PieceReader, module: nn.Module, ema: bool, where: str) -> None:
     """Raise unless a checkpoint is of this module, with the same parameters training."""
     facts = reader.facts
-    shapes = {name: tuple(param.ds_shape) for name, param in module.named_parameters()}
+    shapes = {name: tuple(param.ds_shape) for name, param in partitioned(module)}
     frozen = {name for name, param in module.named_parameters() if not param.requires_grad}
     different = [name for name in shapes.keys() | facts.shapes.keys() if shapes.get(name) != facts.shapes.get(name)]
     if different:
@@ -74,7 +120,7 @@ class InitialWeights:
                 f"the initial weights hold {len(unknown)} tensors that the module has not, first {unknown[0]}: "
                 "they are of another model"
             )
-        self._shapes = {name: tuple(param.ds_shape) for name, param in module.named_parameters()}
+        self._shapes = {name: tuple(param.ds_shape) for name, param in partitioned(module)}
         self._last: tuple[str, Tensor] | None = None
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor | None:

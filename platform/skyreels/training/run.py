@@ -116,8 +116,8 @@ def _check_resources(config: EngineConfig) -> None:
     for name, each in _resources(config).items():
         if have.get(name, 0) < workers * each:
             raise TrainingError(
-                f"{workers} workers need {workers * each:g} {name}; the cluster has {have.get(name, 0):g}: lower workers "
-                f"or {'gpus' if name == 'GPU' else 'cpus'}_per_worker, or add nodes"
+                f"{workers} workers need {workers * each:g} {name}; the cluster has {have.get(name, 0):g}: lower "
+                f"workers or {'gpus' if name == 'GPU' else 'cpus'}_per_worker, or add nodes"
             )
 
 

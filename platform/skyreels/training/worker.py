@@ -4,8 +4,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -17,19 +15,19 @@ from skyreels.storage import Storage
 from skyreels.training.checkpoints import CheckpointFacts, Checkpoints
 from skyreels.training.config import EngineConfig
 from skyreels.training.device import device_name, memory_bytes, peak_flops
-from skyreels.training.ema import ShardedEma
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import Event, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
 from skyreels.training.guard import Guard, UnreadableCount
 from skyreels.training.prefetch import Prefetch
 from skyreels.training.ranks import Ranks
-from skyreels.training.resume import InitialWeights, check_same, load_buffers, newest_sound
+from skyreels.training.resume import start
+from skyreels.training.samples import write_samples
 from skyreels.training.schedule import learning_rate
 from skyreels.training.snapshot import CheckpointWriter, host_copy
 from skyreels.training.stop import follow_board, stop_requested
 from skyreels.training.tally import Tally, Totals
-from skyreels.training.trainable import Slot, Trainable
-from skyreels.training.zero import Settings, ShardedModule, build, load_pieces, start_deepspeed, wrap
+from skyreels.training.trainable import Slot, StepLoss, Trainable
+from skyreels.training.zero import Settings, partitioned, start_deepspeed
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,10 @@ class _Worker:
         self.checkpoints = Checkpoints.of(job.run)
         self.writer = CheckpointWriter(self.checkpoints, job.config.checkpoint.keep, self.post)
         self.unreadable = UnreadableCount(job.config.guard)
-        self.start = 0
-        self.guard = Guard(job.config.guard)
-        self.sharded, self.ema = self._load(job.settings)
+        state = start(self.trainable, job.config, job.settings, self.ranks.accumulation, self.checkpoints, self.post)
+        self.sharded, self.ema, self.start = state.sharded, state.ema, state.step
+        self.writer.last = state.step or None
+        self.guard = Guard(job.config.guard, state.norms)
         self.sharded.set_gate(self._may_update)
         if self.ranks.rank == 0:
             follow_board(job.board)
@@ -94,7 +93,8 @@ class _Worker:
             if done % config.checkpoint.every_steps == 0 or done == config.steps or stopping:
                 self._checkpoint(done)
             if config.samples_every_steps and done % config.samples_every_steps == 0:
-                self._write_samples(done)
+                files = write_samples(self.trainable, self.sharded, done, self.run, writes=self.ranks.rank == 0)
+                self.post(SamplesWritten(done, files))
             if stopping:
                 break
         ahead.close()
@@ -110,20 +110,24 @@ class _Worker:
         for _, share in self.ranks.step_slots():
             batch, waited = ahead.take()
             tally.waited_s += waited
-            on_device = batch.to(self.device)
-            result: list[Any] = []
-            loss = self.sharded.run(lambda module: self._loss(module, on_device, result))
-            tally.add(batch, result[0], counts=share > 0)
-            self.sharded.backward(loss * share)
+            step_loss = self._loss(batch.to(self.device))
+            tally.add(batch, step_loss, counts=share > 0)
+            self.sharded.backward(step_loss.loss * share)
             self.sharded.step(rate)
         if self.ema and self.reason is None:
             self.ema.update()
         self._report(step, rate, time.perf_counter() - begin)
         return self.totals
 
-    def _loss(self, module: torch.nn.Module, batch: Any, result: list[Any]) -> torch.Tensor:
-        result.append(self.trainable.loss(module, batch))
-        return result[0].loss
+    def _loss(self, batch: Any) -> StepLoss:
+        found: list[StepLoss] = []
+
+        def forward(module: torch.nn.Module) -> torch.Tensor:
+            found.append(self.trainable.loss(module, batch))
+            return found[0].loss
+
+        self.sharded.run(forward)
+        return found[0]
 
     def _may_update(self, norm: float) -> bool:
         """Called once per step between backward and update, on all ranks."""
@@ -181,45 +185,8 @@ class _Worker:
         if not self.config.checkpoint.background:
             self.writer.wait()
 
-    def _write_samples(self, done: int) -> None:
-        """Through a scratch folder, so that samples appear whole, on disk or on S3."""
-        with TemporaryDirectory(prefix="skyreels-samples-") as scratch, torch.no_grad():
-            folder = Path(scratch) if self.ranks.rank == 0 else None
-            self.sharded.module.eval()
-            self.sharded.run(lambda module: self.trainable.write_samples(module, done, folder))
-            self.sharded.module.train()
-            if folder is None:
-                return
-            names = []
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                names.append(f"samples/step-{done:08d}/{path.relative_to(folder)}")
-                self.run.upload(path, names[-1])
-        self.post(SamplesWritten(done, tuple(self.run.location(name) for name in names)))
-
-    def _load(self, settings: Settings) -> tuple[ShardedModule, ShardedEma | None]:
-        """The module with its state: of the newest checkpoint, or at the very beginning."""
-        config, rank, world = self.config, self.ranks.rank, self.ranks.world
-        module, settings = build(self.trainable, config, settings, self.ranks.accumulation)
-        reader = newest_sound(self.checkpoints, self.post)
-        if reader is not None:
-            self.start = self.writer.last = reader.facts.step
-            self.guard = Guard(config.guard, reader.facts.norms)
-            check_same(reader, module, config.ema is not None, self.checkpoints.location(self.start))
-        source = reader or InitialWeights(self.trainable.initial_weights(), module)
-        load_pieces(module, source.read, rank, world)
-        load_buffers(module, source.buffers())
-        sharded = wrap(module, config, settings)
-        sharded.fill(sharded.flat_state(), source.read, rank, world)
-        ema = ShardedEma(sharded.flat_weights, config.ema) if config.ema is not None else None
-        if reader is not None:
-            sharded.updates = reader.facts.updates
-            if ema:
-                sharded.fill({"ema": ema.averages}, reader.read, rank, world)
-            reader.close()
-        return sharded, ema
-
     def _announce_start(self) -> None:
-        parameters = list(self.sharded.module.parameters())
+        parameters = [param for _, param in partitioned(self.sharded.module)]
         averages = sum(average.numel() * 4 for average in self.ema.averages) if self.ema else 0
         self.post(
             Started(

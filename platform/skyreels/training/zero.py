@@ -50,6 +50,11 @@ def start_deepspeed() -> None:
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
 
 
+def partitioned(module: nn.Module) -> list[tuple[str, Any]]:
+    """Parameters by name, with the attributes that ZeRO-3 gives them: `ds_tensor`, `ds_shape`, `ds_numel`."""
+    return list(module.named_parameters())
+
+
 class _Root(nn.Module):
     """What DeepSpeed takes for the model: whatever a Trainable calls of its module, it calls inside this forward."""
 
@@ -138,16 +143,16 @@ class ShardedModule:
     def places(self) -> dict[str, _Place]:
         """Of every trainable parameter."""
         positions = self._zero.grad_position
-        trainable = [(name, param) for name, param in self.module.named_parameters() if param.requires_grad]
+        trainable = [(name, param) for name, param in partitioned(self.module) if param.requires_grad]
         return {name: _Place(*map(int, positions[self._zero.get_param_id(param)])) for name, param in trainable}
 
     def frozen(self) -> dict[str, Tensor]:
         """This rank's pieces of the parameters that do not train."""
-        return {name: param.ds_tensor for name, param in self.module.named_parameters() if not param.requires_grad}
+        return {name: param.ds_tensor for name, param in partitioned(self.module) if not param.requires_grad}
 
     def shapes(self) -> dict[str, torch.Size]:
         """Of all parameters, as they are when whole."""
-        return {name: torch.Size(param.ds_shape) for name, param in self.module.named_parameters()}
+        return {name: torch.Size(param.ds_shape) for name, param in partitioned(self.module)}
 
     def buffers(self) -> dict[str, Tensor]:
         """Those that belong to the module's state."""
@@ -168,7 +173,7 @@ class ShardedModule:
     def state_bytes(self) -> int:
         """What this rank holds of weights and moments, in the training precision and in fp32."""
         sharded = [flat for flats in self.flat_state().values() for flat in flats]
-        sharded += [param.ds_tensor for param in self.module.parameters()]
+        sharded += [param.ds_tensor for _, param in partitioned(self.module)]
         return sum(tensor.numel() * tensor.element_size() for tensor in sharded)
 
     def _open_moments(self) -> None:
@@ -197,13 +202,19 @@ def build(
     torch.manual_seed(config.seed)
     with deepspeed.zero.Init(config_dict_or_path=settings):
         module = trainable.build()
+    copied = [name for name, param in module.named_parameters() if not hasattr(param, "ds_shape")]
+    if copied:
+        raise TrainingError(
+            f"{len(copied)} parameters are not partitioned, first {copied[0]}: the module's build copies parts of it "
+            "(copy.deepcopy), which DeepSpeed's zero.Init does not see; make each part anew"
+        )
     return module.train(), settings
 
 
 @torch.no_grad()
 def load_pieces(module: nn.Module, read: Read, rank: int, world: int) -> None:
     """Fill this rank's piece of every parameter, in the training precision, before `wrap`."""
-    for name, param in module.named_parameters():
+    for name, param in partitioned(module):
         start, stop = bounds(param.ds_numel, rank, world)
         values = read("weight" if param.requires_grad else "frozen", name, start, stop)
         if values is not None:
@@ -227,9 +238,9 @@ def wrap(module: nn.Module, config: EngineConfig, settings: Settings) -> Sharded
     return ShardedModule(engine, module)
 
 
-def _decay_groups(module: nn.Module, weight_decay: float) -> list[Mapping[str, Any]]:
+def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and other vectors do not."""
-    trainable = [param for param in module.parameters() if param.requires_grad]
+    trainable = [param for _, param in partitioned(module) if param.requires_grad]
     if not trainable:
         raise TrainingError("nothing trains: every parameter of the module has requires_grad off")
     matrices = [param for param in trainable if len(param.ds_shape) > 1]

@@ -1,0 +1,31 @@
+"""Validation samples of a run."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from skyreels.storage import Storage
+from skyreels.training.trainable import Trainable
+from skyreels.training.zero import ShardedModule
+
+
+def write_samples(
+    trainable: Trainable, sharded: ShardedModule, step: int, run: Storage, writes: bool
+) -> tuple[str, ...]:
+    """Let the Trainable make samples, on all ranks; where `writes`, publish them in `run` and return their locations.
+
+    They are made in a scratch folder, so that each appears whole, on disk or on S3.
+    """
+    with TemporaryDirectory(prefix="skyreels-samples-") as scratch, torch.no_grad():
+        folder = Path(scratch) if writes else None
+        sharded.module.eval()
+        sharded.run(lambda module: trainable.write_samples(module, step, folder))
+        sharded.module.train()
+        if folder is None:
+            return ()
+        made = {f"samples/step-{step:08d}/{path.relative_to(folder)}": path for path in sorted(folder.rglob("*"))}
+        files = {name: path for name, path in made.items() if path.is_file()}
+        for name, path in files.items():
+            run.upload(path, name)
+        return tuple(run.location(name) for name in files)
