@@ -87,7 +87,8 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
     references: dict[str, list[str]] = {}
     for tag, path in arguments.reference:
         references.setdefault(tag, []).append(path)
-    return build(GenerationRequest, values | {"references": references}, "the command line")
+    values |= {"references": references, "reference_guidance_scale": _scales(arguments.reference_guidance_scale)}
+    return build(GenerationRequest, values, "the command line")
 
 
 def print_rendered(made: Rendered) -> None:
@@ -178,8 +179,16 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--refine", action="store_true", help="run the refiner: larger, at a higher frame rate")
     clip.add_argument("--seed", type=int, help="the same seed gives the same file on one device")
     clip.add_argument("--steps", type=int, help="sampling steps")
-    for name in ("", "audio-", "reference-", "cross-modal-"):
+    for name in ("", "audio-", "cross-modal-"):
         clip.add_argument(f"--{name}guidance-scale", type=float, help="1 switches it off")
+    clip.add_argument(
+        "--reference-guidance-scale",
+        type=_scale,
+        action="append",
+        default=[],
+        metavar="SCALE | @TAG=SCALE",
+        help="of all references, or of one; the video of an edit is called source; may be given again",
+    )
     clip.add_argument("--guidance-rescale", type=float, help="0 to 1, against over-saturation")
 
     run = parser.add_argument_group("the run")
@@ -204,6 +213,21 @@ def _reference(text: str) -> tuple[str, str]:
     if not (tag.startswith("@") and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not @TAG=FILE, such as @image_1=dog.png")
     return tag, path
+
+
+def _scale(text: str) -> tuple[str, float]:
+    tag, equals, number = text.rpartition("=")
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", number) or bool(equals) != bool(tag):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a scale nor @TAG=SCALE, such as 2 or @image_1=2")
+    return tag, float(number)
+
+
+def _scales(given: Sequence[tuple[str, float]]) -> float | dict[str, float] | None:
+    """One for all, or by tag."""
+    by_tag = dict(given)
+    if "" in by_tag and len(given) > 1:
+        raise RequestError("reference_guidance_scale", "give one for all references, or one for each by its tag")
+    return by_tag.get("", by_tag or None)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from model.conditioning import Reference, check_tags
 from model.prompts import Shot, StructuredPrompt, render_prompt
@@ -42,7 +42,8 @@ class GenerationRequest(Config):
 
     Media are paths to local files. `mask` is white where to generate and black where to keep, of the video's size, one
     picture or as many as the video has. Files under one tag of `references` are a clip, a sound, or several images of
-    one subject. `still` asks for one picture without sound. `seconds` is the length of the whole result.
+    one subject. `still` asks for one picture without sound. `seconds` is the length of the whole result. A
+    `reference_guidance_scale` is of all references, or by tag; the video of an edit is called `source`.
     """
 
     prompt: str | StructuredPrompt | tuple[Shot, ...]
@@ -66,7 +67,7 @@ class GenerationRequest(Config):
     steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0)
     audio_guidance_scale: float | None = Field(None, ge=0)
-    reference_guidance_scale: float | None = Field(None, ge=0)
+    reference_guidance_scale: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None
     cross_modal_guidance_scale: float | None = Field(None, ge=0)
     guidance_rescale: float | None = Field(None, ge=0, le=1)
     refine: bool = False

@@ -113,6 +113,11 @@ def test_references_of_every_kind_reach_the_model(run):
         made.append(run("--prompt", "@who in @where says it as @voice", *words, output=f"{len(made)}.mp4"))
     assert [len(files) for files in made[0][1]["request"]["references"].values()] == [2, 1, 1]
     assert not np.array_equal(frames_of(made[0][0]), frames_of(made[1][0]))
+    scales = ["--reference-guidance-scale", "@who=2", "--reference-guidance-scale", "@voice=1.5"]
+    words = [word for reference in given for word in ("--reference", reference)]
+    guided, record = run("--prompt", "@who in @where says it as @voice", *words, *scales, output="guided.mp4")
+    assert record["request"]["reference_guidance_scale"] == {"@who": 2.0, "@voice": 1.5}
+    assert not np.array_equal(frames_of(made[0][0]), frames_of(guided))
     told = run("--prompt", "@who", "--reference", given[0], "--reference", given[2], fails=True)
     assert "the prompt does not mention @where" in told
 
@@ -153,6 +158,8 @@ REFUSED = {
     "both": (["--video", "{m}/clip.mp4", "--image", "{m}/hole.png"], "cannot be combined with image"),
     "size": (["--size", "40x32"], "multiples of (16, 16)"),
     "steps": (["--steps", "0"], "'steps': Input should be greater than or equal to 1"),
+    "scales": (["--reference-guidance-scale", "2", "--reference-guidance-scale", "@a=2"], "one for all references"),
+    "scale of nothing": (["--reference-guidance-scale", "@b=2"], "@b"),
     "keyframe after the end": (["--keyframe", "9=" + "{m}/hole.png"], "9.0 s lies outside the clip of 0.5625 s"),
 }
 
