@@ -18,8 +18,8 @@ from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.run import REJECTS, CacheSummary, cache
 from pipelines.training.latents.spec import LatentSpec
-from pipelines.training.recipe import STAGES, load_recipe
-from pipelines.training.resolve import resolve
+from pipelines.training.recipe import STAGES
+from pipelines.training.resolve import load_stage
 from skyreels.config import ConfigError, apply_overrides, build, load_config
 from skyreels.storage import StorageError, join
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _job(arguments: argparse.Namespace, settings: Sequence[str]) -> CacheJob:
     preset = load_preset(arguments.preset)
     if arguments.stage is not None:
-        values = resolve(load_recipe(arguments.stage, preset), preset).latents.model_dump()
+        values = load_stage(arguments.stage, preset).latents.model_dump()
         spec = build(LatentSpec, apply_overrides(values, settings), origin=f"stage {arguments.stage}")
     else:
         spec = load_config(LatentSpec, arguments.spec, settings)

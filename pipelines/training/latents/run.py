@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import torch
+from pydantic import TypeAdapter
 
 from pipelines.curation import progress, tables
 from pipelines.curation.layers import digest
@@ -40,6 +41,7 @@ _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 Row = dict[str, Any]
 Work = Part | tuple[Bucket, ...]
 """A part to make, or the buckets to make the constants of."""
+_WORK: TypeAdapter[Work] = TypeAdapter(Work)
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,17 @@ def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     work: list[Work] = list(plan.remaining)
     if CONSTANTS_PART not in CommitLog(Storage(plan.location)).done():
         work.append(plan.buckets)
+    rows = [{"work": _WORK.dump_json(item).decode()} for item in work]
     results, failed = [], []
     total = sum(len(part.samples) for part in plan.remaining)
     with LazyCluster() as cluster, progress.shown("cache", total, "samples", quiet=quiet) as bar:
-        for row in _in_process(plan, work) if plan.job.workers == 0 else _on_ray(plan, work, cluster):
+        for row in _in_process(plan, rows) if plan.job.workers == 0 else _on_ray(plan, rows, cluster):
             if row["error"]:
                 failed.append(row["error"])
                 continue
-            results.append(row["result"])
-            bar.update(row["result"].samples + row["result"].rejected)
+            result = PartResult(row["part_id"], row["samples"], row["rejected"], row["cpu_s"])
+            results.append(result)
+            bar.update(result.samples + result.rejected)
     if failed:
         raise LatentError(
             f"{len(failed)} of {len(work)} parts could not be written to {plan.location}:\n  "
@@ -108,24 +112,23 @@ def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     return results
 
 
-def _in_process(plan: CachePlan, work: Sequence[Work]) -> Iterator[Row]:
+def _in_process(plan: CachePlan, rows: Sequence[Row]) -> Iterator[Row]:
     """A plain loop in this process: for a few clips, and the baseline that Ray's overhead is measured against."""
     worker = _Worker(plan.job, plan.location, plan.sources)
-    for item in work:
-        yield worker({"work": item})
+    for row in rows:
+        yield worker(row)
 
 
-def _on_ray(plan: CachePlan, work: Sequence[Work], cluster: LazyCluster) -> Iterator[Row]:
+def _on_ray(plan: CachePlan, rows: Sequence[Row], cluster: LazyCluster) -> Iterator[Row]:
     """A pool of actors that hold the networks, one part at a time each."""
     cluster.join()
     job, room = plan.job, ray.cluster_resources()
     fitting = room.get("GPU", 0) / job.gpus_per_worker if job.gpus_per_worker else room["CPU"] / job.cpus_per_worker
     workers = job.workers or max(1, int(fitting))
-    rows = [{"work": item} for item in work]
-    done = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
+    done = ray.data.from_items(list(rows), override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
         _Worker,
         fn_constructor_kwargs={"job": job, "location": plan.location, "sources": plan.sources},
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(work))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         num_cpus=job.cpus_per_worker,
         num_gpus=job.gpus_per_worker or None,
     )
@@ -140,13 +143,13 @@ class _Worker:
         self._encoders = load_encoders(job.components, job.preset, job.device)
 
     def __call__(self, row: Row) -> Row:
-        work: Work = row["work"]
+        work: Work = _WORK.validate_json(row["work"])
         name = work.part_id if isinstance(work, Part) else CONSTANTS_PART
         try:
             with _one_thread():
-                return {"result": self._make(work), "error": ""}
+                return asdict(self._make(work)) | {"error": ""}
         except OSError as error:  # the store's fault: no sample is to blame, and the next run does the part again
-            return {"result": None, "error": f"part {name}: {error}"}
+            return asdict(PartResult(name, 0, 0, 0.0)) | {"error": f"part {name}: {error}"}
 
     def _make(self, work: Work) -> PartResult:
         if isinstance(work, Part):
