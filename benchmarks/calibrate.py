@@ -83,11 +83,13 @@ def _devices(calibration: Calibration, device: str, measured: Measured) -> Calib
     else:
         changed["memory_bandwidth"] = measured(copied, "a copy")
     if device == "cpu":
-        import deepspeed  # noqa: F401  # a worker has it loaded
-        import ray  # noqa: F401
+        import deepspeed  # noqa: F401
+
+        import pipelines.training.stage  # noqa: F401
+        import skyreels.training.worker  # noqa: F401
 
         resident = psutil.Process().memory_info().rss
-        changed["process_bytes"] = measured(resident, "a process with torch, ray and deepspeed")
+        changed["process_bytes"] = measured(resident, "a process with all that a worker imports")
     return calibration.model_copy(update=changed)
 
 

@@ -82,6 +82,14 @@ class StagePlan:
         return read * self.slots * self.stage.recipe.sequence_parallel / self.step.total
 
     @property
+    def cache_bytes(self) -> float | None:
+        """Of the stage's samples as latents; None where steps are set, since how many there are is not known."""
+        if self.stage.steps:
+            return None
+        read = sum(item.steps * item.batch * item.sample_bytes for item in self.items) * self.slots
+        return read / self.stage.recipe.epochs
+
+    @property
     def seconds(self) -> float:
         """Of the whole stage, interruptions included."""
         return self.steps * self.step.total / self.cluster.calibration.availability.value

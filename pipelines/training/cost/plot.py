@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.training.cost.plan import GIBI, StagePlan
 from pipelines.training.cost.step import PARTS
@@ -42,7 +43,7 @@ def _hours(plan: StagePlan, part: str) -> float:
     return plan.device_hours * seconds / step.total / 1000
 
 
-def _stack(axes, names: Sequence[str], parts: dict[str, list[float]]) -> None:  # type: ignore[no-untyped-def]
+def _stack(axes: Any, names: Sequence[str], parts: dict[str, list[float]]) -> None:
     floor = [0.0] * len(names)
     for label, values in parts.items():
         axes.bar(names, values, bottom=floor, label=label, width=0.7)

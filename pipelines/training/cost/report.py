@@ -48,6 +48,9 @@ def breakdown(plan: StagePlan) -> str:
     lines += ["", "seconds of the average step"]
     lines += [f"  {PARTS[name]:<46}{seconds:>10.3g}" for name, seconds in step.parts.items()]
     lines += [f"  {'hidden behind each other':<46}{-step.hidden:>10.3g}", f"  {'all':<46}{step.total:>10.3g}"]
+    lines += ["", f"read, GB/s by all devices{plan.read_rate / 1e9:>33.3g}"]
+    if plan.cache_bytes is not None:
+        lines += [f"samples as latents and text, TB{plan.cache_bytes / 1e12:>27.3g}"]
     return "\n".join(lines)
 
 
@@ -131,8 +134,5 @@ def _money(value: float | None) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    padded = (
-        cell.rjust(width) if width > 10 or index else cell.ljust(width)
-        for index, (cell, (_, width)) in enumerate(zip(cells, COLUMNS, strict=True))
-    )
-    return "  ".join(padded).rstrip()
+    name, *rest = (cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+    return "  ".join((name.strip().ljust(COLUMNS[0][1]), *rest)).rstrip()

@@ -1,7 +1,8 @@
 """What a stage's steps consist of: every task at every size and length, in tokens, and how often each comes."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model.config import TransformerConfig
@@ -49,10 +50,7 @@ class Item:
 
 def stage_network(stage: Stage) -> TransformerConfig:
     """The network that the stage trains."""
-    if stage.kind == "refiner":
-        return network_config(stage.preset, "refiner")
-    streams = stage.streams
-    return network_config(stage.preset, "joint" if len(streams) == 2 else "video" if "video" in streams else "audio")
+    return network_config(stage.preset, stage.branches)
 
 
 def stage_items(stage: Stage, slots: int, samples: Samples, text: int = TEXT_TOKENS) -> list[Item]:
@@ -62,22 +60,11 @@ def stage_items(stage: Stage, slots: int, samples: Samples, text: int = TEXT_TOK
     `epochs` times: a kind's samples are split by the shares of the tasks that take them, so that how many steps go to
     pictures follows from the data. Either way all sizes and lengths of a task hold equally many samples.
     """
-    found = {task: list(_items(stage, task, text)) for task in stage.mix}
+    items = [item for task in stage.mix for item in _items(stage, task, text)]
     if stage.steps:
-        shared = {task: stage.steps * share for task, share in stage.mix.items()}
-        return [item for task, items in found.items() for item in _split_steps(items, shared[task])]
-    takers = {kind: [task for task in stage.mix if kind in _kinds(stage, task, samples)] for kind in KINDS}
-    return [
-        item
-        for kind, tasks in takers.items()
-        for task in tasks
-        for item in _split_samples(
-            [item for item in found[task] if _counted_as(item.bucket.kind) == kind],
-            samples,
-            stage.recipe.epochs * stage.mix[task] / sum(stage.mix[other] for other in tasks),
-            slots,
-        )
-    ]
+        return _by_share(items, stage.mix, stage.steps)
+    found = ([item for item in items if _counted_as(item.bucket.kind) == kind] for kind in KINDS)
+    return [item for of_kind in found for item in _by_data(of_kind, stage, samples, slots)]
 
 
 def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKENS) -> Workload:
@@ -126,29 +113,27 @@ def _buckets(stage: Stage, task: str) -> Iterator[Bucket]:
             yield from (Bucket.parse(name, stage.latents) for name in names)
 
 
-def _kinds(stage: Stage, task: str, samples: Samples) -> set[str]:
-    """The kinds of data that a task goes through."""
-    found = {_counted_as(bucket.kind) for bucket in _buckets(stage, task)}
-    return {kind for kind in found if samples.of(kind, 1.0)}
-
-
 def _counted_as(kind: str) -> str:
     """Pairs before and after an edit are counted among the clips."""
     return "video" if kind == "pair" else kind
 
 
-def _split_steps(items: Iterable[Item], steps: float) -> list[Item]:
-    found = list(items)
-    total = sum(1 / item.batch for item in found)
-    return [replace(item, steps=steps / item.batch / total) for item in found]
+def _by_share(items: Sequence[Item], mix: Mapping[str, float], steps: int) -> list[Item]:
+    """`steps` in all, over tasks by their shares, over a task's shapes so that each holds equally many samples."""
+    totals = {task: sum(1 / item.batch for item in items if item.task == task) for task in mix}
+    return [replace(item, steps=steps * mix[item.task] / item.batch / totals[item.task]) for item in items]
 
 
-def _split_samples(items: list[Item], samples: Samples, share: float, slots: int) -> list[Item]:
+def _by_data(items: Sequence[Item], stage: Stage, samples: Samples, slots: int) -> list[Item]:
+    """`epochs` times all samples of the one kind that the items are of, over tasks by their shares."""
     if not items:
         return []
+    shapes = Counter(item.task for item in items)
     seconds = sum(item.bucket.seconds for item in items) / len(items)
-    each = samples.of(_counted_as(items[0].bucket.kind), seconds) * share / len(items)
-    return [replace(item, steps=each / (slots * item.batch)) for item in items]
+    count = stage.recipe.epochs * samples.of(_counted_as(items[0].bucket.kind), seconds)
+    each = count / sum(stage.mix[task] for task in shapes) / slots
+    found = (replace(item, steps=each * stage.mix[item.task] / shapes[item.task] / item.batch) for item in items)
+    return [item for item in found if item.steps]
 
 
 def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:

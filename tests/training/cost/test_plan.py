@@ -86,6 +86,14 @@ def test_nothing_is_proposed_where_nothing_helps(stage_of):
         plan.check()
 
 
+def test_a_cache_is_as_large_as_its_latents_and_texts(planned):
+    """video-1 by hand: 3e9 pictures of 16 x 32 x 56 latents, twice, and 512 hidden states of 2048, in two bytes."""
+    plan = plan_stage(*planned("video-1"))
+    assert plan.cache_bytes == pytest.approx(3e9 * 2 * (2 * 16 * 32 * 56 + 512 * 2048))
+    each = plan.items[0].batch * plan.items[0].sample_bytes * plan.slots
+    assert plan.read_rate == pytest.approx(each / plan.step.total)
+
+
 def test_groups_must_divide_devices_and_heads(stage_of):
     with pytest.raises(ValueError, match="sequence_parallel=3 must divide 8 devices and 32 heads"):
         plan_stage(stage_of("video-5", "v4", "sequence_parallel=3"), cluster_of("h200", 8))

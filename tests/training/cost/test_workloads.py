@@ -11,7 +11,6 @@ from pipelines.training.cost import Samples
 from pipelines.training.cost.workloads import stage_items, stage_network
 from pipelines.training.latents.sample import Extension, LatentSample, Region
 from pipelines.training.latents.spec import clip_shape
-from pipelines.training.network import branches_of
 
 TEXT = 12
 EVERY_TASK = {
@@ -86,10 +85,10 @@ def sample_of(stage, task, bucket):
 def test_a_plan_counts_the_tokens_and_operations_that_training_runs(stage_of, name):
     tasks = EVERY_TASK[name]
     stage = stage_of(name, "tiny", "steps=1000", *(f"tasks.{task}=1" for task in tasks))
-    network, branches = stage_network(stage), branches_of(stage.streams, refiner=stage.kind == "refiner")
+    network = stage_network(stage)
     sparsity = SparsitySchedule(start=stage.sparsity.final, final=stage.sparsity.final) if stage.sparsity else None
     assembler = Assembler(
-        stage.preset, branches, Nothing(stage), stage.settings, stage.flow, sparsity, stage.latents.fps
+        stage.preset, stage.branches, Nothing(stage), stage.settings, stage.flow, sparsity, stage.latents.fps
     )
     found = stage_items(stage, 1, Samples(), TEXT)
     assert {item.task for item in found} >= set(tasks)
