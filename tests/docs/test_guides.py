@@ -8,17 +8,24 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import av
+import mlflow
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import curate
+from jobs import cache, curate, finetune, generate, plan, train
+from model.generator import Generator
 from pipelines.curation import cut, extract, measure
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.synthesis.__main__ import main as render_world
+from pipelines.training.observe import read_metrics
+from pipelines.training.recipe import STAGES
 from skyreels.media import errors
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "curation.md"
+TRAINING = REPOSITORY / "docs" / "training.md"
+JOBS = {"cache": cache, "curate": curate, "finetune": finetune, "generate": generate, "plan": plan, "train": train}
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -36,7 +43,11 @@ class Block(NamedTuple):
         return [words for words in lines if words]
 
 
-BLOCKS = [Block(m["mark"] or "", m["language"], m["text"]) for m in _BLOCK.finditer(GUIDE.read_text())]
+def blocks_of(guide):
+    return [Block(m["mark"] or "", m["language"], m["text"]) for m in _BLOCK.finditer(guide.read_text())]
+
+
+BLOCKS = blocks_of(GUIDE)
 CURATIONS = [
     words[words.index("jobs/curate.py") + 1 :]
     for block in BLOCKS
@@ -71,16 +82,55 @@ def test_what_is_marked_as_tested_runs(ray_cluster, tmp_path, monkeypatch, capsy
     assert not any("000000-clean" in uri for uri in left)
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_the_training_guide_leads_from_films_through_every_stage_to_a_fine_tuned_model(
+    ray_cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tested = [block for block in blocks_of(TRAINING) if block.mark == "tested"]
+    assert len(tested) == 2
+    for block in tested:
+        _run(block)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for stage in STAGES:
+        experiment = client.get_experiment_by_name(f"training/{stage}")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.info.status == "FINISHED", stage
+        assert {"git_sha", "recipe.seed", "preset"} <= run.data.params.keys()
+        assert {"loss", "lr", "grad_norm", "tokens_per_second", "data_wait", "memory_bytes"} <= run.data.metrics.keys()
+        assert [row["loss"] for row in read_metrics(tmp_path / "runs" / stage).values()] != []
+        assert client.list_artifacts(run.info.run_id, "samples"), f"{stage} left no sample"
+        assert client.get_model_version_by_alias("skyreels-tiny", stage).run_id == run.info.run_id
+    made = [facts(tmp_path / name) for name in ("clip.mp4", "my.mp4")]
+    assert all(clip["frames"] > 1 and clip["audio_rate"] for clip in made)
+    generator = Generator.from_pretrained(tmp_path / "runs" / "model", lora=tmp_path / "mine" / "adapter")
+    assert generator.components.refiner is not None, "the newest export is the refiner's"
+
+
+def facts(path):
+    """Of a playable file, by another reader than ours."""
+    with av.open(str(path)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate if container.streams.audio else None
+    return {"frames": frames, "audio_rate": rate}
+
+
 def _run(block):
     if block.language == "python":
         exec(compile(block.text, str(GUIDE), "exec"), {})
         return
     for words in block.commands:
-        if words[:2] == ["python", "jobs/curate.py"]:
-            assert curate.main([*words[2:], "--quiet"]) == 0, words
-        else:
-            assert words[:3] == ["python", "-m", "pipelines.synthesis"], f"no tested block may run {words}"
+        if words[:3] == ["python", "-m", "pipelines.synthesis"]:
             render_world(words[3:])
+            continue
+        job = re.fullmatch(r"jobs/(\w+)\.py", words[1])
+        assert words[0] == "python", words
+        assert job, f"no tested block may run {words}"
+        quiet = ["--quiet"] if job[1] not in ("plan",) else []
+        assert JOBS[job[1]].main([*words[2:], *quiet]) == 0, words
 
 
 def _keys(folder, dataset):
