@@ -39,6 +39,8 @@ class CheckpointFacts(BaseModel):
     """Recent gradient norms, which the guard compares with."""
     shapes: dict[str, tuple[int, ...]]
     frozen: tuple[str, ...]
+    """Parameters that do not train."""
+    holds_frozen: bool = True
     ema: bool
 
     def numel(self, name: str) -> int:
@@ -164,27 +166,29 @@ class PieceReader:
 
 
 class Weights(Mapping[str, Tensor]):
-    """Consolidated parameters and buffers of a checkpoint by name, each read when asked for."""
+    """Consolidated parameters and buffers that a checkpoint holds, by name, each read when asked for."""
 
     def __init__(self, reader: PieceReader, ema: bool) -> None:
         self._reader = reader
         self._kind = "ema" if ema else "weight"
         self._frozen = set(reader.facts.frozen)
+        left_out = set() if reader.facts.holds_frozen else self._frozen
+        self._names = [name for name in reader.facts.shapes if name not in left_out]
         self._buffers = reader.buffers()
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._buffers:
             return self._buffers[name]
-        if name not in self._reader.facts.shapes:
+        if name not in self._names:
             raise KeyError(name)
         return self._reader.whole("frozen" if name in self._frozen else self._kind, name)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._reader.facts.shapes
+        yield from self._names
         yield from self._buffers
 
     def __len__(self) -> int:
-        return len(self._reader.facts.shapes) + len(self._buffers)
+        return len(self._names) + len(self._buffers)
 
 
 class OpenCheckpoint:

@@ -39,6 +39,9 @@ class CheckpointConfig(Config):
     every_steps: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
     background: bool = Field(True, description="write while training goes on")
+    frozen: bool = Field(
+        True, description="hold what does not train as well; false: a resume takes it from the initial weights again"
+    )
 
 
 class EngineConfig(Config):

@@ -42,8 +42,8 @@ def start(
     reader = newest_sound(checkpoints, announce)
     if reader is not None:
         check_same(reader, module, config.ema is not None, checkpoints.location(reader.facts.step))
-    source = reader or InitialWeights(trainable.initial_weights(), module)
-    load_pieces(module, source.read, rank, world)
+    source, frozen = _sources(reader, trainable, module)
+    load_pieces(module, lambda kind, *piece: (frozen if kind == "frozen" else source).read(kind, *piece), rank, world)
     load_buffers(module, source.buffers())
     sharded = wrap(module, config, settings)
     sharded.fill(sharded.flat_state(), source.read, rank, world)
@@ -144,6 +144,16 @@ def load_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     buffers = dict(module.named_buffers())
     for name, value in values.items():
         buffers[name].copy_(value)
+
+
+def _sources(
+    reader: PieceReader | None, trainable: Trainable, module: nn.Module
+) -> tuple["PieceReader | InitialWeights", "PieceReader | InitialWeights"]:
+    """Of the parameters that train, and of those that do not."""
+    if reader is not None and reader.facts.holds_frozen:
+        return reader, reader
+    given = InitialWeights(trainable.initial_weights(), module)
+    return reader or given, given
 
 
 def _open(checkpoints: Checkpoints, step: int, rank: int, world: int) -> tuple[PieceReader | None, list[str]]:

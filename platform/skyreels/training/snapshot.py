@@ -20,7 +20,9 @@ from skyreels.training.zero import ShardedModule
 
 
 @torch.no_grad()
-def host_copy(sharded: ShardedModule, ema: ShardedEma | None, rank: int, world: int) -> dict[str, Tensor]:
+def host_copy(
+    sharded: ShardedModule, ema: ShardedEma | None, rank: int, world: int, *, frozen: bool
+) -> dict[str, Tensor]:
     """This rank's pieces without their padding, keyed as in a checkpoint file, in memory that training leaves alone."""
     flats = sharded.flat_state() | ({"ema": ema.averages} if ema else {})
     copies = {kind: [flat.detach().to("cpu", copy=True) for flat in groups] for kind, groups in flats.items()}
@@ -30,7 +32,7 @@ def host_copy(sharded: ShardedModule, ema: ShardedEma | None, rank: int, world: 
         start, stop = bounds(shapes[name].numel(), rank, world)
         for kind, groups in copies.items():
             tensors[f"{kind}/{name}"] = groups[place.group].narrow(0, place.offset, stop - start)
-    for name, piece in sharded.frozen().items():
+    for name, piece in (sharded.frozen() if frozen else {}).items():
         start, stop = bounds(shapes[name].numel(), rank, world)
         tensors[f"frozen/{name}"] = piece.detach()[: stop - start].to("cpu", copy=True)
     if rank == 0:

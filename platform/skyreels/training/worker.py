@@ -178,10 +178,12 @@ class _Worker:
             norms=tuple(self.guard.norms),
             shapes={name: tuple(shape) for name, shape in self.sharded.shapes().items()},
             frozen=tuple(self.sharded.frozen()),
+            holds_frozen=self.config.checkpoint.frozen,
             ema=self.ema is not None,
         )
         self.writer.wait()
-        self.writer.write(facts, host_copy(self.sharded, self.ema, self.ranks.rank, self.ranks.world))
+        rank, world = self.ranks.rank, self.ranks.world
+        self.writer.write(facts, host_copy(self.sharded, self.ema, rank, world, frozen=facts.holds_frozen))
         if not self.config.checkpoint.background:
             self.writer.wait()
 

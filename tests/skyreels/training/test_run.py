@@ -166,6 +166,24 @@ with cluster.connect(num_cpus=2, object_store_bytes=100 << 20):
 """
 
 
+def test_a_checkpoint_without_what_does_not_train_goes_on_as_any_other(undisturbed, toy, tensors_of, tmp_path):
+    reference, _ = undisturbed
+    trainable = toy.Toy(nan_at=((NAN_STEP, 1),))
+    config = settings(checkpoint=CheckpointConfig(every_steps=6, keep=3, frozen=False))
+
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert fit(lambda: trainable, config, str(tmp_path), stop).stopped
+    assert fit(lambda: trainable, config, str(tmp_path)).step == STEPS
+    found, wanted = tensors_of(tmp_path, STEPS), tensors_of(reference, STEPS)
+    assert found.keys() == {key for key in wanted if not key[1].startswith("frozen/")}
+    assert all(torch.equal(found[key], wanted[key]) for key in found)
+    with open_checkpoint(str(tmp_path)) as checkpoint:
+        assert set(checkpoint.weights()) == set(toy.toy_weights(13)) - {"frozen.weight", "frozen.bias"}
+
+
 def test_the_driver_is_killed_then_one_worker_goes_on_then_two(undisturbed, toy, tensors_of, tmp_path):
     reference, reference_events = undisturbed
     run, checkpoints = str(tmp_path / "run"), Checkpoints.of(str(tmp_path / "run"))
