@@ -1,0 +1,52 @@
+"""Batches ahead of the step."""
+
+import threading
+import time
+
+import pytest
+
+from skyreels.training.prefetch import Prefetch
+from skyreels.training.trainable import Slot
+
+
+def slots(count):
+    return iter([Slot(step, 0) for step in range(count)])
+
+
+def test_order_is_kept_and_nothing_is_read_too_far_ahead():
+    asked, gate = [], threading.Semaphore(0)
+
+    def read(slot):
+        asked.append(slot.step)
+        gate.release()
+        time.sleep(0.005 * (slot.step % 3))
+        return slot.step
+
+    prefetch = Prefetch(read, slots(20), ahead=4, threads=3)
+    for _ in range(4):
+        gate.acquire()
+    time.sleep(0.02)
+    assert sorted(asked) == [0, 1, 2, 3]
+    assert [prefetch.take()[0] for _ in range(20)] == list(range(20))
+    prefetch.close()
+
+
+def test_waiting_is_what_the_caller_waited():
+    prefetch = Prefetch(lambda slot: time.sleep(0.1), slots(2), ahead=1, threads=1)
+    assert prefetch.take()[1] == pytest.approx(0.1, abs=0.08)
+    time.sleep(0.2)
+    assert prefetch.take()[1] < 0.05
+    prefetch.close()
+
+
+def test_an_error_is_raised_where_its_batch_is_taken():
+    def read(slot):
+        if slot.step == 1:
+            raise KeyError("shard-7")
+        return slot.step
+
+    prefetch = Prefetch(read, slots(3), ahead=3, threads=1)
+    assert prefetch.take()[0] == 0
+    with pytest.raises(KeyError, match="shard-7"):
+        prefetch.take()
+    prefetch.close()
