@@ -24,13 +24,20 @@ class Slot:
 class Batch(Protocol):
     """What `Trainable.batch` makes, on the CPU."""
 
-    keys: Sequence[str]
-    """Of its samples, to name them where a loss is not finite."""
-    skipped: Sequence[str]
-    """What could not be read and was replaced by other samples, in words: which file, and why."""
-    tokens: int
-    flops: float
-    """Of one forward pass of this batch."""
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of its samples, to name them where a loss is not finite."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """What could not be read and was replaced by other samples, in words: which file, and why."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def flops(self) -> float:
+        """Of one forward pass of this batch."""
 
     def to(self, device: torch.device) -> Self: ...
 
@@ -50,8 +57,9 @@ class StepLoss:
 class Trainable(Protocol):
     """Made anew in every worker. All methods are functions of their arguments: no hidden state, no global generator."""
 
-    slots: int
-    """Micro-batches in a global batch; a multiple of the number of data-parallel ranks."""
+    @property
+    def slots(self) -> int:
+        """Micro-batches in a global batch; a multiple of the number of data-parallel ranks."""
 
     def build(self) -> nn.Module:
         """The module, parameters that do not train with `requires_grad` off. Called under `deepspeed.zero.Init`."""
