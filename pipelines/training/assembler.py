@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from pipelines.training.batch import TrainingBatch
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.network import STREAMS, Branches, network_config
-from pipelines.training.tasks import TASKS, Collation, Described, Dropout, Scene, TaskSettings, collate
+from pipelines.training.tasks import ORDER, TASKS, Collation, Described, Dropout, Scene, TaskSettings, collate
 
 
 class Entry(Described, Protocol):
@@ -38,7 +38,7 @@ class Latents(Protocol):
     @property
     def null_text(self) -> Tensor: ...
 
-    def read(self, entry: Entry) -> LatentSample:
+    def read(self, entry: Any) -> LatentSample:
         """Raises LatentError."""
 
     def black(self, bucket: str, *, large: bool = False) -> Tensor: ...
@@ -102,8 +102,10 @@ class Assembler:
 
     def first(self, task: str, count: int, bucket: str | None = None) -> list[LatentSample]:
         """The first samples of one bucket that a task can use: of the named one, or of the first that has any."""
-        for name in [bucket] if bucket else sorted(self.latents.buckets):
-            entries = self.latents.buckets[name]
+        buckets = self.latents.buckets
+        clips_first = sorted(buckets, key=lambda name: (ORDER.index(buckets[name][0].kind), name))
+        for name in [bucket] if bucket else clips_first:
+            entries = buckets[name]
             usable = (entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches]))
             samples = list(islice(self._readable(usable), count))
             if samples:

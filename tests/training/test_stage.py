@@ -83,7 +83,7 @@ def test_every_parameter_learns(stage_of, branches):
     for parameter in module.parameters():  # gates and heads start at zero and let no gradient through
         torch.nn.init.normal_(parameter, std=0.1)
     for task in USABLE[branches]:
-        samples = stage.assembler.first(task, 2, "video" if task == "refine" else None)
+        samples = stage.assembler.first(task, 2)
         batch = stage.assembler.batch(task, samples, torch.Generator().manual_seed(0), step=1000)
         stage.loss(module, batch).loss.backward()
     idle = [name for name, parameter in module.named_parameters() if parameter.grad is None or not parameter.grad.any()]
@@ -172,7 +172,7 @@ def test_samples_are_written_as_media_that_plays(stage_of, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         "edit-pair-0.mp4",
         "keyframes-video-0.mp4",
-        "t2a-audio-0.flac",
+        "t2a-video-0.flac",
         "t2av-video-0.mp4",
         "t2i-image-0.png",
         "v2a-video-0.mp4",

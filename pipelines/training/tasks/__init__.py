@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pipelines.training.latents.sample import LatentKind
 from pipelines.training.tasks import frames, references, refinement, regions, streams
 from pipelines.training.tasks.collate import Collation, collate
-from pipelines.training.tasks.example import Described, Dropout, Example, Scene, Streams, Task, TaskSettings
+from pipelines.training.tasks.example import ORDER, Described, Dropout, Example, Scene, Streams, Task, TaskSettings
 
 __all__ = [
+    "ORDER",
     "TASKS",
     "Collation",
     "Described",

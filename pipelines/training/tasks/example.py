@@ -18,6 +18,7 @@ Need = Literal["stills", "extensions", "regions", "before", "refined"]
 """What a task needs of a sample beside its streams; `before` is the clip before an edit."""
 
 ORDER: tuple[LatentKind, ...] = ("pair", "video", "image", "audio")
+"""Kinds of samples, those with the most in them first."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def assemble(latents, small_preset):
         plain = {"refiner": small_preset.refiner, "low_noise": 0.0, "keyframes_from_image": 0.0}
         settings = TaskSettings(dropout=dropout, **{**plain, **settings})
         assembler = Assembler(small_preset, branches or ALONE.get(task, "joint"), latents, settings)
-        samples = assembler.first(task, count, "video" if task == "refine" else None)
+        samples = assembler.first(task, count)
         if change:
             samples = [change(one) for one in samples]
         return assembler.batch(task, samples, torch.Generator().manual_seed(seed)), samples
