@@ -1,7 +1,7 @@
 """What `test_ulysses.py` runs on four ranks: `python ulysses_checks.py FOLDER CHECK ...` writes one report per rank.
 
-A report maps each check to null, or to the traceback of what failed; after a failure the rank ends. The ranks are
-forks of one process, so that PyTorch is imported once.
+A report maps each check to null, or to the traceback of what failed. A rank that fails ends all of them, with or
+without a report. The ranks are forks of one process, so that PyTorch is imported once.
 """
 
 import dataclasses
@@ -264,18 +264,19 @@ def run(rank: int, folder: Path, checks: list[str]) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))  # read by DeepSpeed
     rendezvous = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=WORLD, rank=rank)
+    dist.init_process_group("gloo", rendezvous, timedelta(seconds=120), world_size=WORLD, rank=rank)
     report: dict[str, str | None] = dict.fromkeys(checks, "it did not come to this check")
     try:
         for name in checks:
             report[name] = "it did not come to its end"
             globals()[name]()
             report[name] = None
-    except Exception:  # noqa: BLE001  (the test shows it)
+        dist.barrier()
+    except Exception:
         report[name] = traceback.format_exc()
+        raise  # which ends the other ranks, that wait for this one
     finally:
         (folder / f"rank-{rank}.json").write_text(json.dumps(report))
-    dist.barrier()
 
 
 if __name__ == "__main__":
