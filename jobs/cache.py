@@ -9,7 +9,6 @@ The same command goes on from what is committed. Any setting of the spec can be 
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -20,18 +19,17 @@ from pipelines.training.latents.run import REJECTS, CacheSummary, cache
 from pipelines.training.latents.spec import LatentSpec
 from pipelines.training.recipe import STAGES
 from pipelines.training.resolve import load_stage
-from skyreels.config import ConfigError, apply_overrides, build, load_config
+from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
 from skyreels.storage import StorageError, join
 
-_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 _EXPECTED = (ConfigError, LatentError, StorageError, FileNotFoundError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
     words = sys.argv[1:] if argv is None else argv
-    settings = tuple(word for word in words if _SETTING.fullmatch(word))
-    arguments = _parser().parse_args([word for word in words if word not in settings])
+    settings, rest = split_settings(words)
+    arguments = _parser().parse_args(rest)
     try:
         job = _job(arguments, settings)
         if arguments.dry_run:

@@ -9,7 +9,6 @@ Any setting of the recipe can be given as key=value, such as `extract.segments.m
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,18 +19,17 @@ from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
 from pipelines.curation.sources import InputError
 from pipelines.curation.summary import Dataset
 from skyreels import tracking
-from skyreels.config import ConfigError
+from skyreels.config import ConfigError, split_settings
 from skyreels.storage import StorageError, is_remote
 
-_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
 _EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, pipeline.NoSuchSource, pipeline.Incomplete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
     words = sys.argv[1:] if argv is None else argv
-    settings = tuple(word for word in words if _SETTING.fullmatch(word))
-    arguments = _parser().parse_args(_with_command([word for word in words if not _SETTING.fullmatch(word)]))
+    settings, rest = split_settings(words)
+    arguments = _parser().parse_args(_with_command(rest))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         recipe = load_recipe(arguments.recipe, settings)

@@ -10,26 +10,24 @@ given as key=value, such as `steps=500` or `optimizer.learning_rate=2e-4`. The s
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.training.finetune import Request, finetune
 from pipelines.training.lora import LoraSettings
-from skyreels.config import build
+from skyreels.config import build, split_settings
 from skyreels.storage import StorageError
 from skyreels.training.errors import TrainingError
 
-_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
 _EXPECTED = (ValueError, FileNotFoundError, StorageError, TrainingError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when the adapter is written, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
     words = sys.argv[1:] if argv is None else argv
-    settings = [word for word in words if _SETTING.fullmatch(word)]
-    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    settings, rest = split_settings(words)
+    arguments = _parser().parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = {"steps": arguments.steps, "workers": arguments.workers}
     settings = [*(f"{name}={value}" for name, value in given.items() if value is not None), *settings]

@@ -9,7 +9,6 @@ cluster/calibration: published figures, assumptions, and what `benchmarks/calibr
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -29,16 +28,14 @@ from pipelines.training.cost.plot import plot_plans
 from pipelines.training.cost.report import assumptions, breakdown, table
 from pipelines.training.recipe import stages_of
 from pipelines.training.resolve import load_stage
-from skyreels.config import ConfigError
-
-_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*", re.DOTALL)
+from skyreels.config import ConfigError, split_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; 0 when every stage fits, 1 with the reason on stderr, 2 for wrong arguments."""
     words = sys.argv[1:] if argv is None else argv
-    settings = tuple(word for word in words if _SETTING.fullmatch(word))
-    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    settings, rest = split_settings(words)
+    arguments = _parser().parse_args(rest)
     try:
         cluster = cluster_of(arguments.gpu, arguments.gpus, price_per_hour=arguments.price)
         plans = [_plan(stage, cluster, arguments, settings) for stage in _stages(arguments.stage)]

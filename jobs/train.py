@@ -11,26 +11,24 @@ several. Any setting of the recipes can be given as key=value. The same command 
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.training import curriculum, run
 from pipelines.training.recipe import GROUPS, STAGES
-from skyreels.config import ConfigError
+from skyreels.config import ConfigError, split_settings
 from skyreels.storage import StorageError
 from skyreels.training.errors import TrainingError
 
-_SETTING = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
 _EXPECTED = (ConfigError, StorageError, TrainingError, FileNotFoundError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
     words = sys.argv[1:] if argv is None else argv
-    settings = tuple(word for word in words if _SETTING.fullmatch(word))
-    arguments = _parser().parse_args([word for word in words if not _SETTING.fullmatch(word)])
+    settings, rest = split_settings(words)
+    arguments = _parser().parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = curriculum.Request(
         stage=arguments.stage,

@@ -20,6 +20,7 @@ from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.synthesis.__main__ import main as render_world
 from pipelines.training.observe import read_metrics
 from pipelines.training.recipe import STAGES
+from skyreels.config import split_settings
 from skyreels.media import errors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -144,8 +145,8 @@ def test_every_command_of_the_guide_has_arguments_and_settings_that_exist(words,
             (tmp_path / block.mark.removeprefix("file: ")).write_text(block.text)
     (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
     monkeypatch.chdir(tmp_path)
-    settings = tuple(word for word in words if curate._SETTING.fullmatch(word))
-    arguments = curate._parser().parse_args(curate._with_command([word for word in words if word not in settings]))
+    settings, rest = split_settings(words)
+    arguments = curate._parser().parse_args(curate._with_command(rest))
     load_recipe(arguments.recipe, settings)
 
 
