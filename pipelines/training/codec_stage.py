@@ -63,7 +63,7 @@ class CodecBatch:
     keys: Sequence[str]
     skipped: Sequence[str]
     tokens: int
-    """Latents."""
+    """As a transformer would count them."""
     flops: float = 0.0
     """Not counted: codecs are convolutions of many sizes."""
 
@@ -140,24 +140,25 @@ class CodecStage:
             seed=0,
             keys=(*seen.keys, *heard.keys),
             skipped=(*seen.skipped, *heard.skipped),
-            tokens=self._count * (math.prod(self._grid) + SOUNDS_PER_CLIP * self._latents),
+            tokens=self._count * (self._tokens + SOUNDS_PER_CLIP * self._latents),
         )
 
     @property
     def _count(self) -> int:
-        """Clips in a slot: as many as have `tokens_per_slot` latents."""
-        return max(1, self.stage.recipe.tokens_per_slot // math.prod(self._grid))
+        """Clips in a slot: as many as would be `tokens_per_slot` tokens to a transformer."""
+        return max(1, self.stage.recipe.tokens_per_slot // self._tokens)
 
     @cached_property
     def _windows(self) -> RandomWindows:
         return codec_windows(self.stage, self.dataset)
 
     @property
-    def _grid(self) -> tuple[int, int, int]:
-        """Latents (T, h, w) of a window."""
-        video, windows = self.stage.preset.video, self._windows
-        height, width = windows.height // video.stride[1], windows.width // video.stride[2]
-        return video.latent_frames(windows.frames), height, width
+    def _tokens(self) -> int:
+        """Of a window's frames."""
+        preset, windows = self.stage.preset, self._windows
+        edges = (a * b for a, b in zip(preset.video.stride[1:], preset.transformer.patch[1:], strict=True))
+        rows, columns = (side // edge for side, edge in zip((windows.height, windows.width), edges, strict=True))
+        return preset.video.latent_frames(windows.frames) * rows * columns
 
     @property
     def _latents(self) -> int:

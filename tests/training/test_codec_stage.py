@@ -44,7 +44,7 @@ def stage(monkeypatch):
     tiny = load_preset("tiny")
     preset = dataclasses.replace(tiny, sections={**tiny.sections, **SMALL})
     monkeypatch.setattr(codec_stage, "codec_windows", lambda stage, dataset: Bars())
-    return resolve(load_recipe("codecs", preset, ["tokens_per_slot=96"]), preset)
+    return resolve(load_recipe("codecs", preset, ["tokens_per_slot=24"]), preset)
 
 
 def test_codecs_learn_and_are_laid_out_with_their_statistics(stage, tmp_path):
