@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = {"steps": arguments.steps, "workers": arguments.workers}
-    settings = [*(f"{name}={value}" for name, value in given.items() if value is not None), *settings]
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
     try:
         alpha = arguments.rank if arguments.alpha is None else arguments.alpha
         request = Request(
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             preset=arguments.preset,
             recipe=arguments.recipe,
             lora=build(LoraSettings, {"rank": arguments.rank, "alpha": alpha}, "the command line"),
-            settings=settings,
+            settings=[*named, *settings],
             tracked=not arguments.no_tracking,
             quiet=arguments.quiet,
         )
