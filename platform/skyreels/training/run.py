@@ -134,13 +134,14 @@ def _follow(trainer: TorchTrainer, board: Any, observe: Callable[[Event], None])
     thread = threading.Thread(target=run, name="ray-train", daemon=True)
     thread.start()
     ended = False
-    while True:
-        events = ray.get(board.take.remote(0.2 if not ended else 0))
-        for event in events:
-            observe(event)
-        if ended and not events:
-            break
-        ended = not thread.is_alive()
+    try:
+        while not ended:
+            ended = not thread.is_alive()  # looked at before the last events are taken
+            for event in ray.get(board.take.remote(0 if ended else 0.2)):
+                observe(event)
+    except BaseException:
+        board.request_stop.remote()  # nobody follows the workers any more
+        raise
     if errors and ray.get(board.failure.remote()) is None:
         raise TrainingError(f"the workers were lost too often: {errors[0]}") from errors[0]
 

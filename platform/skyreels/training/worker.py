@@ -138,8 +138,8 @@ class _Worker:
 
     def _report(self, step: int, rate: float, seconds: float) -> None:
         """Post what happened; raise where it was too much. All ranks come to the same result."""
-        totals = self.totals
-        self.unreadable.add(totals.samples, totals.unreadable)
+        totals, shared = self.totals, self.ranks.sequence_parallel
+        self.unreadable.add(totals.samples // shared, totals.unreadable // shared)
         if totals.unreadable:
             reasons = self._gathered(self.tally.unreadable)
             self.post(SamplesUnreadable(step, reasons, self.unreadable.unreadable))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ def load_settings(config: EngineConfig) -> Settings:
 
 def start_deepspeed() -> None:
     """On top of the process group that Ray has made."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        # DeepSpeed counts CPU "devices" at every reduction; untold, it starts `numactl` for that each time.
+        os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -41,18 +41,18 @@ def test_steps_that_fail_one_after_another_end_the_run_without_a_restart(ray_clu
 
 
 @pytest.mark.slow
-def test_a_run_on_s3_in_bf16(ray_cluster, toy, s3_root):
-    fit(lambda: toy.Toy(), settings(precision="bf16", steps=3, ema=0.5, samples_every_steps=2), f"{s3_root}/run")
-    names = Storage(f"{s3_root}/run").names("checkpoints") + Storage(f"{s3_root}/run").names("samples")
-    assert names == [
-        "checkpoints/_commits/step-00000003.json",
-        "checkpoints/step-00000003/rank-00000.safetensors",
-        "samples/step-00000002/out.txt",
-    ]
-    with open_checkpoint(f"{s3_root}/run") as checkpoint:
-        weight = checkpoint.weights()["inner.weight"]
-        moved = (weight - toy.toy_weights(13)["inner.weight"]).abs()
-        assert 0 < moved.max() < 1e-3, "three steps of 1e-4 in fp32, which bf16 alone would round away"
+def test_a_worker_told_to_end_leaves_a_checkpoint_on_s3_in_bf16(ray_cluster, toy, s3_root):
+    trainable, run = toy.Toy(sigterm_at=(3, 0), pause_s=0.05), f"{s3_root}/run"
+    outcome = fit(lambda: trainable, settings(precision="bf16", steps=500, ema=0.5, samples_every_steps=2), run)
+    assert outcome.stopped
+    assert outcome.restarts == 0
+    assert 4 <= outcome.step < 400
+    checkpoint = f"checkpoints/step-{outcome.step:08d}/rank-00000.safetensors"
+    assert Storage(run).exists("samples/step-00000002/out.txt")
+    assert Storage(run).names("checkpoints") == [f"checkpoints/_commits/step-{outcome.step:08d}.json", checkpoint]
+    with open_checkpoint(run) as found:
+        moved = found.weights()["inner.weight"] - toy.toy_weights(13)["inner.weight"].bfloat16().float()
+        assert (moved != 0).all(), "in fp32 every weight moves; of bf16's, steps of 1e-4 leave many where they are"
 
 
 def test_what_cannot_fit_is_refused_at_once(ray_cluster, toy, tmp_path):

@@ -65,6 +65,8 @@ class Toy:
     unreadable_at: tuple = ()
     kill_at: tuple | None = None
     """(step, slot): the worker that runs it dies, once."""
+    sigterm_at: tuple | None = None
+    """(step, slot): the worker that runs it is told to end."""
     kill_in_write_of: int | None = None
     """Step of the checkpoint during whose writing the second rank dies, once."""
     scratch: str = ""
@@ -89,6 +91,8 @@ class Toy:
         time.sleep(self.pause_s)
         if where == self.kill_at and self._once("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if where == self.sigterm_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         loss = toy_loss(module, batch.x)
         if where in self.nan_at:
             loss = loss * float("nan")
