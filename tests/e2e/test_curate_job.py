@@ -22,14 +22,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 EVERYTHING = Path(__file__).with_name("everything.yaml")
 
 
-@pytest.fixture(scope="module")
-def curated(small_world, ray_cluster, tmp_path_factory):
-    """The small world, curated once; tests that change it copy it first."""
-    output = tmp_path_factory.mktemp("curated")
-    assert _curate(small_world, output) == 0
-    return output
-
-
 @pytest.fixture
 def copied(curated, tmp_path):
     return Path(shutil.copytree(curated, tmp_path / "copy"))

@@ -1,7 +1,6 @@
-"""A user's clips become an adapter, and the adapter changes what the model makes: curate, finetune, generate."""
+"""A user's clips become an adapter, and the adapter changes what the model makes."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from jobs import curate, finetune, generate
+from jobs import finetune, generate
 from model.codecs.loading import audio_codec_of, video_codec_of
 from model.components import Components, GenerationConfig, encoder_of
 from model.config import PRESETS, load_preset
@@ -19,8 +18,6 @@ from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-EVERYTHING = Path(__file__).with_name("everything.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +47,17 @@ def models(preset, tmp_path_factory):
     return [root / f"model-{number}" for number in range(2)]
 
 
-def test_clips_become_an_adapter_that_changes_what_is_made(small_world, ray_cluster, preset, models, tmp_path, capsys):
-    films = sorted(str(path) for path in small_world.rglob("*.mp4"))[:3]
+def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, models, tmp_path, capsys):
     quiet = ["--no-tracking", "--quiet"]
-    everything = ["--recipe", str(EVERYTHING)]
-    assert curate.main(["--input", *films, "--output", str(tmp_path / "data"), *everything, *quiet]) == 0
-    words = ["--dataset", str(tmp_path / "data/datasets/default"), "--output", str(tmp_path / "mine")]
+    words = ["--dataset", str(curated / "datasets/default"), "--output", str(tmp_path / "mine")]
     words += ["--preset", str(preset), "--rank", "4", "--workers", "2", *quiet, "optimizer.learning_rate=1e-2"]
     before = {path: path.read_bytes() for path in models[0].rglob("*.safetensors")}
     assert finetune.main(["--model", str(models[0]), *words, "--steps", "4"]) == 0
     assert {path: path.read_bytes() for path in before} == before
     adapter = load_file(tmp_path / "mine/adapter/adapter_model.safetensors")
     assert all(tensor.abs().max() > 0 for tensor in adapter.values())
+    checkpoint = [load_file(path) for path in (tmp_path / "mine/run/checkpoints").rglob("*.safetensors")]
+    assert {name.split("/")[1].split(".")[-3] for shard in checkpoint for name in shard} == {"lora_A", "lora_B"}
     metrics = [json.loads(line) for line in (tmp_path / "mine/run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [0, 1, 2, 3]
 
