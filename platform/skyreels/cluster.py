@@ -56,8 +56,6 @@ def prepare_worker() -> None:
     """Runs first in every Ray worker: importing skyreels makes torchvision importable there."""
     import skyreels  # noqa: F401
 
-    _quiet_ray_data()
-
 
 def _quiet_ray_data() -> None:
     """Our own progress is on the terminal; Ray Data's bars and plans would bury it."""
