@@ -2,12 +2,14 @@
 
 import functools
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from jobs import generate
 from model.generator import Generator
+from pipelines.generation.media import MediaReader
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.encode import write_video
 from skyreels.media.image import read_image, write_image
@@ -19,10 +21,17 @@ pytestmark = pytest.mark.slow
 LOADED = functools.cache(Generator.from_pretrained)
 
 
+@pytest.fixture(scope="module")
+def reader():
+    with MediaReader() as reader:
+        yield reader
+
+
 @pytest.fixture
-def run(model_folder, media, tmp_path, monkeypatch, capsys):
+def run(model_folder, media, reader, tmp_path, monkeypatch, capsys):
     """Runs the job on words in which {m} is the media folder; what it gives is (output, record) or the error."""
     monkeypatch.setattr(generate.Generator, "from_pretrained", LOADED)
+    monkeypatch.setattr(generate, "MediaReader", lambda: nullcontext(reader))  # one child process for all tests
 
     def call(*words, output="clip.mp4", fails=False):
         words = [word.format(m=media) for word in words]
