@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 
+import skyreels  # noqa: F401  (before Ray: it keeps a private cluster on loopback)
+
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_endpoint):
