@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if made.adapter is None:
         print(f"stopped at step {made.step}; the same command goes on from {made.checkpoint}")
         return 3
-    print(f"adapter   {made.adapter}\nsamples   {request.output / 'run' / 'samples'}\nlatents   {made.latents}")
+    print(f"adapter   {made.adapter}\nlatents   {made.latents}\nrun       {request.output / 'run'}")
     return 0
 
 

@@ -81,6 +81,14 @@ def test_adapters_alone_train_and_all_of_them_do(stage):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_samples_are_made_by_the_wrapped_model_too(stage):
+    module = started(stage)
+    called = []
+    module.register_forward_hook(lambda *_: called.append(1))
+    stage.write_samples(module, 1, None)  # as on ranks that write nothing
+    assert len(called) == stage.stage.previews.steps
+
+
 def test_every_kind_of_projection_is_adapted(stage):
     adapted = {name.split(".lora_")[0] for name in adapter_shapes(stage.stage.build(), 4)}
     linears = {name for name, part in stage.stage.build().named_modules() if type(part) is torch.nn.Linear}
