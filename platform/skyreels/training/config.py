@@ -57,7 +57,7 @@ class EngineConfig(Config):
     activation_checkpointing: bool = False
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
-    samples_every_steps: int | None = Field(None, ge=1)
+    samples_every_steps: int | None = Field(None, ge=1, description="and at the end; null: never")
     deepspeed: str = Field("auto", description="a file of cluster/deepspeed by name, or a path; auto: by the device")
     workers: int = Field(1, ge=1)
     min_workers: int | None = Field(None, ge=1, description="go on with as few as this many when nodes are lost")

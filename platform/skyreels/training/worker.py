@@ -92,7 +92,7 @@ class _Worker:
             stopping = totals.stop
             if done % config.checkpoint.every_steps == 0 or done == config.steps or stopping:
                 self._checkpoint(done)
-            if config.samples_every_steps and done % config.samples_every_steps == 0:
+            if config.samples_every_steps and (done % config.samples_every_steps == 0 or done == config.steps):
                 files = write_samples(self.trainable, self.sharded, done, self.run, writes=self.ranks.rank == 0)
                 self.post(SamplesWritten(done, files))
             if stopping:
