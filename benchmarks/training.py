@@ -26,7 +26,7 @@ import psutil
 import torch
 
 from pipelines.training.curriculum import Climb, Request
-from pipelines.training.run import StageMaker
+from pipelines.training.makers import StageMaker
 from skyreels import cluster
 from skyreels.training.config import EngineConfig
 from skyreels.training.events import Event, Started, StepDone
@@ -86,7 +86,7 @@ def stage_of(runs: Path, name: str, preset: str, steps: int) -> tuple[StageMaker
         for parent_name, parent in climb.ladder.parents(name).items()
         if parent_name != "codecs"
     )
-    maker = StageMaker(stage, climb.preset, str(caches[-1].parent), starts, str(climb.components))
+    maker = StageMaker(stage, str(caches[-1].parent), starts, str(climb.components))
     checkpoint = stage.recipe.checkpoint.model_copy(update={"every_steps": 10})
     changed = {"checkpoint": checkpoint, "ema": None, "samples_every_steps": None}
     return maker, stage.engine(steps).model_copy(update=changed)

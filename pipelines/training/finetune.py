@@ -13,15 +13,13 @@ from pathlib import Path
 
 from model.checkpoint import CONFIG, read_config, saved_identity
 from model.config import Preset, TransformerConfig, from_mapping, load_preset
-from pipelines.training.assembler import Assembler
-from pipelines.training.latents.index import open_latents
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.run import cache
 from pipelines.training.lora import LoraSettings, LoraStage, save_adapter
+from pipelines.training.makers import StageMaker
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
-from pipelines.training.resolve import Stage, load_stage, sampler_for, steps_for
-from pipelines.training.stage import TransformerStage
+from pipelines.training.resolve import Stage, load_stage, steps_for
 from pipelines.training.warm_start import warm_start
 from skyreels import cluster, tracking
 from skyreels.config import ConfigError
@@ -75,7 +73,8 @@ def finetune(request: Request) -> Finetuned:
             gpus_per_worker=stage.recipe.gpus_per_worker,
         )
         latents = cache(job, quiet=request.quiet).location
-        make = LoraMaker(stage, latents, str(request.model), request.lora)
+        starts = (str(request.model / "transformer"),)
+        make = LoraMaker(StageMaker(stage, latents, starts, str(request.model)), request.lora)
         steps = steps_for(stage, make().stage.sampler)
         run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
@@ -97,29 +96,13 @@ def finetune(request: Request) -> Finetuned:
 
 @dataclass(frozen=True)
 class LoraMaker:
-    """Makes the trainable, in any process: an index is opened there rather than sent."""
+    """Makes an adapter's trainable around a stage's, in any process."""
 
-    stage: Stage
-    latents: str
-    model: str
+    stage: StageMaker
     settings: LoraSettings
 
     def __call__(self) -> LoraStage:
-        stage, recipe = self.stage, self.stage.recipe
-        index = open_latents(self.latents)
-        assembler = Assembler(
-            stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
-        )
-        plain = TransformerStage(
-            assembler,
-            sampler_for(stage, index, assembler.tokens),
-            starts_from=[Path(self.model) / "transformer"],
-            seed=recipe.seed,
-            activation_checkpointing=recipe.activation_checkpointing,
-            sequence_parallel=recipe.sequence_parallel,
-            components=self.model,
-        )
-        return LoraStage(plain, self.settings)
+        return LoraStage(self.stage(), self.settings)
 
 
 def _stage(request: Request, preset: Preset) -> Stage:

@@ -8,25 +8,22 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from model.components import GenerationConfig
-from model.config import Preset
-from pipelines.training.assembler import Assembler
 from pipelines.training.clips import open_dataset
-from pipelines.training.codec_stage import CodecStage, codecs_learn, finish_codecs
+from pipelines.training.codec_stage import codecs_learn, finish_codecs
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum import Climb, Request, check
 from pipelines.training.export import export_refiner, export_transformer
 from pipelines.training.latents.index import LatentIndex, open_latents
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.run import cache
+from pipelines.training.makers import CodecMaker, StageMaker
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
 from pipelines.training.recipe import stages_of
-from pipelines.training.resolve import Stage, sampler_for, steps_for
-from pipelines.training.stage import TransformerStage
+from pipelines.training.resolve import Stage, steps_for
 from pipelines.training.warm_start import warm_start
 from skyreels import cluster, tracking
 from skyreels.training.checkpoints import open_checkpoint
@@ -85,7 +82,7 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
     starts = tuple(str(Path(parent.export) / "transformer") for name, parent in parents.items() if name != "codecs")
     warm_start(network_config(climb.preset, stage.branches), starts)  # says now whether the weights fit
     location = _latents(climb, stage)
-    maker = StageMaker(stage, climb.preset, location, starts, str(climb.components))
+    maker = StageMaker(stage, location, starts, str(climb.components))
     index = open_latents(location)
     steps = steps_for(stage, maker().sampler)
     print(summary(climb.plan(stage, _held(index))), flush=True)
@@ -96,45 +93,6 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
         export = _export(climb, stage, starts)
         _finish(climb, stage, outcome.step, export, index.fingerprint, run)
     return True
-
-
-@dataclass(frozen=True)
-class CodecMaker:
-    """Makes the codecs' trainable, in any process."""
-
-    stage: Stage
-    dataset: str
-
-    def __call__(self) -> CodecStage:
-        return CodecStage(self.stage, self.dataset)
-
-
-@dataclass(frozen=True)
-class StageMaker:
-    """Makes a transformer stage's trainable, in any process: an index is opened there rather than sent."""
-
-    stage: Stage
-    preset: Preset
-    latents: str
-    starts: tuple[str, ...]
-    components: str
-
-    def __call__(self) -> TransformerStage:
-        stage, recipe = self.stage, self.stage.recipe
-        index = open_latents(self.latents)
-        assembler = Assembler(
-            self.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
-        )
-        return TransformerStage(
-            assembler,
-            sampler_for(stage, index, assembler.tokens),
-            starts_from=self.starts,
-            freeze=recipe.freeze,
-            seed=recipe.seed,
-            activation_checkpointing=recipe.activation_checkpointing,
-            sequence_parallel=recipe.sequence_parallel,
-            components=self.components,
-        )
 
 
 def _latents(climb: Climb, stage: Stage) -> str:
@@ -148,6 +106,7 @@ def _latents(climb: Climb, stage: Stage) -> str:
         dataset=climb.dataset(stage),
         pairs=pairs,
         components=str(climb.components),
+        gpus_per_worker=stage.recipe.gpus_per_worker,
     )
     summary = cache(job, quiet=request.quiet)
     held = ", ".join(f"{count} {bucket}" for bucket, count in summary.buckets.items())
