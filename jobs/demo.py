@@ -15,7 +15,7 @@ from jobs import curate, generate, train
 from pipelines.synthesis.__main__ import main as render_world
 
 PROMPT = "A red circle bounces off the walls; each bounce makes a metal sound."
-SETTINGS = ("steps=15", "codecs.steps=160", "audio.steps=60", "joint.steps=90")
+SETTINGS = ("steps=10", "codecs.steps=120", "audio.steps=50", "joint.steps=60")
 """Shorter than the preset's, so that all of it ends in minutes; `make train` has the preset's."""
 
 
