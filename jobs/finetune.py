@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=16, help="of the adapter (default: %(default)s)")
     parser.add_argument("--alpha", type=float, help="the update counts alpha / rank times (default: the rank)")
     parser.add_argument("--steps", type=int, help="default: as many as the recipe's epochs make")
-    parser.add_argument("--workers", type=int, help="ranks (default: the preset's)")
+    parser.add_argument("--workers", type=int, help="ranks (default: the preset's); 0: one, in this process")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("runs/train"),
         help="folder for everything made, seen by all nodes (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, help="ranks (default: the preset's; with --gpu one GPU each)")
+    parser.add_argument("--workers", type=int, help="ranks (default: the preset's; with --gpu one GPU each); 0: one, in this process")
     parser.add_argument(
         "--gpu", help="train on GPUs of this kind (h100, h200, a100): for the plan and the memory check"
     )

@@ -101,7 +101,7 @@ class Climb:
 
     def machine(self, stage: Stage) -> ClusterSpec:
         """What the plan is made for."""
-        workers = stage.recipe.workers
+        workers = max(1, stage.recipe.workers)
         return cluster_of(self.request.gpu, workers) if self.request.gpu else this_machine(workers)
 
     def plan(self, stage: Stage, samples: Samples | None = None) -> StagePlan:

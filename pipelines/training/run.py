@@ -106,6 +106,7 @@ def _latents(climb: Climb, stage: Stage) -> str:
         dataset=climb.dataset(stage),
         pairs=pairs,
         components=str(climb.components),
+        workers=stage.recipe.workers and None,
         gpus_per_worker=stage.recipe.gpus_per_worker,
     )
     summary = cache(job, quiet=request.quiet)

@@ -59,7 +59,7 @@ class EngineConfig(Config):
     guard: GuardConfig = GuardConfig()
     samples_every_steps: int | None = Field(None, ge=1, description="and at the end; null: never")
     deepspeed: str = Field("auto", description="a file of cluster/deepspeed by name, or a path; auto: by the device")
-    workers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=0, description="0: one rank in this process, without Ray's workers")
     min_workers: int | None = Field(None, ge=1, description="go on with as few as this many when nodes are lost")
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)

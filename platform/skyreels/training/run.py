@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from skyreels.training.checkpoints import Checkpoints
 from skyreels.training.config import EngineConfig
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import Event, Started
+from skyreels.training.local import work_here
 from skyreels.training.stop import StoppableTorchConfig
 from skyreels.training.trainable import Trainable
 from skyreels.training.worker import Job, work
@@ -59,7 +61,8 @@ def fit(
         board = open_board()
         starts = _Counter(observe)
         with _stopping_on_signals(board):
-            _follow(_trainer(Job(make, config, settings, run, board)), board, starts)
+            job = Job(make, config, settings, run, board)
+            _follow(_trainer(job).fit if config.workers else partial(work_here, job), board, starts)
         failure = ray.get(board.failure.remote())
         ray.kill(board)
     if failure:
@@ -121,13 +124,13 @@ def _check_resources(config: EngineConfig) -> None:
             )
 
 
-def _follow(trainer: TorchTrainer, board: Any, observe: Callable[[Event], None]) -> None:
-    """Run the trainer in a thread and hand on events here, until both have come to an end."""
+def _follow(work: Callable[[], Any], board: Any, observe: Callable[[Event], None]) -> None:
+    """Do the work in a thread and hand on events here, until both have come to an end."""
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            trainer.fit()
+            work()
         except BaseException as error:  # noqa: BLE001 (raised again below, in the caller's thread)
             errors.append(error)
 
@@ -143,7 +146,7 @@ def _follow(trainer: TorchTrainer, board: Any, observe: Callable[[Event], None])
         board.request_stop.remote()  # nobody follows the workers any more
         raise
     if errors and ray.get(board.failure.remote()) is None:
-        raise TrainingError(f"the workers were lost too often: {errors[0]}") from errors[0]
+        raise TrainingError(f"the run was given up: {errors[0]}") from errors[0]
 
 
 @contextmanager

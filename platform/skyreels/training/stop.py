@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig
 
 _requested = threading.Event()  # of this process: signals have no other way to the training thread
@@ -29,8 +30,13 @@ class _StoppableTorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 
 def catch_sigterm() -> None:
-    _requested.clear()
+    forget_request()
     signal.signal(signal.SIGTERM, lambda *_: _requested.set())
+
+
+def forget_request() -> None:
+    """Before another run in this process."""
+    _requested.clear()
 
 
 def stop_requested() -> bool:
@@ -39,11 +45,14 @@ def stop_requested() -> bool:
 
 
 def follow_board(board: Any) -> None:
-    """Take the driver's request to stop for one of this process, from a thread."""
+    """Take the driver's request to stop for one of this process, from a thread that ends with the board."""
 
     def wait() -> None:
-        while not ray.get(board.stop_requested.remote(60)):
-            pass
+        try:
+            while not ray.get(board.stop_requested.remote(60)):
+                pass
+        except RayActorError:
+            return  # the run is over; its process may go on to the next
         _requested.set()
 
     threading.Thread(target=wait, name="stop-request", daemon=True).start()

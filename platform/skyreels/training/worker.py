@@ -43,11 +43,15 @@ class Job:
 
 def work(loop_config: dict[str, Job]) -> None:
     """Ray Train's training function."""
-    job = loop_config["job"]
+    train_rank(loop_config["job"], ray.train.torch.get_device())
+
+
+def train_rank(job: Job, device: torch.device) -> None:
+    """All that one rank does in one attempt, in the process group that is there."""
     if ray.get(job.board.failure.remote()):
         return  # an earlier attempt met an error that this one would meet again
     try:
-        _Worker(job).train()
+        _Worker(job, device).train()
     except TrainingError as error:  # raised by all ranks alike, so all end here
         ray.get(job.board.fail.remote(str(error)))
     except Exception as error:
@@ -62,11 +66,11 @@ def _may_pass(error: Exception) -> bool:
 
 
 class _Worker:
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, device: torch.device) -> None:
         start_deepspeed()
         self.config, self.board = job.config, job.board
         self.run = Storage(job.run)
-        self.device = ray.train.torch.get_device()
+        self.device = device
         self.trainable = job.make()
         self.ranks = Ranks.of(dist.get_rank(), dist.get_world_size(), self.trainable.slots, job.config)
         self.checkpoints = Checkpoints.of(job.run)
@@ -100,6 +104,7 @@ class _Worker:
         ahead.close()
         self.writer.wait()
         self._raise_write_error()
+        self.sharded.close()
         self.flush()
 
     def _step(self, step: int, ahead: Prefetch[Any]) -> Totals:

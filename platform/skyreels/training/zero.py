@@ -50,6 +50,7 @@ def start_deepspeed() -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.utils.nvtx.enable_nvtx = torch.cuda.is_available()  # ranges for a profiler of GPUs
     # Else a machine without a GPU compiles a shared-memory collective for a minute and a half, or fails without g++.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
@@ -88,10 +89,13 @@ class ShardedModule:
         self._zero = engine.optimizer
         self.module = module
         self._moments = moments
+        self._resident = _kept_whole(self._zero, module)
         self._open_moments()
 
     def run(self, call: Callable[[nn.Module], T]) -> T:
         """`call(module)` inside one forward pass of the whole."""
+        if self._resident:
+            self._resident[0].all_gather(self._resident)  # of those that are whole already, nothing
         result: T = self._engine(call)
         return result
 
@@ -103,6 +107,13 @@ class ShardedModule:
         for group in self._zero.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off, and the module out of its global stack, where it would outlive the run."""
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+        self._engine.destroy()
+        FWD_MODULE_STACK.clear()
 
     def set_gate(self, may_update: Callable[[float], bool]) -> None:
         """Ask `may_update(gradient norm)`, inf where it is not finite, before each update.
@@ -241,6 +252,19 @@ def wrap(module: nn.Module, config: EngineConfig, settings: Settings) -> Sharded
         optimizer = torch.optim.AdamW(groups, **adam, fused=True)
         engine, *_ = deepspeed.initialize(model=_Root(module), optimizer=optimizer, config=settings)
     return ShardedModule(engine, module)
+
+
+def _kept_whole(zero: Any, module: nn.Module) -> list[Any]:
+    """All parameters, where the settings keep every one of them on all ranks between updates; else none.
+
+    DeepSpeed's hooks before and behind every submodule then have nothing to gather and are taken off: on a CPU they
+    cost a small model more than its arithmetic. Gradients, fp32 weights and moments stay partitioned.
+    """
+    params = [param for _, param in partitioned(module)]
+    if not all(param.ds_persist for param in params):
+        return []
+    zero.parameter_offload.destroy()
+    return params
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

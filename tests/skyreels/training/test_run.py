@@ -1,5 +1,6 @@
 """Runs on real Ray workers: against a plain PyTorch loop, killed, stopped, on other numbers of workers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from skyreels.training.events import (
     StepSkipped,
 )
 from skyreels.training.run import fit
+from skyreels.training.zero import load_settings
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +97,23 @@ def test_it_trains_as_a_plain_loop_does(undisturbed, toy):
             assert set(found) == set(expected)
             for name in expected:
                 torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_layers_gathered_as_they_are_needed_and_one_rank_in_this_process_train_alike(undisturbed, toy, tmp_path, workers):
+    """The CPU's settings keep all weights gathered between updates; with a threshold of 0 every layer comes and goes."""
+    template = load_settings(settings())
+    template["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    gathering = tmp_path / "gathering.json"
+    gathering.write_text(json.dumps(template))
+    events = []
+    config = settings(workers=workers, deepspeed=str(gathering) if workers else "auto", samples_every_steps=6)
+    outcome = fit(lambda: toy.Toy(nan_at=((NAN_STEP, 1),)), config, str(tmp_path / "run"), events.append)
+    assert (outcome.step, outcome.restarts) == (STEPS, 0)
+    assert [event.workers for event in events if isinstance(event, Started)] == [max(workers, 1)]
+    assert losses(events) == pytest.approx(losses(undisturbed[1]), rel=1e-5)
+    samples = [Path(event.files[0]).read_text() for event in events if isinstance(event, SamplesWritten)]
+    assert len(set(samples)) == 2
 
 
 def test_a_step_with_a_nan_leaves_every_bit_as_it_was(undisturbed, tensors_of):
