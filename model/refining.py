@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.conditioning import Conditioning, VideoCondition, blank, latent_keep_mask
+from model.conditioning import Encode, VideoCondition, blank, latent_keep_mask
 from model.config import RefinerConfig
 from model.denoiser import GuidedVelocity, Scene, TextPair
 from model.guidance import GuidanceScales, Streams
@@ -50,16 +50,14 @@ def refine_latents(
 
 
 def refined_source(
-    conditioning: Conditioning, clip: ClipShape, encode_video: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, VideoCondition] | None:
-    """The kept source at the refined frame rate: pixels, keep mask, and what the refiner is shown of them.
+    source: Tensor, keep: Tensor, clip: ClipShape, encode_video: Encode
+) -> tuple[Tensor, Tensor, VideoCondition]:
+    """What is kept of a source in the refined `clip`: pixels, keep mask, and what the refiner is shown of them.
 
-    `conditioning` was made at the refined size and the base's frame rate; None where nothing is kept. A frame between
-    two is kept where both are.
+    `source` (B, 3, F, H, W) and `keep` (B, 1, F, H, W) have the refined size and the base's frame rate. A frame between
+    two is blended from both, and kept where both are.
     """
-    if conditioning.source is None or conditioning.source_keep is None:
-        return None
-    source = resample_frames(conditioning.source, clip.frames)
-    keep = resample_frames(conditioning.source_keep.float(), clip.frames) > 0.999
+    source = resample_frames(source, clip.frames)
+    keep = resample_frames(keep.float(), clip.frames) > 0.999
     latents = encode_video(blank(source, keep))
     return source, keep, VideoCondition(latents, latent_keep_mask(keep, clip.video).to(latents))

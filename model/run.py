@@ -175,10 +175,12 @@ class Run:
         """The refined video latents; from here on the run's clip and source are the refined ones."""
         refiner = self.parts.refiner
         assert refiner is not None
-        kept = refined_source(self.large, self.refined, self._encode_video)
+        shown = None
+        if self.large.source is not None and self.large.source_keep is not None:
+            self.source, self.keep, shown = refined_source(
+                self.large.source, self.large.source_keep, self.refined, self._encode_video
+            )
         self.clip = self.refined
-        if kept is not None:
-            self.source, self.keep = kept[0], kept[1]
         with self.placement.working(refiner):
             return refine_latents(
                 refiner,
@@ -188,7 +190,7 @@ class Run:
                 scene.prompt,
                 self.generator,
                 keyframe_indices=scene.keyframe_indices,
-                source=kept[2] if kept else None,
+                source=shown,
                 solver=self.settings.solver,
                 shift=self.settings.shift,
                 on_step_end=self._report("refine", self.settings.steps),

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import generate
 from model.generator import Generator
@@ -102,6 +103,20 @@ def test_inpainting_makes_the_white_part_and_keeps_the_black_one(run, media):
     white = before[..., 0] == 255
     assert np.array_equal(after[~white], before[~white])
     assert not np.array_equal(after[white], before[white])
+
+
+def test_what_is_kept_of_a_refined_clip_is_the_source_enlarged(run, media, tmp_path):
+    source = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    write_image(tmp_path / "source.png", source)
+    given = ["--prompt", "grass", "--video", str(tmp_path / "source.png"), "--mask", "{m}/hole.png"]
+    path, record = run(*given, "--refine", output="refined.png")
+    assert record["request"]["refine"]
+    enlarged = np.asarray(Image.fromarray(source).resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    off = np.abs(read_image(path).astype(int) - enlarged).max(-1)
+    hole = np.zeros((64, 64), bool)
+    hole[15:49, 7:41] = True  # twice 8:24 by 4:20, and the pixels that are blended from both sides of its border
+    assert off[~hole].max() <= 1
+    assert off[16:48, 8:40].mean() > 10
 
 
 def test_a_large_source_is_shrunk_with_its_mask(run, media, tmp_path):

@@ -78,7 +78,17 @@ def sample(kind, number):
         large = noise(seed + 7, 4, 1, 8, 8)
         regions = (region(seed + 6, 1),)
         return LatentSample(
-            key, kind, "image", shape, picture, None, texts, regions=regions, large=large, refined=large
+            key,
+            kind,
+            "image",
+            shape,
+            picture,
+            None,
+            texts,
+            regions=regions,
+            large=large,
+            refined=large,
+            refined_regions=(region(seed + 8, 1, 8),),
         )
     sound = noise(seed + 8, 6, CLIP.audio_latent_length)
     if kind == "pair":
@@ -105,13 +115,14 @@ def sample(kind, number):
         },
         large=noise(seed + 7, 4, frames, 8, 8),
         refined=noise(seed + 19, 4, 2 * frames - 1, 8, 8),
+        refined_regions=(region(seed + 3, 2 * frames - 1, 8),),
     )
 
 
-def region(seed, frames):
-    keep = torch.ones(1, frames, 4, 4, dtype=torch.bool)
+def region(seed, frames, side=4):
+    keep = torch.ones(1, frames, side, side, dtype=torch.bool)
     keep[:, :, 1:3, :2] = False
-    return Region(noise(seed, 4, frames, 4, 4), keep)
+    return Region(noise(seed, 4, frames, side, side), keep)
 
 
 def entry(one):

@@ -86,6 +86,8 @@ def test_a_cache_holds_what_any_of_its_stages_needs(stages):
     assert stages["v4"]["audio"].latents.kinds == ("audio",)
     assert stages["v4"]["keyframes"].latents.refined is not None
     assert stages["v4"]["joint"].latents.refined is None
+    assert stages["v4"]["refiner"].latents == stages["v4"]["keyframes"].latents
+    assert stages["v4"]["refiner"].latents.regions == 1
 
 
 def test_a_stage_leaves_alone_what_other_stages_of_its_cache_need(stages):

@@ -16,8 +16,8 @@ from skyreels.training.trainable import Slot
 USABLE = {
     "video": ["t2i", "t2v", "i2v", "extend", "inpaint", "image_inpaint", "edit", "image_ref", "video_ref"],
     "audio": ["t2a", "audio_ref"],
-    "joint": sorted(TASKS.keys() - {"refine"}),
-    "refiner": ["refine"],
+    "joint": sorted(TASKS.keys() - {"refine", "refine_inpaint"}),
+    "refiner": ["refine", "refine_inpaint"],
 }
 
 
@@ -116,7 +116,7 @@ def test_freezing_nothing_or_everything_is_an_error(stage_of):
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_all_ranks_call_the_same_modules_in_the_same_order(stage_of, task):
     """Whatever the samples are and whatever was dropped: ZeRO-3 gathers weights module by module."""
-    stage = stage_of("refiner" if task == "refine" else "joint", [task])
+    stage = stage_of("refiner" if task in USABLE["refiner"] else "joint", [task])
     module = stage.build()
     called = []
     for name, part in module.named_modules():
@@ -147,7 +147,7 @@ def test_sparsity_rises_with_the_step(stage_of):
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_batch_of_any_task_is_learned(stage_of, task):
     torch.manual_seed(0)
-    stage = stage_of("refiner" if task == "refine" else "joint", [task])
+    stage = stage_of("refiner" if task in USABLE["refiner"] else "joint", [task])
     module, batch = stage.build(), stage.batch(Slot(0, 0))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     losses = []

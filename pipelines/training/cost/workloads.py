@@ -21,6 +21,8 @@ ASPECT = "16x9"
 """Of all pictures and clips, where the cache has it; the others have as many tokens or fewer."""
 STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 KINDS = ("image", "video", "audio")
+REFINING = ("refine", "refine_inpaint")
+"""Tasks that make the refined clip; all others make clips of the base."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKE
         samples = round(window_seconds(bucket.seconds, spec, preset.video) * preset.audio.sample_rate)
         return Workload(text, audio=preset.audio.latent_length(samples), audio_references=heard)
     clip = clip if "audio" in streams else replace(clip, audio=None)
-    if task == "refine":
+    if task in REFINING:
         sparsity = stage.sparsity.final if stage.sparsity else 0.0
         large = refined_clip(clip, preset.refiner)
         return workload(config, large, text=text, sparsity=sparsity)

@@ -1,8 +1,10 @@
 """One clip to one latent sample. All that a task is given is encoded on its own, from pixels that hold nothing else:
 a causal codec carries what came before, and what lies beside, into every latent."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from model.conditioning import Reference, VideoReference, blank, latent_keep_mas
 from model.config import RefinerConfig
 from model.media import cover_mask
 from model.refiner import refined_clip
+from model.refining import refined_source
 from model.shapes import ClipShape
 from pipelines.training.clips import (
     CAPTION_FORMS,
@@ -25,7 +28,7 @@ from pipelines.training.clips import (
 )
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.draws import drawn_by
-from pipelines.training.latents.masks import draw_keep_mask
+from pipelines.training.latents.masks import draw_keep_mask, draw_refined_mask
 from pipelines.training.latents.pairs import INSTRUCTION, keep_mask_at, read_track
 from pipelines.training.latents.references import TAGS, draw_references, encode_references, kind_of, other_times, tagged
 from pipelines.training.latents.sample import Extension, LatentSample, Region
@@ -124,6 +127,7 @@ def _encode_image(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         pictures = [video.read([placed.start_s], *size) for size in sizes]
     else:
         pictures = [read_image(storage, placed.clip, *size)[:, None] for size in sizes]
+    fine = dataclasses.replace(shape, height=sizes[1][0], width=sizes[1][1])
     large = encoders.video_latents(pictures[1][None])[0] if spec.refined else None
     return LatentSample(
         key=placed.key,
@@ -135,6 +139,7 @@ def _encode_image(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         regions=tuple(_regions(pictures[0], placed, spec, encoders)),
         large=large,
         refined=large,
+        refined_regions=tuple(_refined_regions(pictures[1], placed, fine, fine, spec, encoders)),
     )
 
 
@@ -207,11 +212,28 @@ def _regions(pixels: Tensor, placed: Placed, spec: LatentSpec, encoders: Encoder
 
 def _refined(
     video: VideoFile, placed: Placed, shape: ClipShape, spec: LatentSpec, encoders: Encoders
-) -> dict[str, Tensor]:
-    """`large` and `refined`: the same window at the refiner's size, at the base's frame rate and at the refiner's."""
+) -> dict[str, Any]:
+    """`large` and `refined`, the same window at the refiner's size, at the base's frame rate and at the refiner's; and
+    regions of the latter."""
     if spec.refined is None:
         return {}
     fine = refined_clip(shape, RefinerConfig(spec.refined.space_factor, spec.refined.time_factor))
-    pixels = video.read(frame_times(placed.start_s, fine.frames, fine.fps), fine.height, fine.width)[None]
-    every = pixels[:, :, :: spec.refined.time_factor]
-    return {"large": encoders.video_latents(every)[0], "refined": encoders.video_latents(pixels)[0]}
+    pixels = video.read(frame_times(placed.start_s, fine.frames, fine.fps), fine.height, fine.width)
+    every = pixels[:, :: spec.refined.time_factor]
+    large = dataclasses.replace(shape, height=fine.height, width=fine.width)
+    return {
+        "large": encoders.video_latents(every[None])[0],
+        "refined": encoders.video_latents(pixels[None])[0],
+        "refined_regions": tuple(_refined_regions(every, placed, large, fine, spec, encoders)),
+    }
+
+
+def _refined_regions(
+    pixels: Tensor, placed: Placed, large: ClipShape, fine: ClipShape, spec: LatentSpec, encoders: Encoders
+) -> Iterator[Region]:
+    """What the refiner is shown of a source, `pixels` (3, F, H, W) at its size: a source has the base's frame rate."""
+    generator = drawn_by(spec.seed, placed.key, "refined regions")
+    for _ in range(spec.regions if spec.refined else 0):
+        keep = draw_refined_mask(generator, large)
+        _, _, shown = refined_source(pixels[None], keep[None], fine, encoders.video_latents)
+        yield Region(shown.latents[0], shown.keep_mask[0].bool())

@@ -1,7 +1,7 @@
 """A latent sample as two files of a WebDataset shard: `safetensors` with its tensors, `json` with what they are."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -25,8 +25,9 @@ def pack(sample: LatentSample, dtype: str) -> dict[str, bytes]:
     tensors |= {f"text/{form}": hidden for form, hidden in sample.texts.items()}
     tensors |= {f"reference/{kind}": latents for kind, latents in sample.references.items()}
     tensors |= {f"extension/{place}": extension.latents for place, extension in enumerate(sample.extensions)}
-    for place, region in enumerate(sample.regions):
-        tensors |= {f"region/{place}": region.latents, f"keep_mask/{place}": region.keep_mask.to(torch.uint8)}
+    for prefix, regions in (("", sample.regions), ("refined_", sample.refined_regions)):
+        tensors |= {f"{prefix}region/{place}": region.latents for place, region in enumerate(regions)}
+        tensors |= {f"{prefix}keep_mask/{place}": region.keep_mask.byte() for place, region in enumerate(regions)}
     stored = {
         name: (tensor if tensor.dtype == torch.uint8 else tensor.to(DTYPES[dtype])).cpu().contiguous()
         for name, tensor in tensors.items()
@@ -45,8 +46,7 @@ def unpack(files: Mapping[str, bytes]) -> LatentSample:
     """What was packed, latents and embeddings in float32. Takes what `webdataset` yields as well."""
     described = json.loads(files["json"])
     tensors = load(files["safetensors"])
-    masks = _numbered(tensors, "keep_mask")
-    floats = {name: tensor.float() for name, tensor in tensors.items() if not name.startswith("keep_mask/")}
+    floats = {name: tensor.float() for name, tensor in tensors.items() if tensor.dtype != torch.uint8}
     at_end = described["extensions_at_end"]
     return LatentSample(
         key=described["key"],
@@ -56,9 +56,8 @@ def unpack(files: Mapping[str, bytes]) -> LatentSample:
         texts=_below(floats, "text/"),
         references=_below(floats, "reference/"),
         extensions=tuple(map(Extension, _numbered(floats, "extension"), at_end)),
-        regions=tuple(
-            Region(latents, mask.bool()) for latents, mask in zip(_numbered(floats, "region"), masks, strict=True)
-        ),
+        regions=tuple(_regions(tensors, "")),
+        refined_regions=tuple(_regions(tensors, "refined_")),
         **{name: floats.get(name) for name in _PLAIN},
     )
 
@@ -69,6 +68,12 @@ def _shape(values: dict[str, Any] | None) -> ClipShape | None:
     video = from_mapping(VideoCodecSpec, values.pop("video"), "shape.video")
     audio = values.pop("audio")
     return ClipShape(**values, video=video, audio=audio and from_mapping(AudioCodecSpec, audio, "shape.audio"))
+
+
+def _regions(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[Region]:
+    latents, masks = (_numbered(tensors, f"{prefix}{name}") for name in ("region", "keep_mask"))
+    for region, mask in zip(latents, masks, strict=True):
+        yield Region(region.float(), mask.bool())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -58,3 +58,5 @@ class LatentSample:
     """(C, T, H, W): the clip at the refiner's size and the base's frame rate, for keyframes."""
     refined: Tensor | None = None
     """(C, T', H, W): the clip at the refiner's size and frame rate."""
+    refined_regions: tuple[Region, ...] = ()
+    """At that size and rate, where the sample has `regions`: what is kept while the rest is refined."""

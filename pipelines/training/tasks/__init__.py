@@ -52,6 +52,7 @@ _ALL = (
     Task("audio_ref", references.audio_reference, HEARD, BOTH, reads="audio"),
     Task("keyframes", refinement.keyframes, CLIPS, BOTH, frozenset({"refined"})),
     Task("refine", refinement.refine, IMAGES | CLIPS, PICTURE, frozenset({"refined"})),
+    Task("refine_inpaint", refinement.refine_inpaint, IMAGES | CLIPS, PICTURE, frozenset({"refined", "regions"})),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}

@@ -2,11 +2,12 @@
 
 import torch
 
+from model.conditioning import VideoCondition
 from model.flow import noised
 from model.keyframes import keyframe_indices
 from model.refiner import refiner_condition
 from pipelines.training.latents.sample import LatentSample
-from pipelines.training.tasks.condition import frames
+from pipelines.training.tasks.condition import frames, region
 from pipelines.training.tasks.example import Example, Scene
 from pipelines.training.tasks.streams import held, picture, sound_if_heard
 from pipelines.training.tasks.text import caption
@@ -35,9 +36,22 @@ def keyframes(sample: LatentSample, scene: Scene) -> Example:
 
 
 def refine(sample: LatentSample, scene: Scene) -> Example:
-    """The refined clip from its low-resolution latents and high-resolution keyframes.
+    """The refined clip from its low-resolution latents and high-resolution keyframes."""
+    return _refined(sample, scene, None)
 
-    A little noise on the first keeps the refiner from trusting them as only true latents deserve. Keyframes are left
+
+def refine_inpaint(sample: LatentSample, scene: Scene) -> Example:
+    """The same where a source is kept: its latents at full size stand where the mask is 1, and the rest is refined."""
+    if not sample.refined_regions:
+        raise ValueError(f"{sample.key} holds no regions at the refiner's size: make the cache anew with jobs/cache.py")
+    drawn = sample.refined_regions[scene.pick(len(sample.refined_regions))]
+    return _refined(sample, scene, region(drawn.latents, drawn.keep_mask))
+
+
+def _refined(sample: LatentSample, scene: Scene, source: VideoCondition | None) -> Example:
+    """As `model.refining` lays it out for a base's latents and keyframes.
+
+    A little noise on the latents keeps the refiner from trusting them as only true latents deserve. Keyframes are left
     out as often as other references are: a base that makes none can be refined as well. A picture has none: its only
     frame would be what is to be made.
     """
@@ -52,5 +66,6 @@ def refine(sample: LatentSample, scene: Scene) -> Example:
         size,
         keyframes=held(sample, sample.large, "large")[None, :, list(indices)] if given else None,
         keyframe_indices=indices if given else (),
+        source=source,
     )
     return Example(caption(sample, scene), refined, condition)

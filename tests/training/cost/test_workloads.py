@@ -21,7 +21,7 @@ EVERY_TASK = {
     "sft-1": ("t2av", "t2v", "t2a", "v2a", "a2v", "i2v", "image_ref", "video_ref", "audio_ref"),
     "audio": ("t2a",),
     "keyframes": ("keyframes",),
-    "refiner": ("refine",),
+    "refiner": ("refine", "refine_inpaint"),
 }
 
 
@@ -78,6 +78,7 @@ def sample_of(stage, task, bucket):
         references=seen | heard,
         large=large[:, :frames] if bucket.kind != "image" else large,
         refined=large,
+        refined_regions=(Region(large, torch.ones(1, *large.shape[1:], dtype=torch.bool)),),
     )
 
 

@@ -10,13 +10,15 @@ from pipelines.training.latents.encode import encode_sample
 from pipelines.training.latents.index import open_latents
 from pipelines.training.latents.pack import pack, unpack
 from pipelines.training.latents.run import cache
-from pipelines.training.latents.spec import place
+from pipelines.training.latents.spec import RefinedSpec, place
 
 TOLERANCE = {"fp32": 0.0, "fp16": 5e-3, "bf16": 4e-2}
 
 
 @pytest.fixture(scope="module")
 def sample(dataset, spec, encoders):
+    """With all that a sample can hold."""
+    spec = spec.model_copy(update={"sizes": (16,), "refined": RefinedSpec(), "regions": 2})
     clip = next(clip for clip in dataset.clips if clip.key == "clip")
     return encode_sample(place(clip, spec, encoders.video.spec)[0], dataset.storage, spec, encoders)
 
@@ -39,13 +41,14 @@ def assert_equal(back, sample, tolerance=0.0):
         elif field.name in ("texts", "references"):
             assert one.keys() == other.keys()
             assert all(torch.allclose(one[k], other[k], rtol=tolerance, atol=tolerance) for k in other)
-        elif field.name not in ("extensions", "regions"):
+        elif field.name in ("extensions", "regions", "refined_regions"):
+            for ours, theirs in zip(one, other, strict=True):
+                assert torch.allclose(ours.latents, theirs.latents, rtol=tolerance, atol=tolerance), field.name
+        else:
             assert one == other, field.name
     assert [e.at_end for e in back.extensions] == [e.at_end for e in sample.extensions]
-    pairs = [*zip(back.extensions, sample.extensions, strict=True), *zip(back.regions, sample.regions, strict=True)]
-    assert all(torch.allclose(one.latents, other.latents, rtol=tolerance, atol=tolerance) for one, other in pairs)
-    masks = zip(back.regions, sample.regions, strict=True)
-    assert all(torch.equal(one.keep_mask, other.keep_mask) for one, other in masks)
+    for ours, theirs in ((back.regions, sample.regions), (back.refined_regions, sample.refined_regions)):
+        assert all(torch.equal(one.keep_mask, other.keep_mask) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_the_webdataset_library_reads_a_cache(job):

@@ -10,7 +10,7 @@ from pipelines.training.network import STREAMS
 from pipelines.training.tasks import TASKS, Dropout, TaskSettings
 
 CHANNELS = 4
-ALONE = {"refine": "refiner"}
+REFINING = ("refine", "refine_inpaint")
 NAMES = sorted(TASKS)
 NOTHING = Dropout(0, 0)
 
@@ -22,7 +22,7 @@ def assemble(latents, small_preset):
     def make(task, *, branches=None, count=2, seed=0, dropout=NOTHING, change=None, **settings):
         plain = {"refiner": small_preset.refiner, "low_noise": 0.0, "keyframes_from_image": 0.0}
         settings = TaskSettings(dropout=dropout, **{**plain, **settings})
-        assembler = Assembler(small_preset, branches or ALONE.get(task, "joint"), latents, settings)
+        assembler = Assembler(small_preset, branches or ("refiner" if task in REFINING else "joint"), latents, settings)
         samples = assembler.first(task, count)
         if change:
             samples = [change(one) for one in samples]
@@ -176,6 +176,28 @@ def test_the_refiner_is_shown_upsampled_latents_and_keyframes(assemble, small_pr
     assert torch.allclose(condition(without)[0][0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_what_a_source_keeps_lies_over_what_is_refined(latents, small_preset, kind):
+    settings = TaskSettings(dropout=NOTHING, refiner=small_preset.refiner, low_noise=0.0)
+    assembler = Assembler(small_preset, "refiner", latents, settings)
+    samples = [latents.read(one) for one in latents.buckets[kind][:2]]
+    plain, kept = (
+        assembler.batch(task, samples, torch.Generator().manual_seed(0)) for task in ("refine", "refine_inpaint")
+    )
+    (refined, _), (latent, mask) = condition(plain), condition(kept)
+    for row, one in enumerate(samples):
+        source = one.refined_regions[0]
+        assert torch.equal(mask[row].bool(), source.keep_mask[0])
+        assert torch.equal(latent[row], torch.where(source.keep_mask, source.latents, refined[row]))
+        expected = torch.where(source.keep_mask, 0.1, 1.0)
+        assert torch.allclose(kept.targets["video"].weight[row], expected)
+
+
+def test_a_cache_without_refined_regions_is_named(assemble):
+    with pytest.raises(ValueError, match="video-0 holds no regions at the refiner's size: make the cache anew"):
+        assemble("refine_inpaint", change=lambda one: dataclasses.replace(one, refined_regions=()))
+
+
 def test_a_refined_picture_is_not_shown_itself_as_keyframe(latents, small_preset):
     assembler = Assembler(small_preset, "refiner", latents, TaskSettings(dropout=Dropout(0, 0), low_noise=0.0))
     pictures = [latents.read(one) for one in latents.buckets["image"][:2]]
@@ -185,7 +207,7 @@ def test_a_refined_picture_is_not_shown_itself_as_keyframe(latents, small_preset
 
 
 STREAM_OF = {
-    **{task: {"video"} for task in ("t2i", "t2v", "a2v", "refine", "image_inpaint")},
+    **{task: {"video"} for task in ("t2i", "t2v", "a2v", *REFINING, "image_inpaint")},
     **{task: {"audio"} for task in ("t2a", "v2a")},
     "keyframes": {"video", "audio", "keyframes"},
 }
@@ -197,7 +219,7 @@ def test_targets_are_velocities_and_given_streams_are_clean_and_unlearned(assemb
     assert set(batch.targets) == STREAM_OF.get(task, {"video", "audio"})
     inputs = batch.inputs
     clean = {
-        "video": [one.refined if task == "refine" else one.video for one in samples],
+        "video": [one.refined if task in REFINING else one.video for one in samples],
         "audio": [one.audio for one in samples],
     }
     noisy = {"video": None if inputs.video is None else inputs.video[:, :CHANNELS], "audio": inputs.audio}
@@ -223,7 +245,7 @@ def test_conditions_hold_nothing_of_what_is_to_be_made(assemble, task):
     """Other clean latents behind the same noise change the noisy latents and the targets, and nothing else."""
 
     def other(one):
-        swapped = {"refined": one.refined} if task == "refine" else {"video": one.video, "audio": one.audio}
+        swapped = {"refined": one.refined} if task in REFINING else {"video": one.video, "audio": one.audio}
         if task == "keyframes":
             swapped["large"] = one.large
         given = {"v2a": "video", "a2v": "audio"}.get(task)
@@ -318,6 +340,7 @@ def test_a_sample_without_the_captions_asked_for_is_named(assemble):
         ("t2a", {"audio", "video"}),
         ("edit", {"pair"}),
         ("refine", {"image", "video"}),
+        ("refine_inpaint", {"image", "video"}),
     ],
 )
 def test_tasks_take_the_kinds_they_can_use(latents, task, kinds):
@@ -338,6 +361,8 @@ def test_what_a_task_needs_depends_on_the_branches(latents):
     assert not TASKS["image_ref"].usable(dataclasses.replace(clip, references=("video",)), video)
     assert not TASKS["image_ref"].usable(dataclasses.replace(clip, texts=("short",)), video)
     assert not TASKS["extend"].usable(dataclasses.replace(clip, extensions=0), video)
+    assert not TASKS["refine_inpaint"].usable(dataclasses.replace(clip, regions=0), video)
+    assert not TASKS["refine_inpaint"].usable(dataclasses.replace(clip, refined=False), video)
 
 
 @pytest.mark.parametrize("task", NAMES)
