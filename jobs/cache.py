@@ -4,6 +4,8 @@
     ray job submit -- python jobs/cache.py --dataset s3://bucket/data/datasets/sft --output s3://bucket/data \\
         --preset v4 --stage sft-1 --components /models/v4 --gpus-per-worker 1
 
+    python jobs/cache.py --output runs/train --prune              which caches no stage refers to; --remove removes them
+
 The same command goes on from what is committed. Any setting of the spec can be given as key=value, such as
 `sizes=[480,720]`, `seconds=[3,5]` or `dtype=bf16`. jobs/train.py makes the caches that a stage needs by itself.
 """
@@ -13,24 +15,32 @@ import sys
 from collections.abc import Sequence
 
 from model.config import load_preset
+from pipelines.training.ladder import LadderError
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.run import REJECTS, CacheSummary, cache
 from pipelines.training.latents.spec import LatentSpec
+from pipelines.training.prune import FoundCache, find_caches, remove
 from pipelines.training.recipe import STAGES
 from pipelines.training.resolve import load_stage
 from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
 from skyreels.storage import StorageError, join
 
-_EXPECTED = (ConfigError, LatentError, StorageError, FileNotFoundError)
+_EXPECTED = (ConfigError, LadderError, LatentError, StorageError, FileNotFoundError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
     words = sys.argv[1:] if argv is None else argv
     settings, rest = split_settings(words)
-    arguments = _parser().parse_args(rest)
+    parser = _parser()
+    arguments = parser.parse_args(rest)
+    if (arguments.remove or arguments.unfinished) and not arguments.prune:
+        parser.error("--remove and --unfinished go with --prune")
     try:
+        if arguments.prune:
+            _prune(arguments.output, removing=arguments.remove, unfinished=arguments.unfinished)
+            return 0
         job = _job(arguments, settings)
         if arguments.dry_run:
             _print_plan(plan_cache(job))
@@ -64,6 +74,27 @@ def _job(arguments: argparse.Namespace, settings: Sequence[str]) -> CacheJob:
         gpus_per_worker=arguments.gpus_per_worker,
         max_unreadable=arguments.max_unreadable,
     )
+
+
+def _prune(output: str, *, removing: bool, unfinished: bool) -> None:
+    """List all caches; remove, where that is asked for, those that no stage refers to."""
+    caches = find_caches(output)
+    unused = [found for found in caches if not found.stages and (found.finished or unfinished)]
+    for found in caches:
+        print(f"{found.size / 2**20:10.1f} MiB  {found.name}  {_use(found)}")
+    total = sum(found.size for found in unused) / 2**20
+    if not removing:
+        print(f"{len(unused)} of {len(caches)} caches ({total:.1f} MiB) would be removed by --prune --remove")
+        return
+    for found in unused:
+        remove(found)
+    print(f"removed {len(unused)} of {len(caches)} caches ({total:.1f} MiB)")
+
+
+def _use(found: FoundCache) -> str:
+    if found.stages:
+        return f"read by {', '.join(found.stages)}"
+    return "unused" if found.finished else "unused and not finished; a job may be making it (--unfinished)"
 
 
 def _print_plan(plan: CachePlan) -> None:
@@ -128,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
         "--replay-rejects", action="store_true", help="try the samples that could not be read once more"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--prune", action="store_true", help="make nothing; list the caches and which stages in --output refer to them"
+    )
+    parser.add_argument("--remove", action="store_true", help="with --prune: remove those that none refers to")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="with --prune: also those that are not finished, if no job makes them"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         preset=arguments.preset,
         data=arguments.data,
         output=arguments.output.resolve(),
-        dataset=arguments.dataset,
+        datasets=arguments.dataset,
         pairs=arguments.pairs,
         workers=arguments.workers,
         gpu=arguments.gpu,
@@ -55,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _names(word: str) -> tuple[str, ...]:
+    """The names in `a,b`."""
+    return tuple(filter(None, word.split(",")))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobs/train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,7 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", required=True, help=stages)
     parser.add_argument("--preset", default="tiny", help="tiny, small, base, v4 or a YAML file (default: tiny)")
     parser.add_argument("--data", default="runs/demo/data", help="what jobs/curate.py wrote: a folder or s3://…")
-    parser.add_argument("--dataset", help="which of its datasets (default: the one a recipe names, else `default`)")
+    parser.add_argument(
+        "--dataset",
+        type=_names,
+        default=(),
+        metavar="NAME[,NAME...]",
+        help="which of its datasets; several are read together (default: those a recipe names, else `default`)",
+    )
     parser.add_argument("--pairs", help="films before and after an edit (python -m pipelines.synthesis --pairs N)")
     parser.add_argument(
         "--output",
@@ -71,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("runs/train"),
         help="folder for everything made, seen by all nodes (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, help="ranks (default: the preset's; with --gpu one GPU each); 0: one, in this process")
+    parser.add_argument(
+        "--workers", type=int, help="ranks (default: the preset's; with --gpu one GPU each); 0: one, in this process"
+    )
     parser.add_argument(
         "--gpu", help="train on GPUs of this kind (h100, h200, a100): for the plan and the memory check"
     )

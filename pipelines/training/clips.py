@@ -30,7 +30,7 @@ CAPTION_FORMS = ("short", "long", "structured")
 Times = Sequence[float] | NDArray[np.float64]
 """Seconds from the start of a clip."""
 
-_MANIFEST = "manifest.parquet"
+MANIFEST = "manifest.parquet"
 _FACTS = ("key", "kind", "width", "height", "fps", "frames", "has_audio", "start_s", "end_s", "members")
 _EARLY_S = 1e-6  # a frame's own time, computed twice, may differ by rounding
 _MARGIN_S = 0.02  # more sound than a resampling filter is long
@@ -69,12 +69,12 @@ class ClipDataset:
 def open_dataset(location: str) -> ClipDataset:
     """Read the manifest of a dataset folder, local or s3://. Raises FileNotFoundError where there is none."""
     storage = Storage(normalise(location))
-    if not storage.exists(_MANIFEST):
+    if not storage.exists(MANIFEST):
         raise FileNotFoundError(
-            f"{storage.location(_MANIFEST)} does not exist: give the folder of a dataset, such as "
+            f"{storage.location(MANIFEST)} does not exist: give the folder of a dataset, such as "
             "data/datasets/default, or make one with jobs/curate.py"
         )
-    data = storage.read(_MANIFEST)
+    data = storage.read(MANIFEST)
     file = pq.ParquetFile(io.BytesIO(data))
     columns = set(file.schema_arrow.names)
     wanted = [*_FACTS, *(f"caption_{form}" for form in CAPTION_FORMS if f"caption_{form}" in columns)]

@@ -26,7 +26,7 @@ from model.codecs.training import audio_codec_loss, video_codec_loss
 from model.codecs.wan import WanVideoCodec
 from model.components import INDEX, GenerationConfig, encoder_of
 from model.config import Preset
-from pipelines.training.clips import open_dataset
+from pipelines.training.datasets import Datasets, open_together
 from pipelines.training.export import PARTS, published
 from pipelines.training.latents.spec import sides
 from pipelines.training.preview import write_media
@@ -82,7 +82,7 @@ class CodecStage:
     """Implements `skyreels.training.trainable.Trainable` for the codecs of a preset that learn."""
 
     stage: Stage
-    dataset: str
+    datasets: Datasets
 
     @property
     def slots(self) -> int:
@@ -150,7 +150,7 @@ class CodecStage:
 
     @cached_property
     def _windows(self) -> RandomWindows:
-        return codec_windows(self.stage, self.dataset)
+        return codec_windows(self.stage, self.datasets)
 
     @property
     def _tokens(self) -> int:
@@ -167,13 +167,13 @@ class CodecStage:
         return audio.latent_length(round(windows.frames / windows.fps * audio.sample_rate))
 
 
-def codec_windows(stage: Stage, dataset: str) -> RandomWindows:
+def codec_windows(stage: Stage, datasets: Datasets) -> RandomWindows:
     """Square windows at the stage's largest size and shortest length."""
     preset, recipe = stage.preset, stage.recipe
     multiple = preset.video.stride[1] * preset.transformer.patch[1]
     height, width = sides(max(stage.sizes), 1.0, multiple)
     return RandomWindows(
-        open_dataset(dataset),
+        open_together(datasets),
         height,
         width,
         preset.video.nearest_frames(min(stage.lengths) * recipe.fps),
@@ -184,18 +184,18 @@ def codec_windows(stage: Stage, dataset: str) -> RandomWindows:
     )
 
 
-def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, dataset: str, out: str | Path) -> Path:
+def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Datasets, out: str | Path) -> Path:
     """Write `video_codec/`, `audio_codec/`, `encoder/` and `model_index.json`, all at once.
 
     `weights` are those that `CodecStage` trained; none where the preset's codecs come with theirs. The statistics of
-    latents are measured on the dataset in any case.
+    latents are measured on the datasets in any case.
     """
     preset = stage.preset
     learned = _learning(preset)
     nn.ModuleDict(learned).load_state_dict({name: weights[name] for name in weights})
     video = learned.get("video") or video_codec_of(preset.section("video_codec"))
     audio = learned.get("audio") or audio_codec_of(preset.section("audio_codec"))
-    windows = codec_windows(stage, dataset)
+    windows = codec_windows(stage, datasets)
     samples = round(windows.frames / windows.fps * preset.audio.sample_rate)
     clips = (windows.pixels(step, 0, 1).values for step in range(MEASURED))
     sounds = (windows.sounds(step, 0, 1, samples).values for step in range(MEASURED))

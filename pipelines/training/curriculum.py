@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import Preset, load_preset
+from pipelines.training.clips import MANIFEST
 from pipelines.training.cost import ClusterSpec, Samples, StagePlan, cluster_of, plan_stage, summary, this_machine
+from pipelines.training.datasets import Datasets, in_words
+from pipelines.training.groups import check_groups
 from pipelines.training.ladder import Ladder
 from pipelines.training.recipe import StageRecipe, load_recipe
 from pipelines.training.resolve import Stage, load_stage
@@ -23,7 +26,7 @@ from skyreels.storage import Storage, normalise
 class Request:
     """What a user asks for. `settings` are key=value overrides of every recipe that runs.
 
-    `data` holds datasets as curation leaves them; `dataset` names one of them, else recipes say which they want.
+    `data` holds datasets as curation leaves them; `datasets` names some of them, else recipes say which they want.
     `only` runs the stage alone, `fresh` begins it anew. `gpu` is a kind that a calibration knows; None: CPUs.
     """
 
@@ -31,7 +34,7 @@ class Request:
     output: Path
     data: str
     preset: str = "tiny"
-    dataset: str | None = None
+    datasets: tuple[str, ...] = ()
     pairs: str | None = None
     workers: int | None = None
     gpu: str | None = None
@@ -74,8 +77,10 @@ class Climb:
         return self.ladder.plan(request.stage, only=request.only, again=request.fresh)
 
     def stage(self, name: str) -> Stage:
-        """A stage with all its numbers."""
-        return load_stage(name, self.preset, self.request.overrides)
+        """A stage with all its numbers. Raises ConfigError where they do not go together."""
+        stage = load_stage(name, self.preset, self.request.overrides)
+        check_groups(stage)
+        return stage
 
     def folder(self, name: str) -> Path:
         """Of a stage."""
@@ -86,17 +91,22 @@ class Climb:
         """Codecs and encoder."""
         return self.request.output / "components"
 
-    def dataset(self, stage: Stage) -> str:
-        """The dataset a stage learns from: the one asked for, else one its recipe is meant for, else `default`."""
+    def datasets(self, stage: Stage) -> Datasets:
+        """The datasets a stage learns from together: those asked for, else those its recipe names, else `default`.
+
+        `default` serves where none of a recipe's is there; where some are absent, that is an error.
+        """
         storage = Storage(normalise(self.request.data)).sub("datasets")
-        wanted = (self.request.dataset,) if self.request.dataset else (*stage.recipe.data.curation, "default")
-        for name in wanted:
-            if storage.exists(f"{name}/manifest.parquet"):
-                return storage.location(name)
-        there = sorted({name.split("/")[0] for name in storage.names("") if name.endswith("/manifest.parquet")})
+        wanted = self.request.datasets or stage.recipe.data.curation or ("default",)
+        absent = [name for name in wanted if not storage.exists(f"{name}/{MANIFEST}")]
+        if not self.request.datasets and len(absent) == len(wanted) and storage.exists(f"default/{MANIFEST}"):
+            return Datasets(storage.root, ("default",))
+        if not absent:
+            return Datasets(storage.root, tuple(dict.fromkeys(wanted)))
+        there = sorted({name.split("/")[0] for name in storage.names("") if name.endswith(f"/{MANIFEST}")})
         raise ConfigError(
-            f"{stage.name} wants dataset {' or '.join(wanted)} below {storage.root}, which has "
-            f"{', '.join(there) or 'none'}: run jobs/curate.py, or name one with --dataset"
+            f"{stage.name} wants dataset {in_words(wanted)} below {storage.root}, which has "
+            f"{', '.join(there) or 'none'}: run jobs/curate.py, or name those to learn from with --dataset"
         )
 
     def machine(self, stage: Stage) -> ClusterSpec:
@@ -115,7 +125,7 @@ def describe(request: Request) -> str:
     lines = [f"output    {request.output}", f"preset    {climb.preset.name}"]
     for name in climb.stages:
         stage = climb.stage(name)
-        lines += ["", f"{name}: from {climb.dataset(stage)}"]
+        lines += ["", f"{name}: from {climb.datasets(stage)}"]
         lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else summary(climb.plan(stage)))
     if len(lines) == 2:
         lines.append(f"nothing to do: {request.stage} is finished")
@@ -126,7 +136,7 @@ def check(climb: Climb, stages: Sequence[str]) -> None:
     """What can be known to be wrong before anything expensive starts: settings, data, memory."""
     for name in stages:
         stage = climb.stage(name)
-        climb.dataset(stage)
+        climb.datasets(stage)
         if stage.kind != "codecs":
             climb.plan(stage).check()
 

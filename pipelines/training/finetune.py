@@ -20,6 +20,7 @@ from pipelines.training.makers import StageMaker
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
 from pipelines.training.resolve import Stage, load_stage, steps_for
+from pipelines.training.run_record import note_run
 from pipelines.training.warm_start import warm_start
 from skyreels import cluster, tracking
 from skyreels.config import ConfigError
@@ -73,6 +74,7 @@ def finetune(request: Request) -> Finetuned:
             gpus_per_worker=stage.recipe.gpus_per_worker,
         )
         latents = cache(job, quiet=request.quiet).location
+        note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})
         starts = (str(request.model / "transformer"),)
         make = LoraMaker(StageMaker(stage, latents, starts, str(request.model)), request.lora)
         steps = steps_for(stage, make().stage.sampler)

@@ -6,7 +6,7 @@ of the stages that it was started from: a stage whose parent was trained anew si
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,7 @@ class Finished(Config):
     step: int = Field(ge=0)
     export: str = Field(description="folder of what the stage made")
     data: str = Field(description="fingerprint of the samples it learned from")
+    datasets: dict[str, str] = Field(default_factory=dict, description="fingerprints of the datasets' parts, by name")
     git_sha: str = ""
     finished_at: str
     parents: dict[str, str] = Field(default_factory=dict)
@@ -45,7 +46,8 @@ class Finished(Config):
     @property
     def digest(self) -> str:
         """16 hex digits; another run of the stage has others."""
-        return _digest(self.model_dump(mode="json"))
+        unsaid = set() if self.datasets else {"datasets"}  # so that records from before it keep their digest
+        return _digest(self.model_dump(mode="json", exclude=unsaid))
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,16 @@ class Ladder:
                 )
         return record
 
-    def mark_finished(self, stage: str, *, step: int, export: str, data: str, git_sha: str = "") -> Finished:
+    def mark_finished(
+        self,
+        stage: str,
+        *,
+        step: int,
+        export: str,
+        data: str,
+        datasets: Mapping[str, str] | None = None,
+        git_sha: str = "",
+    ) -> Finished:
         """Write the record of a stage that is done; its export must be complete."""
         record = Finished(
             stage=stage,
@@ -110,6 +121,7 @@ class Ladder:
             step=step,
             export=export,
             data=data,
+            datasets=dict(datasets or {}),
             git_sha=git_sha,
             finished_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             parents={name: parent.digest for name, parent in self.parents(stage).items()},

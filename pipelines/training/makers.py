@@ -4,37 +4,38 @@ from dataclasses import dataclass
 
 from pipelines.training.assembler import Assembler
 from pipelines.training.codec_stage import CodecStage
-from pipelines.training.latents.index import open_latents
+from pipelines.training.datasets import Datasets
+from pipelines.training.latents.union import Caches, open_caches
 from pipelines.training.resolve import Stage, sampler_for
 from pipelines.training.stage import TransformerStage
 
 
 @dataclass(frozen=True)
 class CodecMaker:
-    """The codecs' stage on a dataset."""
+    """The codecs' stage on datasets."""
 
     stage: Stage
-    dataset: str
+    datasets: Datasets
 
     def __call__(self) -> CodecStage:
-        return CodecStage(self.stage, self.dataset)
+        return CodecStage(self.stage, self.datasets)
 
 
 @dataclass(frozen=True)
 class StageMaker:
-    """A transformer's stage on the cache in the folder `latents`.
+    """A transformer's stage on the caches `latents`: a folder, or several by the names of their datasets.
 
     `starts` are folders of transformers to start from; `components` is one with codecs, for samples along the way.
     """
 
     stage: Stage
-    latents: str
+    latents: Caches
     starts: tuple[str, ...]
     components: str
 
     def __call__(self) -> TransformerStage:
         stage, recipe = self.stage, self.stage.recipe
-        index = open_latents(self.latents)
+        index = open_caches(self.latents)
         assembler = Assembler(
             stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
         )

@@ -10,6 +10,7 @@ from model.flow import FlowConfig
 from pipelines.training.assembler import Entry, SparsitySchedule
 from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
+from pipelines.training.latents.union import LatentUnion
 from pipelines.training.network import Branches
 from pipelines.training.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
 from pipelines.training.sampler import Sampler
@@ -104,7 +105,7 @@ def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) 
     )
 
 
-def sampler_for(stage: Stage, index: LatentIndex, tokens: Callable[[str, str], int]) -> Sampler[Entry]:
+def sampler_for(stage: Stage, index: LatentIndex | LatentUnion, tokens: Callable[[str, str], int]) -> Sampler[Entry]:
     """The sampler of a stage over its cache; `tokens(task, bucket)` are of one sample.
 
     Raises SamplerError for a task that finds no sample.

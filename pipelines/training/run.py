@@ -1,36 +1,35 @@
 """Run the stages of a request: latents, plan, training, export, record; one MLflow run each, over all restarts."""
 
 import dataclasses
-import json
 import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from model.components import GenerationConfig
+from pipelines.training.caching import make_caches
 from pipelines.training.clips import open_dataset
 from pipelines.training.codec_stage import codecs_learn, finish_codecs
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum import Climb, Request, check
+from pipelines.training.datasets import together
 from pipelines.training.export import export_refiner, export_transformer
-from pipelines.training.latents.index import LatentIndex, open_latents
-from pipelines.training.latents.job import CacheJob
-from pipelines.training.latents.run import cache
+from pipelines.training.latents.index import LatentIndex
+from pipelines.training.latents.union import Caches, LatentUnion, open_caches
 from pipelines.training.makers import CodecMaker, StageMaker
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
 from pipelines.training.recipe import stages_of
 from pipelines.training.resolve import Stage, steps_for
+from pipelines.training.run_record import note_run, read_run
 from pipelines.training.warm_start import warm_start
 from skyreels import cluster, tracking
 from skyreels.training.checkpoints import open_checkpoint
 from skyreels.training.run import Outcome, fit
 from skyreels.training.trainable import Trainable
-
-RUN_FILE = "run.json"
 
 
 def train(request: Request) -> bool:
@@ -59,20 +58,21 @@ def train(request: Request) -> bool:
 
 def _run_codecs(climb: Climb, stage: Stage) -> bool:
     """Train the codecs, or measure those that come with weights, and lay out the folder of components."""
-    dataset = climb.dataset(stage)
-    fingerprint = open_dataset(dataset).fingerprint
-    with _tracked(climb, stage, {"dataset": dataset}) as run:
+    datasets = climb.datasets(stage)
+    note_run(climb.folder(stage.name), caches={})
+    data = {name: open_dataset(location).fingerprint for name, location in datasets.locations.items()}
+    with _tracked(climb, stage, {"datasets": str(datasets)}) as run:
         if not codecs_learn(climb.preset):
-            finish_codecs({}, stage, dataset, climb.components)
-            _finish(climb, stage, 0, climb.components, fingerprint, run)
+            finish_codecs({}, stage, datasets, climb.components)
+            _finish(climb, stage, 0, climb.components, data, run)
             return True
-        maker = CodecMaker(stage, dataset)
+        maker = CodecMaker(stage, datasets)
         outcome = _fit(climb, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
         with open_checkpoint(str(climb.folder(stage.name))) as checkpoint:
-            finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, dataset, climb.components)
-        _finish(climb, stage, outcome.step, climb.components, fingerprint, run)
+            finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, datasets, climb.components)
+        _finish(climb, stage, outcome.step, climb.components, data, run)
     return True
 
 
@@ -81,45 +81,29 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
     parents = climb.ladder.parents(stage.name)
     starts = tuple(str(Path(parent.export) / "transformer") for name, parent in parents.items() if name != "codecs")
     warm_start(network_config(climb.preset, stage.branches), starts)  # says now whether the weights fit
-    location = _latents(climb, stage)
-    maker = StageMaker(stage, location, starts, str(climb.components))
-    index = open_latents(location)
+    datasets = climb.datasets(stage)
+    caches = make_caches(climb, stage, datasets)
+    maker = StageMaker(stage, caches, starts, str(climb.components))
+    index = open_caches(caches)
+    data = index.fingerprints if isinstance(index, LatentUnion) else {datasets.names[0]: index.fingerprint}
     steps = steps_for(stage, maker().sampler)
     print(summary(climb.plan(stage, _held(index))), flush=True)
-    with _tracked(climb, stage, {"latents": location, "data_fingerprint": index.fingerprint}) as run:
+    facts = {"datasets": str(datasets), "latents": _in_words(caches), "data_fingerprint": index.fingerprint}
+    with _tracked(climb, stage, facts) as run:
         outcome = _fit(climb, stage, maker, steps, run)
         if outcome.stopped:
             return False
         export = _export(climb, stage, starts)
-        _finish(climb, stage, outcome.step, export, index.fingerprint, run)
+        _finish(climb, stage, outcome.step, export, data, run)
     return True
 
 
-def _latents(climb: Climb, stage: Stage) -> str:
-    """The cache that the stage reads, made or completed."""
-    request = climb.request
-    pairs = request.pairs if "pair" in stage.latents.kinds else None
-    job = CacheJob(
-        output=str(request.output),
-        spec=stage.latents,
-        preset=climb.preset,
-        dataset=climb.dataset(stage),
-        pairs=pairs,
-        components=str(climb.components),
-        workers=stage.recipe.workers and None,
-        gpus_per_worker=stage.recipe.gpus_per_worker,
-    )
-    summary = cache(job, quiet=request.quiet)
-    held = ", ".join(f"{count} {bucket}" for bucket, count in summary.buckets.items())
-    print(f"latents   {summary.location}: {held}")
-    if summary.rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.rejected.items())
-        print(f"          not in it: {reasons} (rejects.parquet says what to do)")
-    return summary.location
+def _in_words(caches: Caches) -> str:
+    return caches if isinstance(caches, str) else ", ".join(caches.values())
 
 
-def _held(index: LatentIndex) -> Samples:
-    """What a cache holds, as plans count it."""
+def _held(index: LatentIndex | LatentUnion) -> Samples:
+    """What caches hold, as plans count it."""
     entries = [entry for bucket in index.buckets.values() for entry in bucket]
     kinds = Counter(entry.kind for entry in entries)
     hours = sum(entry.seconds for entry in entries if entry.kind == "audio") / 3600
@@ -146,9 +130,13 @@ def _export(climb: Climb, stage: Stage, starts: tuple[str, ...]) -> Path:
         return export_transformer(weights, network, generation, climb.components, folder / "export")
 
 
-def _finish(climb: Climb, stage: Stage, step: int, export: Path, data: str, run: tracking.TrackedRun) -> None:
-    sha = tracking.git_sha()
-    climb.ladder.mark_finished(stage.name, step=step, export=str(export), data=data, git_sha=sha)
+def _finish(
+    climb: Climb, stage: Stage, step: int, export: Path, data: Mapping[str, str], run: tracking.TrackedRun
+) -> None:
+    """Record and register it; `data` are fingerprints of what it learned from, by dataset."""
+    climb.ladder.mark_finished(
+        stage.name, step=step, export=str(export), data=together(data), datasets=data, git_sha=tracking.git_sha()
+    )
     version = run.register(f"skyreels-{climb.preset.name}", export.as_uri(), (stage.name,))
     if stage.kind != "codecs":
         _point(climb.request.output / "model", export)
@@ -164,9 +152,6 @@ def _finish(climb: Climb, stage: Stage, step: int, export: Path, data: str, run:
 def _tracked(climb: Climb, stage: Stage, facts: dict[str, str]) -> Iterator[tracking.TrackedRun]:
     """The MLflow run of a stage: the same one however often it is started."""
     folder = climb.folder(stage.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = folder / RUN_FILE
-    known = json.loads(record.read_text())["mlflow_run"] if record.is_file() else ""
     params = {f"recipe.{name}": value for name, value in stage.recipe.model_dump(mode="json").items()}
     params |= {"stage": stage.name, "preset": climb.preset.name, "output": str(climb.request.output), **facts}
     with tracking.track(
@@ -174,9 +159,9 @@ def _tracked(climb: Climb, stage: Stage, facts: dict[str, str]) -> Iterator[trac
         run_name=f"{stage.name}-{climb.preset.name}",
         params=params,
         enabled=climb.request.tracked,
-        run_id=known,
+        run_id=read_run(folder).mlflow_run,
     ) as run:
-        record.write_text(json.dumps({"mlflow_run": run.run_id}) + "\n")
+        note_run(folder, mlflow_run=run.run_id)
         yield run
 
 

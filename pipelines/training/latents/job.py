@@ -27,6 +27,10 @@ from skyreels.commits import CommitLog
 from skyreels.storage import Storage, normalise
 
 
+class NothingFits(LatentError):
+    """Data of which no sample is of a kind and size that the spec asks for."""
+
+
 @dataclass(frozen=True)
 class CacheJob:
     """What is cached, where to, and with what.
@@ -88,7 +92,7 @@ class CachePlan:
 
 
 def plan_cache(job: CacheJob) -> CachePlan:
-    """What `cache` would do. Writes nothing. LatentError where nothing fits the spec."""
+    """What `cache` would do. Writes nothing. Raises NothingFits where nothing fits the spec."""
     if job.dataset is None and job.pairs is None:
         raise LatentError("nothing to cache: give --dataset, --pairs or both")
     datasets = [open_dataset(job.dataset)] if job.dataset is not None else []
@@ -96,7 +100,7 @@ def plan_cache(job: CacheJob) -> CachePlan:
     identities, video, audio = _networks(job)
     latents = plan_latents([*datasets, *pairs], job.spec, video)
     if not latents.parts:
-        raise LatentError(_nothing_fits(job, [*datasets, *pairs], latents))
+        raise NothingFits(_nothing_fits(job, [*datasets, *pairs], latents))
     data = data_fingerprint(*datasets, *pairs)
     location = cache_location(job.output, job.spec, identities, data)
     done = CommitLog(Storage(location)).done()

@@ -62,13 +62,17 @@ def cache(job: CacheJob, *, replay_rejects: bool = False, quiet: bool = False) -
 
     Raises LatentError where nothing fits the spec, parts could not be written, or too much could not be read.
     """
+    return complete(plan_cache(job), replay_rejects=replay_rejects, quiet=quiet)
+
+
+def complete(plan: CachePlan, *, replay_rejects: bool = False, quiet: bool = False) -> CacheSummary:
+    """Do what a plan of now says, as `cache`."""
     started = time.monotonic()
-    plan = plan_cache(job)
     storage = Storage(plan.location)
     sweep_temporary(plan.location, older_than_s=_STALE_AFTER_S)
     if replay_rejects:
         _revoke_rejected(plan, storage)
-        plan = plan_cache(job)
+        plan = plan_cache(plan.job)
     results: list[PartResult] = []
     if plan.remaining or not storage.exists(CACHE):
         store_plan(plan.latents, storage)
