@@ -1,0 +1,118 @@
+"""Two workers that share every sequence learn what one worker learns alone, and groups that cannot be are refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from jobs import train
+from model.codecs.loading import audio_codec_of, video_codec_of
+from model.components import Components, GenerationConfig, encoder_of
+from model.config import PRESETS, load_preset
+from model.generator import Generator
+from model.mmdit import MMDiT
+from pipelines.training import run
+from pipelines.training.ladder import Ladder
+from pipelines.training.recipe import STAGES
+
+pytestmark = pytest.mark.e2e
+
+STAGE, STEPS = "sft-1", 4
+MIX = ["tasks.t2av=1", "tasks.image_ref=1", "tasks.video_ref=1", "tasks.audio_ref=1"]
+PLAIN = ["precision=fp32", "ema=null", f"steps={STEPS}", f"latents={STAGE}", "samples_every_steps=4"]
+"""No averages: the export is what was learned. A cache of this stage's own, as small as can be."""
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """The tiny preset, smaller still, as a file."""
+    values = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
+    values["transformer"] |= {"width": 64, "heads": 2, "dual_blocks": 1, "single_blocks": 1}
+    values["training"]["latents"]["windows"] = 1
+    path = tmp_path / "smallest.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def climbed(preset, tmp_path):
+    """An output folder where all stages before `STAGE` are on record, with a random generator as what they made.
+
+    Not a fresh one: its heads and gates are zero and let no gradient through.
+    """
+    output, described = tmp_path / "alone", load_preset(preset)
+    encoder = encoder_of(described.section("encoder"), tmp_path / "encoder")
+    torch.manual_seed(0)
+    video, audio = video_codec_of(described.section("video_codec")), audio_codec_of(described.section("audio_codec"))
+    transformer = MMDiT(described.transformer)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
+    Generator(parts).save_pretrained(output / "components")
+    ladder = Ladder(str(output), described)
+    for stage in STAGES[: STAGES.index(STAGE)]:
+        ladder.mark_finished(stage, step=1, export=str(output / "components"), data="0")
+    return output
+
+
+def trained(output, curated, preset, workers, shared):
+    """Metrics of every step, exported weights, and names of samples."""
+    words = ["--data", str(curated), "--output", str(output), "--preset", str(preset), "--workers", str(workers)]
+    words += ["--stage", STAGE, "--only", "--no-tracking", "--quiet", f"sequence_parallel={shared}", *MIX, *PLAIN]
+    assert train.main(words) == 0
+    folder = output / STAGE
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    weights = load_file(folder / "export/transformer/diffusion_pytorch_model.safetensors")
+    return metrics, weights, sorted(path.name for path in (folder / "samples").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_two_workers_that_share_sequences_learn_what_one_learns(climbed, curated, preset, tmp_path):
+    start = load_file(climbed / "components/transformer/diffusion_pytorch_model.safetensors")
+    metrics, weights, samples = trained(climbed, curated, preset, workers=0, shared=1)
+    together = tmp_path / "together"
+    shutil.copytree(climbed, together, symlinks=True, ignore=shutil.ignore_patterns(STAGE))
+    metrics_shared, weights_shared, samples_shared = trained(together, curated, preset, workers=2, shared=2)
+
+    assert len(list((together / STAGE / "checkpoints").rglob("*.safetensors"))) == 2, "both ranks took part"
+    assert [row["step"] for row in metrics_shared] == list(range(STEPS))
+    for alone, shared in zip(metrics, metrics_shared, strict=True):
+        named = [name for name in alone if name.startswith("loss") or name == "grad_norm"]
+        assert {name: shared[name] for name in named} == pytest.approx({name: alone[name] for name in named}, rel=1e-4)
+        tokens = [row["tokens_per_second"] * row["step_seconds"] for row in (alone, shared)]
+        assert tokens[0] == pytest.approx(tokens[1]), "a slot that two ranks share counts once"
+    tasks = {name.split("/")[1] for row in metrics for name in row if name.startswith("loss/")}
+    assert {"t2av", "video_ref"} <= tasks
+    assert weights_shared.keys() == weights.keys()
+    learned = {name: (weight - start[name]).norm() for name, weight in weights.items()}
+    assert [name for name, size in learned.items() if size == 0] == ["video.keyframe_embedding"]
+    for name, weight in weights.items():
+        assert (weights_shared[name] - weight).norm() <= 1e-4 * learned[name], f"{name} learned something else"
+    assert samples_shared == samples
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--workers", "3", "sequence_parallel=3"], "the 2 heads of preset smallest cannot be dealt out to"),
+        (["--workers", "3", "sequence_parallel=2"], "3 workers do not form groups of sequence_parallel = 2"),
+        (["--workers", "0", "sequence_parallel=2"], "1 workers do not form groups of sequence_parallel = 2"),
+        (["--workers", "6", "sequence_parallel=2"], "2 slots cannot be shared evenly by 3 data-parallel ranks"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["", "dry"])
+def test_groups_that_cannot_be_are_refused_before_anything_starts(
+    preset, tmp_path, monkeypatch, capsys, words, reason, dry
+):
+    manifest = tmp_path / "data/datasets/default/manifest.parquet"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"")
+    monkeypatch.setattr(run, "fit", lambda *arguments: pytest.fail("the engine was started"))
+    given = ["--stage", "video-1", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), *dry]
+    assert train.main([*given, "--preset", str(preset), "--no-tracking", *words]) == 1
+    assert f"error: codecs: {reason}" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "runs").exists()
