@@ -28,7 +28,8 @@ def load_settings(config: EngineConfig) -> Settings:
     """The DeepSpeed settings that `config.deepspeed` names: a file of cluster/deepspeed, or a path."""
     name = config.deepspeed
     if name == "auto":
-        name = "zero3" if config.gpus_per_worker else "zero3-cpu"
+        on_gpus = config.gpus_per_worker or (not config.workers and torch.cuda.is_available())
+        name = "zero3" if on_gpus else "zero3-cpu"
     path = Path(name) if name.endswith(".json") else _TEMPLATES / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in _TEMPLATES.glob("*.json")))

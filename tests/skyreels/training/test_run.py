@@ -100,7 +100,9 @@ def test_it_trains_as_a_plain_loop_does(undisturbed, toy):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_layers_gathered_as_they_are_needed_and_one_rank_in_this_process_train_alike(undisturbed, toy, tmp_path, workers):
+def test_layers_gathered_as_they_are_needed_and_one_rank_in_this_process_train_alike(
+    undisturbed, toy, tmp_path, workers
+):
     """The CPU's settings keep all weights gathered between updates; with a threshold of 0 every layer comes and goes."""
     template = load_settings(settings())
     template["zero_optimization"]["stage3_param_persistence_threshold"] = 0
