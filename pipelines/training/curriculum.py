@@ -13,7 +13,7 @@ from pathlib import Path
 from model.config import Preset, load_preset
 from pipelines.training.clips import MANIFEST
 from pipelines.training.cost import ClusterSpec, Samples, StagePlan, cluster_of, plan_stage, summary, this_machine
-from pipelines.training.datasets import Datasets, in_words
+from pipelines.training.datasets import Datasets
 from pipelines.training.groups import check_groups
 from pipelines.training.ladder import Ladder
 from pipelines.training.recipe import StageRecipe, load_recipe
@@ -97,15 +97,16 @@ class Climb:
         `default` serves where none of a recipe's is there; where some are absent, that is an error.
         """
         storage = Storage(normalise(self.request.data)).sub("datasets")
-        wanted = self.request.datasets or stage.recipe.data.curation or ("default",)
+        wanted = tuple(dict.fromkeys(self.request.datasets or stage.recipe.data.curation or ("default",)))
+        found = Datasets(storage.root, wanted)
         absent = [name for name in wanted if not storage.exists(f"{name}/{MANIFEST}")]
+        if not absent:
+            return found
         if not self.request.datasets and len(absent) == len(wanted) and storage.exists(f"default/{MANIFEST}"):
             return Datasets(storage.root, ("default",))
-        if not absent:
-            return Datasets(storage.root, tuple(dict.fromkeys(wanted)))
         there = sorted({name.split("/")[0] for name in storage.names("") if name.endswith(f"/{MANIFEST}")})
         raise ConfigError(
-            f"{stage.name} wants dataset {in_words(wanted)} below {storage.root}, which has "
+            f"{stage.name} wants dataset {found.in_words} below {storage.root}, which has "
             f"{', '.join(there) or 'none'}: run jobs/curate.py, or name those to learn from with --dataset"
         )
 

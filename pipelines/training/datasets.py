@@ -1,6 +1,6 @@
 """Several datasets read together, each of which keeps a name in the keys of its samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.curation.layers import digest
@@ -19,6 +19,11 @@ class Datasets:
     def locations(self) -> dict[str, str]:
         """Their folders, by name."""
         return {name: Storage(self.folder).location(name) for name in self.names}
+
+    @property
+    def in_words(self) -> str:
+        """Such as `a, b and c`."""
+        return " and ".join(filter(None, [", ".join(self.names[:-1]), *self.names[-1:]]))
 
     def __str__(self) -> str:
         return ", ".join(self.locations.values())
@@ -50,11 +55,6 @@ def key_within(name: str, key: str) -> str:
 def name_of(key: str) -> str:
     """The dataset of a key that `key_within` made."""
     return key.rpartition(".")[0]
-
-
-def in_words(names: Sequence[str]) -> str:
-    """Such as `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _below(name: str, clip: Clip) -> Clip:

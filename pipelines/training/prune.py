@@ -64,7 +64,8 @@ def remove(cache: FoundCache) -> None:
         raise ValueError(f"{cache.folder} is read by {', '.join(readers)}: it stays")
     # In this order a kill leaves an unfinished cache, whose parts a job makes anew, and never one with holes.
     (cache.folder / CACHE).unlink(missing_ok=True)
-    shutil.rmtree(cache.folder / _COMMITS, ignore_errors=True)
+    if (cache.folder / _COMMITS).is_dir():
+        shutil.rmtree(cache.folder / _COMMITS)
     shutil.rmtree(cache.folder)
 
 

@@ -51,7 +51,7 @@ class SparsityConfig(Config):
 class DataConfig(Config):
     """The data a stage is meant for: which recipes curate it, and how much of it the paper had."""
 
-    curation: tuple[str, ...] = ()
+    curation: tuple[str, ...] = Field((), description="their datasets are read together")
     images: float = Field(0, ge=0)
     clips: float = Field(0, ge=0)
     hours: float = Field(0, ge=0, description="of sound alone")

@@ -87,7 +87,9 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
     index = open_caches(caches)
     data = index.fingerprints if isinstance(index, LatentUnion) else {datasets.names[0]: index.fingerprint}
     steps = steps_for(stage, maker().sampler)
-    print(summary(climb.plan(stage, _held(index))), flush=True)
+    held = _held(index)
+    print(f"data      {held.images} pictures, {held.clips} clips, {held.hours:.2g} h of sound from {datasets.in_words}")
+    print(summary(climb.plan(stage, held)), flush=True)
     facts = {"datasets": str(datasets), "latents": _in_words(caches), "data_fingerprint": index.fingerprint}
     with _tracked(climb, stage, facts) as run:
         outcome = _fit(climb, stage, maker, steps, run)
