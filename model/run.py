@@ -15,8 +15,10 @@ from model.conditioning import (
     Conditioning,
     Reference,
     VideoCondition,
+    edited_reference,
     encode_audio_references,
     encode_visual_references,
+    tagged,
 )
 from model.denoiser import GuidedVelocity, Scene, TextPair
 from model.guidance import GuidanceScales, Streams
@@ -90,7 +92,11 @@ class Run:
 
     def sample(self, text: str, negative: str, references: Sequence[Reference]) -> Streams:
         """Latents of all streams, given ones included."""
-        scene = self._scene(self._embed(text, references), self._embed(negative, ()), references)
+        read = list(references)
+        if self.conditioning.edited is not None:
+            read.insert(0, edited_reference(self.conditioning.edited[0], references))
+            text = tagged(text, read[0])
+        scene = self._scene(self._embed(text, read), self._embed(negative, ()), references)
         settings = self.settings
         scales = GuidanceScales(
             settings.guidance_scale,

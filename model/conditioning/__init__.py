@@ -9,9 +9,11 @@ from model.conditioning.references import (
     Reference,
     VideoReference,
     check_tags,
+    edited_reference,
     encode_audio_references,
     encode_visual_references,
     fit_to_size,
+    tagged,
 )
 from model.conditioning.regions import Editing, ImageInpainting, Inpainting
 from model.conditioning.streams import (
@@ -49,8 +51,10 @@ __all__ = [
     "VideoToAudio",
     "blank",
     "check_tags",
+    "edited_reference",
     "encode_audio_references",
     "encode_visual_references",
     "fit_to_size",
     "latent_keep_mask",
+    "tagged",
 ]

@@ -43,13 +43,15 @@ class Conditioning:
 
     `generates` names the streams to sample. `given` holds clean latents of streams that are inputs: they enter the
     model at timestep 1 and take no loss. `condition` is None for audio alone. `references` go before the video in
-    time. `source` (B, 3, F, H, W) and `source_keep` (B, 1, F, H, W) bool tell which output pixels are the source's own.
+    time; `edited` (B, 3, F, H, W) is the clip they show where all of it may change, for the prompt encoder to read.
+    `source` (B, 3, F, H, W) and `source_keep` (B, 1, F, H, W) bool tell which output pixels are the source's own.
     """
 
     generates: frozenset[str]
     condition: VideoCondition | None = None
     given: Mapping[str, Tensor] = field(default_factory=dict)
     references: tuple[Tensor, ...] = ()
+    edited: Tensor | None = None
     source: Tensor | None = None
     source_keep: Tensor | None = None
 

@@ -7,6 +7,7 @@ their times. The same media also go to the MLLM, which is the prompt encoder's b
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,18 @@ def check_tags(prompt: str, references: Sequence[Reference]) -> None:
     unused = sorted(set(tags) - set(TAG.findall(prompt)))
     if unused:
         raise ValueError(f"the prompt does not mention {', '.join(unused)}: name each reference by its tag")
+
+
+def tagged(prompt: str, reference: Reference) -> str:
+    """The prompt that names the reference, at its end where it does not yet."""
+    return prompt if reference.tag in TAG.findall(prompt) else f"{prompt}\nReference: {reference.tag}"
+
+
+def edited_reference(video: Tensor, others: Sequence[Reference]) -> VideoReference:
+    """The clip to edit (3, F, H, W) as the prompt encoder reads it: the first video that no other reference is."""
+    taken = {reference.tag for reference in others}
+    free = next(tag for number in count(1) if (tag := f"@video_{number}") not in taken)
+    return VideoReference(free, video)
 
 
 def encode_visual_references(

@@ -57,8 +57,8 @@ class ImageInpainting:
 class Editing:
     """Change `video` (B, 3, F, H, W) as the prompt says, within the region where `keep_mask` is 0.
 
-    Without a mask the whole picture may change (style, camera, weather): then the source is read as a reference in
-    context and nothing is kept. With one, the model sees the source outside the region only.
+    Without a mask the whole picture may change (style, camera, weather): then the source is a reference, in context
+    and for the prompt encoder, and nothing is kept. With one, the model sees the source outside the region only.
     """
 
     video: Tensor
@@ -71,4 +71,4 @@ class Editing:
         check_size(self.video, clip, "the video")
         condition = unconditioned(clip, encode_video, self.video)
         reference = encode_video(fit_frames(self.video, clip.video))
-        return Conditioning(generated_streams(clip), condition, references=(reference,))
+        return Conditioning(generated_streams(clip), condition, references=(reference,), edited=self.video)

@@ -166,6 +166,30 @@ def test_inpainting_returns_kept_pixels_and_ignores_edited_ones(generator):
     assert torch.equal(made.audio, again.audio)
 
 
+def test_the_prompt_encoder_reads_the_video_of_an_edit(monkeypatch):
+    generator, read = build(WordLengths()), []
+    encode = generator.components.encoder.encode
+    monkeypatch.setattr(
+        generator.components.encoder,
+        "encode",
+        lambda prompt, references=(): read.append((prompt, list(references))) or encode(prompt, references),
+    )
+    subject = ImageReference("@video_1", (torch.zeros(3, 32, 32),))
+    source = torch.rand(3, 9, 32, 32) * 2 - 1
+    generator("make it a drawing", video=source, video_use="edit")
+    generator("put @video_1 into it", video=source, video_use="edit", references=[subject])
+    (alone, empty), (beside, _) = read[:2], read[2:]
+    assert empty == ("", [])
+    assert alone[0] == "make it a drawing\nReference: @video_1"
+    assert beside[0] == "put @video_1 into it\nReference: @video_2"
+    assert [reference.tag for reference in beside[1]] == ["@video_2", "@video_1"]
+    for _, references in (alone, beside):
+        assert torch.equal(references[0].frames, source)
+    read.clear()
+    generator("grass", video=source, mask=torch.ones(32, 32), generator=seed())
+    assert read[0] == ("grass", [])
+
+
 def test_the_video_of_an_edit_has_a_scale_of_its_own(generator):
     def edited(scale):
         made = generator(

@@ -94,7 +94,7 @@ def sample(kind, number):
     if kind == "pair":
         before = {"video": noise(seed + 9, 4, frames, 4, 4)}
         regions = (region(seed + 6, frames),) if number % 2 else ()
-        told = {"instruction": texts["short"]}
+        told = {"instruction": texts["short"], "instruction+video": texts["long"]}
         return LatentSample(key, kind, "pair", CLIP, picture, sound, told, regions=regions, references=before)
     read = {f"structured+{other}": noise(seed + 10 + i, 6, TEXT) for i, other in enumerate(("image", "video", "audio"))}
     return LatentSample(

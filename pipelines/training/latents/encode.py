@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.conditioning import Reference, VideoReference, blank, latent_keep_mask
+from model.conditioning import Reference, VideoReference, blank, latent_keep_mask, tagged
 from model.config import RefinerConfig
 from model.media import cover_mask
 from model.refiner import refined_clip
@@ -30,7 +30,7 @@ from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.draws import drawn_by
 from pipelines.training.latents.masks import draw_keep_mask, draw_refined_mask
 from pipelines.training.latents.pairs import INSTRUCTION, keep_mask_at, read_track
-from pipelines.training.latents.references import TAGS, draw_references, encode_references, kind_of, other_times, tagged
+from pipelines.training.latents.references import TAGS, draw_references, encode_references, kind_of, other_times
 from pipelines.training.latents.sample import Extension, LatentSample, Region
 from pipelines.training.latents.spec import LatentSpec, Placed, clip_shape, window_seconds
 from skyreels.storage import Storage

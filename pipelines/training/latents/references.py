@@ -24,11 +24,6 @@ _CROP_SHARE = (0.6, 1.0)  # of each side that a reference image shows: users' pi
 Span = tuple[float, float]
 
 
-def tagged(prompt: str, reference: Reference) -> str:
-    """The prompt that names the reference: always in the same words, at its end."""
-    return f"{prompt}\nReference: {reference.tag}"
-
-
 def kind_of(reference: Reference) -> ReferenceKind:
     """Under which name a sample keeps it."""
     if isinstance(reference, AudioReference):

@@ -47,7 +47,8 @@ def sample_of(stage, task, bucket):
     preset, spec = stage.preset, stage.latents
     shape = clip_shape(bucket, spec, preset.video, preset.audio)
     forms = [*("short", "long", "structured"), *(f"structured+{kind}" for kind in ("image", "video", "audio"))]
-    texts = {form: torch.zeros(TEXT, preset.transformer.text_width) for form in [*forms, "instruction"]}
+    forms += ["instruction", "instruction+video"]
+    texts = {form: torch.zeros(TEXT, preset.transformer.text_width) for form in forms}
     reference = preset.audio.latent_length(round(spec.reference_seconds * preset.audio.sample_rate))
     heard = {"audio": torch.zeros(preset.audio.channels, reference)}
     if shape is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.conditioning import Inpainting
+from model.conditioning import Editing, Inpainting, edited_reference, tagged
 from model.media import cover_mask
 from pipelines.synthesis.__main__ import main as synthesise
 from pipelines.synthesis.pairs import make_pair, write_pair
@@ -48,7 +48,10 @@ def test_a_pair_in_a_sample(folder, samples, encoders):
     assert torch.allclose(sample.references["video"], encoders.video.encode(old[None])[0], atol=1e-5)
     edit = json.loads((folder / "recolour.edit.json").read_text())
     assert torch.equal(sample.texts["instruction"], encoders.text.encode(edit["instruction"])[0])
-    assert len(sample.texts["instruction+video"]) > len(sample.texts["instruction"])
+    source = edited_reference(Editing(old[None]).prepare(shape, encoders.video.encode).edited[0], ())
+    read = encoders.text.encode(tagged(edit["instruction"], source), [source])[0]
+    assert torch.allclose(sample.texts["instruction+video"], read, atol=1e-5)
+    assert len(read) > len(sample.texts["instruction"])
     assert sample.audio.shape == shape.audio_latent_shape
     keep = cover_mask(keep_mask_at(edit, before.shown_at(times)), shape.height, shape.width)
     condition = Inpainting(old[None], keep[None]).prepare(shape, encoders.video.encode).condition

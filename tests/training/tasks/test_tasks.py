@@ -305,17 +305,21 @@ def test_dropped_references_stay_in_place_but_are_not_attended_to(assemble):
         for (row,) in assemble("video_ref", seed=seed, dropout=Dropout(0, 0.3))[0].inputs.reference_rows.tolist()
     ]
     assert abs(rows.count(False) / len(rows) - 0.3) < 0.1
-    kept, dropped = (assemble("video_ref", dropout=Dropout(0, share))[0] for share in (0, 1))
-    assert torch.equal(kept.inputs.video_references[0], dropped.inputs.video_references[0])
-    assert torch.equal(kept.inputs.text, dropped.inputs.text)
-    assert not dropped.inputs.reference_rows.any()
+    for task in ("video_ref", "edit"):
+        kept, dropped = (assemble(task, dropout=Dropout(0, share))[0] for share in (0, 1))
+        assert torch.equal(kept.inputs.video_references[0], dropped.inputs.video_references[0])
+        assert torch.equal(kept.inputs.text, dropped.inputs.text)
+        assert kept.inputs.reference_rows.any()
+        assert not dropped.inputs.reference_rows.any()
 
 
 def test_a_reference_task_reads_the_text_that_was_read_with_it(assemble):
     batch, samples = assemble("image_ref", captions={"long": 1.0})
     assert torch.equal(batch.inputs.text[0], samples[0].texts["structured+image"])
-    batch, samples = assemble("edit")
-    assert torch.equal(batch.inputs.text[0, : len(samples[0].texts["instruction"])], samples[0].texts["instruction"])
+    batch, samples = assemble("edit", count=4)
+    for row, one in enumerate(samples):  # within a region the source is not read: its pixels are shown outside
+        told = one.texts["instruction" if one.regions else "instruction+video"]
+        assert torch.equal(batch.inputs.text[row, : len(told)], told)
 
 
 def test_kept_latents_weigh_a_tenth(assemble):
