@@ -24,15 +24,15 @@ class LatentUnion:
 
     def __init__(self, caches: Mapping[str, LatentIndex]) -> None:
         """Raises LatentError where caches do not go together, or two are the same."""
-        self._caches = {name: caches[name] for name in sorted(caches)}
-        _refuse(self._caches)
+        caches = {name: caches[name] for name in sorted(caches)}
+        _refuse(caches)
+        self._caches = {name: _renamed(name, cache) for name, cache in caches.items()}
         self.fingerprints = {name: cache.fingerprint for name, cache in self._caches.items()}
         self.fingerprint = together(self.fingerprints)
         self.buckets: dict[str, tuple[Entry, ...]] = {}
-        for name, cache in self._caches.items():
+        for cache in self._caches.values():
             for bucket, entries in cache.buckets.items():
-                mine = tuple(replace(entry, key=key_within(name, entry.key)) for entry in entries)
-                self.buckets[bucket] = self.buckets.get(bucket, ()) + mine
+                self.buckets[bucket] = self.buckets.get(bucket, ()) + entries
 
     @cached_property
     def shapes(self) -> dict[str, Bucket]:
@@ -59,6 +59,15 @@ def open_caches(caches: Caches) -> LatentIndex | LatentUnion:
     if isinstance(caches, str):
         return open_latents(caches)
     return LatentUnion({name: open_latents(location) for name, location in caches.items()})
+
+
+def _renamed(name: str, cache: LatentIndex) -> LatentIndex:
+    """The cache with its dataset's name in all keys."""
+    renamed = {
+        bucket: tuple(replace(entry, key=key_within(name, entry.key)) for entry in entries)
+        for bucket, entries in cache.buckets.items()
+    }
+    return LatentIndex(cache.storage, cache.record, renamed)
 
 
 def _refuse(caches: Mapping[str, LatentIndex]) -> None:
