@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             preset=arguments.preset,
             recipe=arguments.recipe,
             lora=build(LoraSettings, {"rank": arguments.rank, "alpha": alpha}, "the command line"),
+            gpu=arguments.gpu,
             settings=[*named, *settings],
             tracked=not arguments.no_tracking,
             quiet=arguments.quiet,
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="the update counts alpha / rank times (default: the rank)")
     parser.add_argument("--steps", type=int, help="default: as many as the recipe's epochs make")
     parser.add_argument("--workers", type=int, help="ranks (default: the preset's); 0: one, in this process")
+    parser.add_argument(
+        "--gpu", help="train on GPUs of this kind (h100, h200, a100): for the plan and the memory check"
+    )
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -32,7 +32,7 @@ SAVED_BYTES: dict[Precision, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """How a step is run. `trainable` is the share of the parameters that learn."""
+    """How a step is run. `trainable` is the share of the network's parameters that learn."""
 
     gpus: int
     batch: int = 1
@@ -41,6 +41,8 @@ class TrainingSetup:
     sequence_parallel: int = 1
     average: bool = False
     trainable: float = 1.0
+    added: int = 0
+    """Parameters beside the network's own, all of which learn: a low-rank adapter."""
     offload: bool = False
     snapshot: bool = False
     """Whether a checkpoint is written from a copy while training goes on."""
@@ -48,6 +50,10 @@ class TrainingSetup:
     """Elements that may stay gathered though no layer at work needs them."""
     buffers: int = 0
     """Elements of the buffers that gradients wait in, and weights that come in ahead."""
+
+    def learning(self, own: int) -> float:
+        """Parameters that learn, of a network's `own` and those added to it."""
+        return own * self.trainable + self.added
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     total, layer = parameter_counts(config)
     tokens, kind = layer_tokens(work)
     value = VALUE_BYTES[setup.precision]
-    shard, learning = total / setup.gpus, total * setup.trainable / setup.gpus
+    shard, learning = (total + setup.added) / setup.gpus, setup.learning(total) / setup.gpus
     optimizer = learning * (MASTER_BYTES + MOMENT_BYTES)
     average = learning * AVERAGE_BYTES if setup.average else 0.0
     gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers

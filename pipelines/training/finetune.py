@@ -7,18 +7,22 @@
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.checkpoint import CONFIG, read_config, saved_identity
 from model.config import Preset, TransformerConfig, from_mapping, load_preset
+from model.inspect import meta_model
+from pipelines.training.cost import ClusterSpec, StagePlan, plan_stage, summary, this_machine
+from pipelines.training.groups import check_groups
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.run import cache
-from pipelines.training.lora import LoraSettings, LoraStage, save_adapter
+from pipelines.training.lora import LoraSettings, LoraStage, adapter_shapes, save_adapter
 from pipelines.training.makers import StageMaker
 from pipelines.training.network import network_config
 from pipelines.training.observe import Observer
+from pipelines.training.recipe import shares
 from pipelines.training.resolve import Stage, load_stage, steps_for
 from pipelines.training.run_record import note_run
 from pipelines.training.warm_start import warm_start
@@ -28,13 +32,15 @@ from skyreels.training.checkpoints import open_checkpoint
 from skyreels.training.run import fit
 
 RECORD = "base.json"
+UNPLANNED = "memory    not checked: say which GPUs these are with --gpu (a name or a file of cluster/calibration)"
 
 
 @dataclass(frozen=True)
 class Request:
     """`model` is a generator's folder, `dataset` one that curation left, `preset` the size the model was trained at.
 
-    `settings` are key=value overrides of the recipe.
+    `settings` are key=value overrides of the recipe. `gpu` is a kind that a calibration knows; None: CPUs, or GPUs
+    that no plan is made for.
     """
 
     model: Path
@@ -43,6 +49,7 @@ class Request:
     preset: str = "tiny"
     recipe: str = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
+    gpu: str | None = None
     settings: Sequence[str] = ()
     tracked: bool = True
     quiet: bool = False
@@ -59,10 +66,14 @@ class Finetuned:
 
 
 def finetune(request: Request) -> Finetuned:
-    """Cache, train, save. Raises ConfigError, CheckpointError or LatentError before anything expensive starts."""
+    """Cache, train, save. Raises ConfigError, CheckpointError, CannotFit or LatentError before it trains."""
     preset = load_preset(request.preset)
     stage = _stage(request, preset)
     warm_start(network_config(preset, stage.branches), [request.model / "transformer"])  # says now whether they fit
+    check_groups(stage)
+    machine = _machine(request, stage)
+    if machine:
+        _plan(stage, machine, stage.steps or 1, stage.mix).check()
     _claim(request)
     with cluster.connect():
         job = CacheJob(
@@ -71,13 +82,16 @@ def finetune(request: Request) -> Finetuned:
             preset=preset,
             dataset=request.dataset,
             components=str(request.model),
+            workers=stage.recipe.workers and None,
             gpus_per_worker=stage.recipe.gpus_per_worker,
         )
         latents = cache(job, quiet=request.quiet).location
         note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})
         starts = (str(request.model / "transformer"),)
         make = LoraMaker(StageMaker(stage, latents, starts, str(request.model)), request.lora)
-        steps = steps_for(stage, make().stage.sampler)
+        sampler = make().stage.sampler
+        steps = steps_for(stage, sampler)
+        print(summary(_plan(stage, machine, steps, sampler.mix)) if machine else UNPLANNED, flush=True)
         run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
         params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
@@ -108,14 +122,29 @@ class LoraMaker:
 
 
 def _stage(request: Request, preset: Preset) -> Stage:
-    """The recipe at the preset's size, for the branches that the model has."""
+    """The recipe at the preset's size, for the branches that the model has, with the adapter that learns."""
     folder = request.model / "transformer"
     values = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
     config = from_mapping(TransformerConfig, values, str(folder / CONFIG))
     channels = {"video": config.video_channels, "audio": config.audio_channels}
     streams = [name for name, count in channels.items() if count]
-    overrides = [f"streams=[{', '.join(streams)}]", *request.settings]
-    return load_stage(request.recipe, preset, overrides)
+    gpus = () if request.gpu is None else ("gpus_per_worker=1",)
+    stage = load_stage(request.recipe, preset, [f"streams=[{', '.join(streams)}]", *gpus, *request.settings])
+    shapes = adapter_shapes(meta_model(network_config(preset, stage.branches)), request.lora.rank)
+    return replace(stage, adapter=sum(rows * columns for rows, columns in shapes.values()))
+
+
+def _machine(request: Request, stage: Stage) -> ClusterSpec | None:
+    """What the plan is made for; None for GPUs that nobody has named."""
+    if stage.recipe.gpus_per_worker and request.gpu is None:
+        return None
+    return this_machine(max(1, stage.recipe.workers), request.gpu)
+
+
+def _plan(stage: Stage, machine: ClusterSpec, steps: int, mix: Mapping[str, float]) -> StagePlan:
+    """What `steps` of these tasks take."""
+    recipe = stage.recipe.model_copy(update={"steps": steps})
+    return plan_stage(replace(stage, recipe=recipe, mix=shares(mix)), machine)
 
 
 def _claim(request: Request) -> None:

@@ -35,6 +35,8 @@ class Stage:
     settings: TaskSettings
     flow: FlowConfig
     sparsity: SparsitySchedule | None
+    adapter: int = 0
+    """Parameters of a low-rank adapter that learns in the place of the network's own; 0: none."""
 
     @property
     def name(self) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 
-
 _OF_ONE_MACHINE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """For Ray Train in a private cluster: looking at the workers costs nothing, and nobody takes a node away."""
 

@@ -1,6 +1,7 @@
 """A user's clips become an adapter, and the adapter changes what the model makes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -53,9 +54,15 @@ def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, mode
     words += ["--preset", str(preset), "--rank", "4", "--workers", "2", *quiet, "optimizer.learning_rate=1e-2"]
     before = {path: path.read_bytes() for path in models[0].rglob("*.safetensors")}
     assert finetune.main(["--model", str(models[0]), *words, "--steps", "4"]) == 0
+    said = capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
     adapter = load_file(tmp_path / "mine/adapter/adapter_model.safetensors")
     assert all(tensor.abs().max() > 0 for tensor in adapter.values())
+    model, learning = re.search(r"model +([\d.]+) k parameters, ([\d.]+) k of them learn\n", said).groups()
+    base = load_file(models[0] / "transformer/diffusion_pytorch_model.safetensors")
+    counts = [sum(tensor.numel() for tensor in tensors.values()) / 1e3 for tensors in (base, adapter)]
+    assert [float(model), float(learning)] == pytest.approx([sum(counts), counts[1]], abs=0.1)
+    assert "4 steps, about" in said
     checkpoint = [load_file(path) for path in (tmp_path / "mine/run/checkpoints").rglob("*.safetensors")]
     assert {name.split("/")[1].split(".")[-3] for shard in checkpoint for name in shard} == {"lora_A", "lora_B"}
     metrics = [json.loads(line) for line in (tmp_path / "mine/run/metrics.jsonl").read_text().splitlines()]
@@ -72,6 +79,19 @@ def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, mode
     wrong = [*words[: words.index("--preset")], "--preset", "tiny", *quiet]
     assert finetune.main(["--model", str(models[0]), *wrong]) == 1
     assert "was trained with another preset: dual_blocks 1 instead of 2" in capsys.readouterr().err
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_written(preset, models, tmp_path, capsys):
+    words = ["--model", str(models[0]), "--preset", str(preset), "--dataset", "anywhere", "--no-tracking"]
+    words += ["--output", str(tmp_path / "mine"), "tokens_per_slot=1000000000", "workers=2"]
+    assert finetune.main(words) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"lora needs [\d,.]+ GiB on each of 2 cpu for .* can be filled. What would make it fit:\n  ", said)
+    assert finetune.main([*words, "--gpu", "h100"]) == 1
+    assert "GiB on each of 2 h100" in capsys.readouterr().err
+    assert finetune.main([*words, "sequence_parallel=3"]) == 1
+    assert "lora: the 2 heads of preset smallest cannot be dealt out" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
 
 
 def _clip(model, folder, *words):

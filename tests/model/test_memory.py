@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import inject_adapter_in_model
 
 from model.config import TransformerConfig, load_preset
 from model.flops import Workload
@@ -22,14 +23,18 @@ from model.memory import (
     training_memory,
 )
 from model.mmdit import JointInputs, MMDiT
+from pipelines.training.lora import LoraSettings, lora_config
 
 ZERO = Path(__file__).parents[2] / "cluster" / "deepspeed" / "zero3-cpu.json"
 WORK = Workload(text=512, grid=(21, 34, 60), audio=109)
 
 
-def saved_bytes(config: TransformerConfig, audio: int, precision: Precision) -> int:
-    """What autograd keeps for one forward pass, weights left out."""
-    model = MMDiT(config).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+def saved_bytes(config: TransformerConfig, audio: int, precision: Precision, rank: int = 0) -> int:
+    """What autograd keeps for one forward pass, weights left out; of an adapter of `rank` alone, where there is one."""
+    model: torch.nn.Module = MMDiT(config)
+    if rank:
+        model = inject_adapter_in_model(lora_config(LoraSettings(rank=rank)), model)
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -61,6 +66,17 @@ def test_activation_memory_is_what_a_layer_really_keeps(audio: int, kind: str, p
     tokens = 4 * 8 * 8 + 16 + (audio + 16 if audio else 0)
     kept = saved_bytes(deep, audio, precision) - saved_bytes(shallow, audio, precision)
     assert kept / 2 / tokens / shallow.width == pytest.approx(SAVED_BYTES[precision][kind], rel=0.1)
+
+
+def test_what_an_adapter_keeps_is_somewhat_less() -> None:
+    shallow = TransformerConfig(
+        width=256, heads=4, dual_blocks=1, single_blocks=1, text_width=32, video_channels=4, audio_channels=8
+    )
+    deep = dataclasses.replace(shallow, single_blocks=3)
+    whole, adapter = (
+        saved_bytes(deep, 200, "bf16", rank) - saved_bytes(shallow, 200, "bf16", rank) for rank in (0, 16)
+    )
+    assert 0.7 * whole < adapter < whole
 
 
 def test_states_are_sharded_and_activations_are_not() -> None:

@@ -8,7 +8,7 @@ from model.flops import forward_flops
 from model.inspect import TEXT_TOKENS
 from model.memory import Memory, parameter_counts
 from pipelines.training.cost.cluster import ClusterSpec
-from pipelines.training.cost.fit import holds, needed_bytes, peak_memory, remedies, trainable_share, training_setup
+from pipelines.training.cost.fit import holds, needed_bytes, peak_memory, remedies, training_setup
 from pipelines.training.cost.step import StepTime, step_time
 from pipelines.training.cost.workloads import Item, Samples, stage_items, stage_network
 from pipelines.training.resolve import Stage
@@ -48,7 +48,7 @@ class StagePlan:
 
     @property
     def steps(self) -> int:
-        return math.ceil(sum(item.steps for item in self.items))
+        return math.ceil(round(sum(item.steps for item in self.items), 6))  # shares may sum to 1 and a little
 
     @property
     def step(self) -> StepTime:
@@ -154,15 +154,15 @@ def plan_stage(
         for item in items
     ]
     memory, heaviest = peak_memory(stage, cluster, items)
-    parameters = parameter_counts(network)[0]
+    own, setup = parameter_counts(network)[0], training_setup(stage, cluster, heaviest)
     return StagePlan(
         stage=stage,
         cluster=cluster,
         items=tuple(items),
         times=tuple(times),
         slots=slots,
-        parameters=parameters,
-        trainable=round(parameters * trainable_share(network, recipe.freeze)),
+        parameters=own + setup.added,
+        trainable=round(setup.learning(own)),
         memory=memory,
         heaviest=heaviest,
         remedies=() if holds(memory, cluster) else remedies(stage, cluster, text_tokens=text_tokens),

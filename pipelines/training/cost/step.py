@@ -125,13 +125,14 @@ def _parameters(config: TransformerConfig) -> int:
 
 def _gathering(used: TransformerConfig, cluster: ClusterSpec, setup: TrainingSetup) -> float:
     """Two gathers of all weights and one scatter of the gradients of those that learn, over all devices."""
-    moved = _parameters(used) * VALUE_BYTES[setup.precision] * (2 + setup.trainable)
+    own = _parameters(used)
+    moved = (2 * (own + setup.added) + setup.learning(own)) * VALUE_BYTES[setup.precision]
     return moved * (setup.gpus - 1) / setup.gpus / cluster.link_rate(setup.gpus)
 
 
 def _update(config: TransformerConfig, cluster: ClusterSpec, setup: TrainingSetup) -> float:
     """AdamW on this device's shard; offloaded, gradients go to the host and weights come back."""
-    shard = _parameters(config) * setup.trainable / setup.gpus
+    shard = setup.learning(_parameters(config)) / setup.gpus
     moved = shard * (OPTIMIZER_BYTES + (AVERAGE_BYTES if setup.average else 0))
     link, rate = cluster.calibration.host_link, cluster.calibration.host_rate
     if not setup.offload or link is None or rate is None:

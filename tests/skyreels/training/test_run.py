@@ -103,7 +103,7 @@ def test_it_trains_as_a_plain_loop_does(undisturbed, toy):
 def test_layers_gathered_as_they_are_needed_and_one_rank_in_this_process_train_alike(
     undisturbed, toy, tmp_path, workers
 ):
-    """The CPU's settings keep all weights gathered between updates; with a threshold of 0 every layer comes and goes."""
+    """The CPU's settings keep weights gathered between updates; with a threshold of 0 every layer comes and goes."""
     template = load_settings(settings())
     template["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     gathering = tmp_path / "gathering.json"

@@ -108,6 +108,22 @@ def test_frozen_parameters_hold_no_optimizer(planned):
     assert 0.3 < frozen.trainable / full.trainable < 0.7
 
 
+def test_an_adapter_costs_a_copy_of_the_weights_and_little_more(stage_of):
+    """bf16, by hand: 2 bytes of every parameter; of the adapter's gradient 4, master weight and moments 12."""
+    cluster, added = cluster_of("h100", 8), 100_000_000
+    full = plan_stage(stage_of("lora", "v4", "steps=100", "sequence_parallel=4"), cluster)
+    plan = plan_stage(dataclasses.replace(full.stage, adapter=added), cluster)
+    assert (plan.parameters, plan.trainable) == (full.parameters + added, added)
+    assert plan.memory.states == pytest.approx((2 * plan.parameters + 16 * added) / 8)
+    assert plan.memory.host == pytest.approx(12 * added / 8)
+    assert plan.memory.activations == full.memory.activations
+    assert (full.fits, plan.fits) == (False, True)
+    assert 0.6 < plan.step.products / full.step.products < 0.8, "weights that stay need no gradients"
+    assert plan.step.update < 0.01 * full.step.update
+    assert re.search(r"model +[\d.]+ B parameters, 100.0 M of them learn", summary(plan))
+    assert plan.steps == 100
+
+
 def test_a_small_stage_fits_this_machine(stage_of):
     plan = plan_stage(stage_of("joint", "tiny"), this_machine(2), text_tokens=128)
     assert plan.fits
