@@ -7,6 +7,7 @@ that the same class loads.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,9 @@ MODEL_CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
 """transformers class by `model_type`. Of the Omni models only the thinker is loaded: it reads, the rest speaks."""
+
+BARS_AFTER_S = 5.0
+"""How long transformers reads or writes before it draws a bar of it."""
 
 Embedding = tuple[Tensor, Tensor]
 """Hidden states (S, D) in float32 and their mask (S,), True for tokens."""
@@ -85,9 +89,10 @@ class MLLMEncoder:
         kind = transformers.AutoConfig.from_pretrained(source, **revision).model_type
         if kind not in MODEL_CLASSES:
             raise ValueError(f"{source} is a {kind!r} model: use one of {', '.join(sorted(MODEL_CLASSES))}")
-        model, report = getattr(transformers, MODEL_CLASSES[kind]).from_pretrained(
-            source, output_loading_info=True, **options
-        )
+        with _bars_of_slow_work():
+            model, report = getattr(transformers, MODEL_CLASSES[kind]).from_pretrained(
+                source, output_loading_info=True, **options
+            )
         if report["missing_keys"]:  # transformers would go on with random weights in their place
             missing = sorted(report["missing_keys"])
             raise ValueError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
@@ -95,7 +100,8 @@ class MLLMEncoder:
 
     def save(self, directory: str | Path) -> None:
         """Write the model and its processor as transformers does."""
-        self.model.save_pretrained(directory)
+        with _bars_of_slow_work():
+            self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
 
     @property
@@ -170,6 +176,18 @@ class MLLMEncoder:
     def _shown_fps(self, reference: VideoReference) -> float:
         frames = reference.frames.shape[1]
         return self.config.fps * min(frames, self.config.max_frames) / frames
+
+
+@contextmanager
+def _bars_of_slow_work() -> Iterator[None]:
+    """Bars that are full at once only break the lines of whoever loads a small encoder again and again."""
+    from transformers.utils.logging import set_tqdm_hook
+
+    before = set_tqdm_hook(lambda bar, args, options: bar(*args, **{"delay": BARS_AFTER_S, **options}))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 def content_key(prompt: str, references: Sequence[Reference] = ()) -> str:

@@ -66,6 +66,14 @@ def test_several_media_go_in_together_and_each_needs_its_tag(encoder):
         encoder.encode("@image_1 moves", [IMAGE, VIDEO])
 
 
+def test_bars_are_drawn_of_slow_loading_alone(folder, monkeypatch, capsys):
+    MLLMEncoder.load(folder, TINY_LIMITS)
+    assert "Loading weights" not in capsys.readouterr().err
+    monkeypatch.setattr("model.encoder.BARS_AFTER_S", 0.0)
+    MLLMEncoder.load(folder, TINY_LIMITS)
+    assert "Loading weights" in capsys.readouterr().err
+
+
 def test_a_loaded_encoder_reads_as_the_one_that_was_saved(encoder, folder, tmp_path):
     loaded = MLLMEncoder.load(folder, TINY_LIMITS)
     assert loaded.identity == encoder.identity

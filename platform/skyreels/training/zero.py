@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,9 @@ def start_deepspeed() -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed 0.19.8 calls it under the name that torch 2.13 has replaced.
+    old_name = r"`torch\.distributed\.all_gather_into_tensor` is deprecated"
+    warnings.filterwarnings("ignore", old_name, FutureWarning, r"torch\.distributed\.c10d_logger")
     deepspeed.utils.nvtx.enable_nvtx = torch.cuda.is_available()  # ranges for a profiler of GPUs
     # Else a machine without a GPU compiles a shared-memory collective for a minute and a half, or fails without g++.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
