@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DRIVER = """
-import json, sys
+import json, psutil, sys
 sys.path.insert(0, sys.argv[2])
 import toy, skyreels
 from ray import cloudpickle
@@ -25,13 +25,18 @@ import ray
 ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING",
          runtime_env={"worker_process_setup_hook": "skyreels.cluster.prepare_worker"})
 seen = []
+def lose(node):
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in [raylet, *raylet.children(recursive=True)]:  # its workers would live on for some seconds
+        process.kill()
+    nodes.remove_node(node, allow_graceful=False)
 def observe(event):
     if isinstance(event, Started):
         seen.append(["start", event.workers, event.step])
     if isinstance(event, StepDone):
         seen.append(["step", event.step, event.metrics["loss"]])
         if event.step == 5 and len([item for item in seen if item[0] == "start"]) == 1:
-            nodes.remove_node(second, allow_graceful=False)
+            lose(second)
 config = EngineConfig(steps=10, precision="fp32", workers=2, min_workers=1, checkpoint=CheckpointConfig(every_steps=4))
 outcome = fit(lambda: toy.Toy(pause_s=0.2), config, sys.argv[1], observe)
 print(json.dumps({"seen": seen, "step": outcome.step, "restarts": outcome.restarts}))
