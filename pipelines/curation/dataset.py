@@ -21,7 +21,7 @@ from pipelines.curation.reporting import write_report
 from pipelines.curation.selection import Decisions, Row, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
-from skyreels.commits import CommitLog
+from skyreels.commits import CommitLog, digest
 from skyreels.config import build
 from skyreels.storage import Storage
 
@@ -132,7 +132,7 @@ def _pack(
     quiet: bool,
 ) -> packing.PackPlan:
     made_by = annotators.provenance(recipe)
-    identity = layers.digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
+    identity = digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
     plan = packing.plan_packs(chosen, identity, store, recipe.shards)
     packs = plan.remaining(store)
     if packs:

@@ -18,7 +18,7 @@ import ray
 
 from pipelines.curation import tables
 from pipelines.curation.recipe import WorkersConfig
-from skyreels.commits import Commit, CommitLog, describe, stable_json
+from skyreels.commits import Commit, CommitLog, describe, digest, stable_json
 from skyreels.storage import Storage
 
 Row = dict[str, Any]
@@ -138,11 +138,6 @@ def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> None:
         file = describe(name, path, keys)
     facts = {"made_by": dict(layer.made_by), "failed": failed}
     CommitLog(store).commit(Commit(part_id=part_id, files=(file,), facts=facts))
-
-
-def digest(value: Mapping[str, Any]) -> str:
-    """12 hex digits that name a set of settings."""
-    return hashlib.blake2b(stable_json(value), digest_size=6).hexdigest()
 
 
 def checked(clips: Sequence[Row], answers: Sequence[Row]) -> list[Row]:

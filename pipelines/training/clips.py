@@ -14,7 +14,6 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from model.media import cover
@@ -203,6 +202,8 @@ def _span(file: soundfile.SoundFile, start_s: float, samples: int, sample_rate: 
     lead = min(round(_MARGIN_S * rate), round(start_s * rate))
     first = round(start_s * rate) - lead
     wanted = lead + -(-samples * rate // sample_rate) + round(_MARGIN_S * rate)
+    from scipy.signal import resample_poly  # takes a second that workers on cached latents need not spend
+
     file.seek(min(first, file.frames))
     read = file.read(wanted, dtype="float32", always_2d=True).T
     common = gcd(rate, sample_rate)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipelines.curation.layers import digest
 from pipelines.training.clips import Clip, ClipDataset, open_dataset
+from skyreels.commits import digest
 from skyreels.storage import Storage
 
 

@@ -6,8 +6,9 @@ skips the parts that have a commit. Since a rerun of a part writes the same byte
 duplicate attempt, a retry or a kill at any point can neither lose nor double anything.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,3 +112,8 @@ def verify(storage: Storage, commit: Commit) -> list[str]:
 def stable_json(value: Any) -> bytes:
     """JSON whose bytes depend on the value alone."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """12 hex digits that name a set of settings."""
+    return hashlib.blake2b(stable_json(value), digest_size=6).hexdigest()

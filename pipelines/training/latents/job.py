@@ -14,7 +14,6 @@ import ray
 
 from model.config import Preset
 from model.shapes import AudioCodecSpec, VideoCodecSpec
-from pipelines.curation.layers import digest
 from pipelines.training.clips import ClipDataset, open_dataset
 from pipelines.training.latents.components import Identities, load_encoders
 from pipelines.training.latents.index import LatentError
@@ -23,7 +22,7 @@ from pipelines.training.latents.plan import LatentPlan, Part, plan_latents
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.latents.write import Sources
 from skyreels.cluster import LazyCluster
-from skyreels.commits import CommitLog
+from skyreels.commits import CommitLog, digest
 from skyreels.storage import Storage, normalise
 
 

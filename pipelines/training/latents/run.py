@@ -13,7 +13,6 @@ import torch
 from pydantic import TypeAdapter
 
 from pipelines.curation import progress, tables
-from pipelines.curation.layers import digest
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.index import (
     CACHE,
@@ -29,7 +28,7 @@ from pipelines.training.latents.plan import Part, store_plan
 from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
 from skyreels.cluster import LazyCluster
-from skyreels.commits import Commit, CommitLog
+from skyreels.commits import Commit, CommitLog, digest
 from skyreels.storage import Storage, sweep_temporary
 
 REJECTS = "rejects.parquet"

@@ -90,8 +90,7 @@ def _trainer(job: Job) -> TorchTrainer:
     elastic = config.min_workers is not None and config.min_workers < config.workers
     filesystem, path = resolve(Storage(job.run).location("ray"))
     return TorchTrainer(
-        work,
-        train_loop_config={"job": job},
+        partial(work, job),  # and not as a config: Ray's controller would import all that the job is made of
         torch_config=StoppableTorchConfig(),
         scaling_config=ScalingConfig(
             num_workers=(config.min_workers, config.workers) if elastic else config.workers,

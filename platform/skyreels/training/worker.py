@@ -41,9 +41,9 @@ class Job:
     board: Any
 
 
-def work(loop_config: dict[str, Job]) -> None:
+def work(job: Job) -> None:
     """Ray Train's training function."""
-    train_rank(loop_config["job"], ray.train.torch.get_device())
+    train_rank(job, ray.train.torch.get_device())
 
 
 def train_rank(job: Job, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,8 +50,7 @@ def start_deepspeed() -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
         # DeepSpeed counts CPU "devices" at every reduction; untold, it starts `numactl` for that each time.
         os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
-    import deepspeed
-
+    deepspeed = _import_deepspeed()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed 0.19.8 calls it under the name that torch 2.13 has replaced.
     old_name = r"`torch\.distributed\.all_gather_into_tensor` is deprecated"
@@ -59,6 +59,18 @@ def start_deepspeed() -> None:
     # Else a machine without a GPU compiles a shared-memory collective for a minute and a half, or fails without g++.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed's tuner, which nothing here calls, would import mlflow: two seconds of every worker's start."""
+    unseen = {} if "mlflow" in sys.modules else {"mlflow": None}
+    sys.modules.update(unseen)  # type: ignore[arg-type]
+    try:
+        import deepspeed
+    finally:
+        for name in unseen:
+            del sys.modules[name]
+    return deepspeed
 
 
 def partitioned(module: nn.Module) -> list[tuple[str, Any]]:
