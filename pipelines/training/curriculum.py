@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.config import Preset, load_preset
 from pipelines.training.clips import MANIFEST
-from pipelines.training.cost import ClusterSpec, Samples, StagePlan, cluster_of, plan_stage, summary, this_machine
+from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.datasets import Datasets
 from pipelines.training.groups import check_groups
 from pipelines.training.ladder import Ladder
@@ -110,14 +110,10 @@ class Climb:
             f"{', '.join(there) or 'none'}: run jobs/curate.py, or name those to learn from with --dataset"
         )
 
-    def machine(self, stage: Stage) -> ClusterSpec:
-        """What the plan is made for."""
-        workers = max(1, stage.recipe.workers)
-        return cluster_of(self.request.gpu, workers) if self.request.gpu else this_machine(workers)
-
-    def plan(self, stage: Stage, samples: Samples | None = None) -> StagePlan:
-        """What a transformer stage costs, on `samples` or on the paper's. Its `check` raises CannotFit."""
-        return plan_stage(stage, self.machine(stage), samples)
+    def plan(self, stage: Stage, samples: Samples | None = None) -> StagePlan | None:
+        """What a transformer stage costs, on `samples` or on the paper's; None on GPUs that nobody has named."""
+        machine = machine_for(stage.recipe.workers, self.request.gpu, stage.recipe.gpus_per_worker)
+        return plan_stage(stage, machine, samples) if machine else None
 
 
 def describe(request: Request) -> str:
@@ -138,8 +134,9 @@ def check(climb: Climb, stages: Sequence[str]) -> None:
     for name in stages:
         stage = climb.stage(name)
         climb.datasets(stage)
-        if stage.kind != "codecs":
-            climb.plan(stage).check()
+        plan = None if stage.kind == "codecs" else climb.plan(stage)
+        if plan is not None:
+            plan.check()
 
 
 def _codecs_in_words(stage: Stage) -> str:

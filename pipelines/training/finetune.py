@@ -14,7 +14,7 @@ from pathlib import Path
 from model.checkpoint import CONFIG, read_config, saved_identity
 from model.config import Preset, TransformerConfig, from_mapping, load_preset
 from model.inspect import meta_model
-from pipelines.training.cost import ClusterSpec, StagePlan, plan_stage, summary, this_machine
+from pipelines.training.cost import ClusterSpec, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.groups import check_groups
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.run import cache
@@ -32,7 +32,6 @@ from skyreels.training.checkpoints import open_checkpoint
 from skyreels.training.run import fit
 
 RECORD = "base.json"
-UNPLANNED = "memory    not checked: say which GPUs these are with --gpu (a name or a file of cluster/calibration)"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def finetune(request: Request) -> Finetuned:
     stage = _stage(request, preset)
     warm_start(network_config(preset, stage.branches), [request.model / "transformer"])  # says now whether they fit
     check_groups(stage)
-    machine = _machine(request, stage)
+    machine = machine_for(stage.recipe.workers, request.gpu, stage.recipe.gpus_per_worker)
     if machine:
         _plan(stage, machine, stage.steps or 1, stage.mix).check()
     _claim(request)
@@ -91,7 +90,7 @@ def finetune(request: Request) -> Finetuned:
         make = LoraMaker(StageMaker(stage, latents, starts, str(request.model)), request.lora)
         sampler = make().stage.sampler
         steps = steps_for(stage, sampler)
-        print(summary(_plan(stage, machine, steps, sampler.mix)) if machine else UNPLANNED, flush=True)
+        print(summary(_plan(stage, machine, steps, sampler.mix) if machine else None), flush=True)
         run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
         params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
@@ -132,13 +131,6 @@ def _stage(request: Request, preset: Preset) -> Stage:
     stage = load_stage(request.recipe, preset, [f"streams=[{', '.join(streams)}]", *gpus, *request.settings])
     shapes = adapter_shapes(meta_model(network_config(preset, stage.branches)), request.lora.rank)
     return replace(stage, adapter=sum(rows * columns for rows, columns in shapes.values()))
-
-
-def _machine(request: Request, stage: Stage) -> ClusterSpec | None:
-    """What the plan is made for; None for GPUs that nobody has named."""
-    if stage.recipe.gpus_per_worker and request.gpu is None:
-        return None
-    return this_machine(max(1, stage.recipe.workers), request.gpu)
 
 
 def _plan(stage: Stage, machine: ClusterSpec, steps: int, mix: Mapping[str, float]) -> StagePlan:

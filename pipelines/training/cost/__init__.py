@@ -5,7 +5,7 @@ plan.check()          # raises CannotFit, with remedies
 print(summary(plan))
 """
 
-from pipelines.training.cost.cluster import Calibration, ClusterSpec, cluster_of, this_machine
+from pipelines.training.cost.cluster import Calibration, ClusterSpec, cluster_of, machine_for
 from pipelines.training.cost.fit import with_fitting_groups
 from pipelines.training.cost.plan import CannotFit, StagePlan, plan_stage
 from pipelines.training.cost.report import summary
@@ -18,8 +18,8 @@ __all__ = [
     "Samples",
     "StagePlan",
     "cluster_of",
+    "machine_for",
     "plan_stage",
     "summary",
-    "this_machine",
     "with_fitting_groups",
 ]

@@ -134,6 +134,8 @@ def cluster_of(name: str | Path, devices: int, *, price_per_hour: float | None =
     return ClusterSpec(Path(name).stem, devices, calibration, price_per_hour)
 
 
-def this_machine(workers: int, gpu: str | None = None) -> ClusterSpec:
-    """What a run on this machine may use: `workers` of kind `gpu`, or of the cores here."""
-    return cluster_of(gpu or "cpu", workers)
+def machine_for(workers: int, gpu: str | None, gpus_per_worker: float) -> ClusterSpec | None:
+    """What a run may use: `workers` of kind `gpu`, or of the cores here; None for GPUs that nobody has named."""
+    if gpus_per_worker and gpu is None:
+        return None
+    return cluster_of(gpu or "cpu", max(1, workers))

@@ -54,8 +54,10 @@ def breakdown(plan: StagePlan) -> str:
     return "\n".join(lines)
 
 
-def summary(plan: StagePlan) -> str:
-    """A few lines to read before a run starts."""
+def summary(plan: StagePlan | None) -> str:
+    """A few lines to read before a run starts; None: on devices that nobody has named."""
+    if plan is None:
+        return "memory    not checked: say which GPUs these are with --gpu (a name or a file of cluster/calibration)"
     item, step = plan.heaviest, plan.step
     learning = "" if plan.trainable == plan.parameters else f", {count(plan.trainable)} of them learn"
     return "\n".join(

@@ -3,7 +3,7 @@ import dataclasses
 import psutil
 import pytest
 
-from pipelines.training.cost import cluster_of, this_machine
+from pipelines.training.cost import cluster_of, machine_for
 from pipelines.training.cost.cluster import CALIBRATIONS
 from skyreels.config import ConfigError
 
@@ -45,11 +45,16 @@ def test_an_unknown_machine_is_named_with_those_there_are():
 
 
 def test_workers_of_this_machine_share_what_is_free():
-    one, two = this_machine(1), this_machine(2)
+    one, two = machine_for(1, None, 0), machine_for(2, None, 0)
     assert one.memory_limit == pytest.approx(2 * two.memory_limit, rel=0.1)
     assert one.memory_limit <= psutil.virtual_memory().total
     assert one.shares_host
     assert not cluster_of("h100", 1).shares_host
+
+
+def test_gpus_that_nobody_has_named_are_not_planned_as_cores():
+    assert machine_for(8, None, 1) is None
+    assert machine_for(8, "h100", 1).devices == 8
 
 
 def test_a_price_that_is_given_replaces_the_assumed_one():

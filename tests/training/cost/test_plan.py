@@ -7,9 +7,9 @@ from pipelines.training.cost import (
     CannotFit,
     Samples,
     cluster_of,
+    machine_for,
     plan_stage,
     summary,
-    this_machine,
     with_fitting_groups,
 )
 from pipelines.training.cost.fit import remedies
@@ -124,8 +124,8 @@ def test_an_adapter_costs_a_copy_of_the_weights_and_little_more(stage_of):
     assert plan.steps == 100
 
 
-def test_a_small_stage_fits_this_machine(stage_of):
-    plan = plan_stage(stage_of("joint", "tiny"), this_machine(2), text_tokens=128)
+def test_a_small_stage_fits_machine_for(stage_of):
+    plan = plan_stage(stage_of("joint", "tiny"), machine_for(2, None, 0), text_tokens=128)
     assert plan.fits
     assert plan.cost is None
     text = summary(plan)
