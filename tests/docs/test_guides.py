@@ -56,6 +56,13 @@ CURATIONS = [
     for words in block.commands
     if "jobs/curate.py" in words
 ]
+TRAININGS = [
+    words[next(place for place, word in enumerate(words) if word.startswith("jobs/")) :]
+    for block in blocks_of(TRAINING)
+    if block.language == "bash"
+    for words in block.commands
+    if any(word.startswith("jobs/") for word in words)
+]
 
 
 @pytest.mark.slow
@@ -149,6 +156,13 @@ def test_every_command_of_the_guide_has_arguments_and_settings_that_exist(words,
     settings, rest = split_settings(words)
     arguments = curate._parser().parse_args(curate._with_command(rest))
     load_recipe(arguments.recipe, settings)
+
+
+@pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
+def test_every_command_of_the_training_guide_has_arguments_that_exist(words):
+    job = re.fullmatch(r"jobs/(\w+)\.py", words[0])[1]
+    _, rest = split_settings(words[1:])
+    JOBS[job]._parser().parse_args(curate._with_command(rest) if job == "curate" else rest)
 
 
 def test_the_guide_knows_every_reason_that_a_source_can_be_refused_for():
