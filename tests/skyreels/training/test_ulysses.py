@@ -1,6 +1,8 @@
 """Sequences shared by four gloo ranks against one process; the checks themselves are in `ulysses_checks.py`."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +32,16 @@ CHECKS = (
 def run(folder: Path, *checks: str) -> dict[str, list[str]]:
     """What failed in each check, over all ranks."""
     folder.mkdir(exist_ok=True)
-    program = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), *checks], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(PROGRAM), str(folder), *checks]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        try:
+            _, errors = program.communicate(timeout=180)
+        except subprocess.TimeoutExpired:
+            os.killpg(program.pid, signal.SIGKILL)  # the ranks too, which would hold the pipe open
+            raise
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
     failed = {check: [report[check] for report in reports if report[check] is not None] for check in checks}
-    assert program.returncode == 0 or any(failed.values()), program.stderr
+    assert program.returncode == 0 or any(failed.values()), errors
     return failed
 
 
