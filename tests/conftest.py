@@ -57,6 +57,17 @@ def s3_root(s3_endpoint):
 
 
 @pytest.fixture
+def one_thread():
+    """For sums that must agree to the bit, and for matrices so small that threads only stall each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """A real filesystem of one megabyte, for tests that fill it. Mounting needs root."""
     import subprocess

@@ -1,7 +1,7 @@
 """Caches below an output folder that none of its stages refers to, and their removal.
 
-A stage refers to the caches that its run.json names, begun or finished, and, where an earlier version wrote that, to
-those whose fingerprint its finished.json holds.
+A stage refers to the caches that its run.json names, begun or finished, and to those whose fingerprint its
+finished.json holds, for a run.json may be deleted.
 """
 
 import shutil

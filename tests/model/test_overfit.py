@@ -92,15 +92,6 @@ def spectral_correlation(one, other):
     return np.corrcoef(spectra)[0, 1]
 
 
-@pytest.fixture
-def one_thread():
-    """Matrices this small gain little from a second thread, and threads stall each other where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_tiny_joint_model_learns_four_films_and_makes_each_from_its_prompt(tmp_path):

@@ -44,15 +44,6 @@ def own(made, tmp_path):
     return str(shutil.copytree(made.location, tmp_path / "cache"))
 
 
-@pytest.fixture
-def one_thread():
-    """As caches are made: two threads add up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_what_an_index_tells(made, encoders, spec, one_thread):
     index = open_latents(made.location, **encoders.identities.model_dump())
     counted = {name: len(entries) for name, entries in index.buckets.items()}
