@@ -30,7 +30,7 @@ import torch.multiprocessing as mp
 import yaml
 
 from model.config import load_preset
-from model.flops import Workload
+from model.costs.flops import Workload
 from pipelines.training.cost.cluster import Calibration, ClusterSpec, Fact
 from pipelines.training.cost.measure import copy_rate, fit_steps, matmul_rate, predicted_seconds, time_step
 from skyreels.config import build, read_yaml
@@ -85,7 +85,7 @@ def _devices(calibration: Calibration, device: str, measured: Measured) -> Calib
     if device == "cpu":
         import deepspeed  # noqa: F401
 
-        import pipelines.training.stage  # noqa: F401
+        import pipelines.training.learners.transformer  # noqa: F401
         import skyreels.training.worker  # noqa: F401
 
         resident = psutil.Process().memory_info().rss

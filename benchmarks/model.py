@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from benchmarks.model_sampling import PLAIN, sampling_cases
 from model.config import TransformerConfig, load_preset
-from model.flops import Workload, forward_flops
+from model.costs.flops import Workload, forward_flops
 from model.inspect import clip_of, two_stage_flops
-from model.keyframes import KeyframeInput
-from model.mmdit import JointInputs, JointOutputs, MMDiT, predict
-from model.refiner import refiner_condition, warm_start
-from model.vsa import SparsePlan, sparse_attention
+from model.network.keyframes import KeyframeInput
+from model.network.mmdit import JointInputs, JointOutputs, MMDiT, predict
+from model.network.refiner import refiner_condition, warm_start
+from model.network.vsa import SparsePlan, sparse_attention
 
 WIDTH, HEADS, LAYERS, TEXT = 256, 4, 6, 16
 VIDEO = (5, 32, 32)

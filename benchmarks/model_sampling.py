@@ -11,11 +11,11 @@ import torch
 
 from model.conditioning import VideoCondition
 from model.config import TransformerConfig, load_preset
-from model.denoiser import GuidedVelocity, Scene, TextPair
-from model.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
 from model.inspect import clip_of
-from model.mmdit import JointInputs, MMDiT, predict
-from model.sampler import sample, timestep_schedule
+from model.network.mmdit import JointInputs, MMDiT, predict
+from model.sampling.denoiser import GuidedVelocity, Scene, TextPair
+from model.sampling.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
+from model.sampling.sampler import sample, timestep_schedule
 from model.shapes import ClipShape
 
 PLAIN, OURS = "plain loop", "ours"

@@ -25,9 +25,9 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import psutil
 import torch
 
-from pipelines.training.curriculum import Climb, Request
-from pipelines.training.makers import StageMaker
-from pipelines.training.run_record import read_run
+from pipelines.training.curriculum.request import Climb, Request
+from pipelines.training.learners.makers import StageMaker
+from pipelines.training.stages.run_record import read_run
 from skyreels import cluster
 from skyreels.training.config import EngineConfig
 from skyreels.training.events import Event, Started, StepDone

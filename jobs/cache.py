@@ -15,14 +15,14 @@ import sys
 from collections.abc import Sequence
 
 from model.config import load_preset
-from pipelines.training.ladder import LadderError
+from pipelines.training.curriculum.ladder import LadderError
+from pipelines.training.curriculum.recipe import STAGES
+from pipelines.training.curriculum.resolve import load_stage
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.run import REJECTS, CacheSummary, cache
 from pipelines.training.latents.spec import LatentSpec
-from pipelines.training.prune import FoundCache, find_caches, remove
-from pipelines.training.recipe import STAGES
-from pipelines.training.resolve import load_stage
+from pipelines.training.stages.prune import FoundCache, find_caches, remove
 from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
 from skyreels.storage import StorageError, join
 

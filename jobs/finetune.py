@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.training.finetune import Request, finetune
-from pipelines.training.lora import LoraSettings
+from pipelines.training.learners.lora import LoraSettings
+from pipelines.training.stages.finetune import Request, finetune
 from skyreels.config import build, split_settings
 from skyreels.storage import StorageError
 from skyreels.training.errors import TrainingError

@@ -23,9 +23,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from model.generation.requests import VideoUse
+from model.generation.run import Progress
 from model.generator import Generator
-from model.requests import VideoUse
-from model.run import Progress
 from pipelines.generation.media import MediaReader
 from pipelines.generation.output import SUFFIXES, check_output, output_kind
 from pipelines.generation.render import Rendered, render

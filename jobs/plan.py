@@ -26,8 +26,8 @@ from pipelines.training.cost import (
 from pipelines.training.cost.cluster import CALIBRATIONS
 from pipelines.training.cost.plot import plot_plans
 from pipelines.training.cost.report import assumptions, breakdown, table
-from pipelines.training.recipe import stages_of
-from pipelines.training.resolve import load_stage
+from pipelines.training.curriculum.recipe import stages_of
+from pipelines.training.curriculum.resolve import load_stage
 from skyreels.config import ConfigError, split_settings
 
 

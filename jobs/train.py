@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.training import curriculum, run
-from pipelines.training.recipe import GROUPS, STAGES
+from pipelines.training.curriculum.recipe import GROUPS, STAGES
+from pipelines.training.curriculum.request import Request, describe
+from pipelines.training.stages.run import train
 from skyreels.config import ConfigError, split_settings
 from skyreels.storage import StorageError
 from skyreels.training.errors import TrainingError
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, rest = split_settings(words)
     arguments = _parser().parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    request = curriculum.Request(
+    request = Request(
         stage=arguments.stage,
         preset=arguments.preset,
         data=arguments.data,
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if arguments.dry_run:
-            print(curriculum.describe(request))
+            print(describe(request))
             return 0
-        return 0 if run.train(request) else 3
+        return 0 if train(request) else 3
     except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.codecs.latents import weights_identity
 from model.config import TransformerConfig, from_mapping
-from model.mmdit import MMDiT
+from model.network.mmdit import MMDiT
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

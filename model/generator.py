@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, saved_identity
-from model.components import Components, Placement, SamplingConfig
 from model.conditioning import AudioReference, Reference, check_tags
-from model.guidance import ReferenceScale
-from model.lora import load_lora, merge_lora
+from model.generation.components import Components, Placement, SamplingConfig
+from model.generation.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
+from model.generation.requests import MediaRequest, VideoUse
+from model.generation.run import Generated, Progress, Run
 from model.media import Image, Mask, OutputType, Video
-from model.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
-from model.requests import MediaRequest, VideoUse
-from model.run import Generated, Progress, Run
+from model.network.lora import load_lora, merge_lora
+from model.sampling.guidance import ReferenceScale
 
 
 class Generator:

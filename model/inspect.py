@@ -8,10 +8,10 @@ import argparse
 import dataclasses
 
 from model.config import Preset, TransformerConfig, load_preset
-from model.flops import Workload, forward_flops
-from model.keyframes import keyframe_indices
-from model.memory import TrainingSetup, meta_model, training_memory
-from model.refiner import refined_clip, refiner_config
+from model.costs.flops import Workload, forward_flops
+from model.costs.memory import TrainingSetup, meta_model, training_memory
+from model.network.keyframes import keyframe_indices
+from model.network.refiner import refined_clip, refiner_config
 from model.shapes import ClipShape
 
 TEXT_TOKENS = 512

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from model.run import Generated
+from model.generation.run import Generated
 from pipelines.generation.request import GenerationRequest, RequestError
 from skyreels.media.encode import write_flac, write_video, write_wav
 from skyreels.media.image import write_image

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from model.generation.run import Generated, Progress
 from model.generator import Generator
-from model.run import Generated, Progress
 from pipelines.generation.arguments import call_arguments
 from pipelines.generation.media import MediaReader
 from pipelines.generation.output import OutputKind, check_output, record_name, write_output

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, NonNegativeFloat
 
 from model.conditioning import Reference, check_tags
-from model.prompts import Shot, StructuredPrompt, render_prompt
-from model.requests import MediaRequest, VideoUse
+from model.generation.prompts import Shot, StructuredPrompt, render_prompt
+from model.generation.requests import MediaRequest, VideoUse
 from skyreels.config import Config
 
 Kind = Literal["image", "video", "audio"]

@@ -18,8 +18,8 @@ from model.generator import Generator
 from pipelines.curation import cut, extract, measure
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.synthesis.__main__ import main as render_world
-from pipelines.training.observe import read_metrics
-from pipelines.training.recipe import STAGES
+from pipelines.training.curriculum.recipe import STAGES
+from pipelines.training.stages.observe import read_metrics
 from skyreels.config import split_settings
 from skyreels.media import errors
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from jobs import finetune, generate
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.components import Components, GenerationConfig, encoder_of
 from model.config import PRESETS, load_preset
+from model.generation.components import Components, GenerationConfig, encoder_of
 from model.generator import Generator
-from model.mmdit import MMDiT
+from model.network.mmdit import MMDiT
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 

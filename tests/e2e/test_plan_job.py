@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from jobs import plan
-from pipelines.training.recipe import STAGES
+from pipelines.training.curriculum.recipe import STAGES
 
 
 def test_the_whole_curriculum_prints_its_table_and_draws_it(tmp_path, capsys):

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from jobs import train
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.components import Components, GenerationConfig, encoder_of
 from model.config import PRESETS, load_preset
+from model.generation.components import Components, GenerationConfig, encoder_of
 from model.generator import Generator
-from model.mmdit import MMDiT
-from pipelines.training import run
-from pipelines.training.ladder import Ladder
-from pipelines.training.recipe import STAGES
+from model.network.mmdit import MMDiT
+from pipelines.training.curriculum.ladder import Ladder
+from pipelines.training.curriculum.recipe import STAGES
+from pipelines.training.stages import run
 
 pytestmark = pytest.mark.e2e
 

@@ -6,9 +6,9 @@ import pytest
 
 from jobs import train
 from model.config import load_preset
-from pipelines.training import run
-from pipelines.training.ladder import Ladder
-from pipelines.training.recipe import STAGES
+from pipelines.training.curriculum.ladder import Ladder
+from pipelines.training.curriculum.recipe import STAGES
+from pipelines.training.stages import run
 
 pytestmark = pytest.mark.e2e
 

@@ -6,13 +6,13 @@ import torch
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.components import Components, GenerationConfig, SamplingConfig
 from model.config import RefinerConfig, TransformerConfig
+from model.generation.components import Components, GenerationConfig, SamplingConfig
+from model.generation.requests import Defaults
 from model.generator import Generator
-from model.mmdit import MMDiT
-from model.refiner import warm_start
-from model.requests import Defaults
-from model.tiny_encoder import build_tiny_encoder
+from model.network.mmdit import MMDiT
+from model.network.refiner import warm_start
+from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from skyreels.media.encode import write_flac, write_video
 from skyreels.media.image import write_image
 

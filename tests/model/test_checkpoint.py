@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import CheckpointError, load_into, load_transformer, read_config, save_module, save_transformer
 from model.config import TransformerConfig
-from model.mmdit import MMDiT
+from model.network.mmdit import MMDiT
 
 TINY = TransformerConfig(
     width=24, heads=2, dual_blocks=1, single_blocks=1, text_width=8, video_channels=2, audio_channels=3

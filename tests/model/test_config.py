@@ -5,8 +5,8 @@ import torch
 import yaml
 
 from model.config import PRESETS, TransformerConfig, from_mapping, load_preset
-from model.memory import count_parameters, meta_model
-from model.refiner import refiner_config
+from model.costs.memory import count_parameters, meta_model
+from model.network.refiner import refiner_config
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

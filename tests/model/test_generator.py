@@ -8,16 +8,16 @@ import torch.nn.functional as F
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.components import Components, GenerationConfig, SamplingConfig, encoder_of
 from model.conditioning import AudioReference, ImageReference, VideoReference
 from model.config import RefinerConfig, TransformerConfig, load_preset
+from model.generation.components import Components, GenerationConfig, SamplingConfig, encoder_of
+from model.generation.prompts import Shot
+from model.generation.requests import Defaults
 from model.generator import Generator
-from model.mmdit import MMDiT
-from model.prompts import Shot
-from model.refiner import warm_start
-from model.requests import Defaults
-from model.sampler import Cancelled
-from model.tiny_encoder import build_tiny_encoder
+from model.network.mmdit import MMDiT
+from model.network.refiner import warm_start
+from model.prompt_encoder.tiny_encoder import build_tiny_encoder
+from model.sampling.sampler import Cancelled
 
 pytestmark = pytest.mark.slow
 

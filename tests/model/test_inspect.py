@@ -1,8 +1,8 @@
 import pytest
 
 from model.config import load_preset
+from model.costs.memory import count_parameters, meta_model
 from model.inspect import clip_of, low_resolution_clip, parameter_table, report, two_stage_flops, workload
-from model.memory import count_parameters, meta_model
 
 
 def test_the_table_accounts_for_every_parameter() -> None:

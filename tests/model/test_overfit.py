@@ -10,17 +10,17 @@ from scipy.signal import stft
 
 from model.codecs.loading import audio_codec_of, video_codec_of
 from model.codecs.training import fit_codec, measure
-from model.components import Components, GenerationConfig, SamplingConfig
 from model.conditioning import TextToAudioVideo
 from model.config import TransformerConfig, load_preset
-from model.denoiser import stack_text
-from model.flow import flow_loss, noised, sample_timesteps, velocity_target
+from model.generation.components import Components, GenerationConfig, SamplingConfig
+from model.generation.requests import Defaults
 from model.generator import Generator
 from model.media import video_tensor
-from model.mmdit import JointInputs, MMDiT
-from model.requests import Defaults
+from model.network.mmdit import JointInputs, MMDiT
+from model.prompt_encoder.tiny_encoder import build_tiny_encoder
+from model.sampling.denoiser import stack_text
+from model.sampling.flow import flow_loss, noised, sample_timesteps, velocity_target
 from model.shapes import ClipShape
-from model.tiny_encoder import build_tiny_encoder
 from pipelines.synthesis.film import Soundtrack, Tone
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render

@@ -8,10 +8,10 @@ import torch
 
 from model.config import load_preset
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
+from pipelines.training.data.sampler import Sampler
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import Extension, LatentSample, Region
-from pipelines.training.network import STREAMS
-from pipelines.training.sampler import Sampler
+from pipelines.training.learners.network import STREAMS
 from pipelines.training.tasks import TASKS
 
 VIDEO = VideoCodecSpec(4, (4, 8, 8))

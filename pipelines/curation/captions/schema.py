@@ -4,7 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-TAGS = ("text", "sfx", "dialogue", "singing", "bgm")  # in this order; a test holds them to those of `model.prompts`
+TAGS = (
+    "text",
+    "sfx",
+    "dialogue",
+    "singing",
+    "bgm",
+)  # in this order; a test holds them to those of `model.generation.prompts`
 
 ShotType = Literal["extreme close-up", "close-up", "medium shot", "full shot", "long shot", "extreme long shot"]
 ShotAngle = Literal["eye level", "high angle", "low angle", "overhead"]

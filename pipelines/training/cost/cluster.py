@@ -8,7 +8,7 @@ from typing import Literal
 import psutil
 from pydantic import Field
 
-from model.memory import Precision
+from model.costs.memory import Precision
 from skyreels.config import Config, load_config
 
 CALIBRATIONS = Path(__file__).parents[3] / "cluster" / "calibration"

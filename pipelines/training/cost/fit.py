@@ -8,11 +8,11 @@ from itertools import combinations, product
 from typing import Any
 
 from model.config import TransformerConfig
+from model.costs.memory import Memory, TrainingSetup, meta_model, training_memory
 from model.inspect import TEXT_TOKENS
-from model.memory import Memory, TrainingSetup, meta_model, training_memory
 from pipelines.training.cost.cluster import ClusterSpec
 from pipelines.training.cost.workloads import Item, Samples, stage_items, stage_network
-from pipelines.training.resolve import Stage
+from pipelines.training.curriculum.resolve import Stage
 from skyreels.training.zero import load_settings
 
 MOST_SEQUENCE_PARALLEL = 64

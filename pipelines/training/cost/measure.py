@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from model.config import TransformerConfig
-from model.flops import Workload
-from model.inputs import JointInputs
-from model.memory import Precision, TrainingSetup
-from model.mmdit import MMDiT
+from model.costs.flops import Workload
+from model.costs.memory import Precision, TrainingSetup
+from model.network.inputs import JointInputs
+from model.network.mmdit import MMDiT
 from pipelines.training.cost.cluster import ClusterSpec
 from pipelines.training.cost.step import step_time
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.flops import forward_flops
+from model.costs.flops import forward_flops
+from model.costs.memory import Memory, parameter_counts
 from model.inspect import TEXT_TOKENS
-from model.memory import Memory, parameter_counts
 from pipelines.training.cost.cluster import ClusterSpec
 from pipelines.training.cost.fit import holds, needed_bytes, peak_memory, remedies, training_setup
 from pipelines.training.cost.step import StepTime, step_time
 from pipelines.training.cost.workloads import Item, Samples, stage_items, stage_network
-from pipelines.training.resolve import Stage
+from pipelines.training.curriculum.resolve import Stage
 
 GIBI = 2**30
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from model.config import TransformerConfig
-from model.flops import Workload, attention_flops, forward_flops
-from model.memory import SAVED_BYTES, VALUE_BYTES, TrainingSetup, layer_tokens, parameter_counts
+from model.costs.flops import Workload, attention_flops, forward_flops
+from model.costs.memory import SAVED_BYTES, VALUE_BYTES, TrainingSetup, layer_tokens, parameter_counts
 from pipelines.training.cost.cluster import ClusterSpec
 
 TOUCHES = {"forward": 2, "backward": 3}

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model.config import TransformerConfig
-from model.flops import Workload
+from model.costs.flops import Workload
+from model.costs.memory import layer_tokens
 from model.inspect import TEXT_TOKENS, workload
-from model.keyframes import keyframe_indices
-from model.memory import layer_tokens
-from model.refiner import refined_clip
+from model.network.keyframes import keyframe_indices
+from model.network.refiner import refined_clip
 from model.shapes import ClipShape
+from pipelines.training.curriculum.resolve import Stage
 from pipelines.training.latents.spec import Bucket, clip_shape, window_seconds
-from pipelines.training.network import network_config
-from pipelines.training.resolve import Stage
+from pipelines.training.learners.network import network_config
 from pipelines.training.tasks import TASKS
 
 ASPECT = "16x9"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import audio_codec_of, load_audio_codec, load_video_codec, video_codec_of
-from model.components import INDEX, encoder_of
 from model.conditioning.references import Reference
 from model.config import Preset, from_mapping
-from model.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
+from model.generation.components import INDEX, encoder_of
+from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
 from skyreels.config import Config
 
 _PROMPTS = 4096  # whose hidden states are kept in memory
@@ -63,8 +63,10 @@ class Encoders:
 
 
 def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> Encoders:
-    """`video_codec/`, `audio_codec/` and `encoder/` of a folder laid out as `model.components` does; what it lacks,
-    and everything where no folder is given, as the preset's sections say."""
+    """`video_codec/`, `audio_codec/` and `encoder/` of a folder laid out as `model.generation.components` does.
+
+    What it lacks, and everything where no folder is given, is as the preset's sections say.
+    """
     root = Path(folder) if folder is not None else None
     found = {name: root / name for name in _FOLDERS if root is not None and (root / name).is_dir()}
     if root is not None and not found:

@@ -14,7 +14,7 @@ import ray
 
 from model.config import Preset
 from model.shapes import AudioCodecSpec, VideoCodecSpec
-from pipelines.training.clips import ClipDataset, open_dataset
+from pipelines.training.data.clips import ClipDataset, open_dataset
 from pipelines.training.latents.components import Identities, load_encoders
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.pairs import open_pairs

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.shapes import VideoCodecSpec
-from pipelines.training.clips import ClipDataset
+from pipelines.training.data.clips import ClipDataset
 from pipelines.training.latents.spec import Bucket, LatentSpec, Misfit, Placed, place
 from skyreels.commits import stable_json
 from skyreels.storage import Storage

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from pipelines.training.datasets import key_within, name_of, together
+from pipelines.training.data.datasets import key_within, name_of, together
 from pipelines.training.latents.index import CacheRecord, Entry, LatentError, LatentIndex, open_latents
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.latents.spec import Bucket

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from model.conditioning import BLACK
-from pipelines.training.clips import ClipKind
+from pipelines.training.data.clips import ClipKind
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.encode import encode_sample
 from pipelines.training.latents.index import CONSTANTS, NULL_TEXT, Entry, black_name

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from model.conditioning import VideoCondition
 from model.config import TransformerConfig
-from model.denoiser import stack_text
-from model.flops import Workload, forward_flops
-from model.flow import FlowConfig, noised, sample_timesteps, velocity_target
-from model.inputs import AUDIO, VIDEO, JointInputs
-from model.keyframes import KeyframeInput
-from pipelines.training.batch import Target, TrainingBatch
+from model.costs.flops import Workload, forward_flops
+from model.network.inputs import AUDIO, VIDEO, JointInputs
+from model.network.keyframes import KeyframeInput
+from model.sampling.denoiser import stack_text
+from model.sampling.flow import FlowConfig, noised, sample_timesteps, velocity_target
+from pipelines.training.data.batch import Target, TrainingBatch
 from pipelines.training.tasks.example import Example
 
 KEPT_WEIGHT = 0.1

@@ -3,9 +3,9 @@
 import torch
 
 from model.conditioning import VideoCondition
-from model.flow import noised
-from model.keyframes import keyframe_indices
-from model.refiner import refiner_condition
+from model.network.keyframes import keyframe_indices
+from model.network.refiner import refiner_condition
+from model.sampling.flow import noised
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.tasks.condition import frames, region
 from pipelines.training.tasks.example import Example, Scene
@@ -49,7 +49,7 @@ def refine_inpaint(sample: LatentSample, scene: Scene) -> Example:
 
 
 def _refined(sample: LatentSample, scene: Scene, source: VideoCondition | None) -> Example:
-    """As `model.refining` lays it out for a base's latents and keyframes.
+    """As `model.generation.refining` lays it out for a base's latents and keyframes.
 
     A little noise on the latents keeps the refiner from trusting them as only true latents deserve. Keyframes are left
     out as often as other references are: a base that makes none can be refined as well. A picture has none: its only

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 @pytest.fixture(scope="module")
 def omni(tmp_path_factory):
     """A Qwen2.5-Omni thinker with random weights on disk: it sees and hears."""
-    from model.tiny_encoder import build_tiny_encoder
+    from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 
     folder = tmp_path_factory.mktemp("omni")
     build_tiny_encoder(folder)
@@ -22,7 +22,7 @@ def vl_folder(tmp_path_factory):
     """A Qwen2.5-VL with random weights on disk: it sees."""
     import transformers
 
-    from model.tiny_encoder import CHAT_TEMPLATE, train_tokenizer
+    from model.prompt_encoder.tiny_encoder import CHAT_TEMPLATE, train_tokenizer
 
     folder = tmp_path_factory.mktemp("vl")
     tokenizer = train_tokenizer()

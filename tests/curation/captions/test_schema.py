@@ -78,6 +78,6 @@ def test_a_row_is_flat_and_whole():
 
 
 def test_tags_are_those_that_the_model_is_prompted_with():
-    from model import prompts
+    from model.generation import prompts
 
     assert TAGS == prompts.TAGS

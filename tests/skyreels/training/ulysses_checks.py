@@ -20,9 +20,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from model.config import TransformerConfig
-from model.keyframes import KeyframeInput
-from model.mmdit import JointInputs, JointOutputs, MMDiT, predict
-from model.parallel import Shards
+from model.network.keyframes import KeyframeInput
+from model.network.mmdit import JointInputs, JointOutputs, MMDiT, predict
+from model.network.parallel import Shards
 from skyreels.training.ulysses import sequence_ranks
 
 WORLD = 4

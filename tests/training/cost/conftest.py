@@ -2,7 +2,7 @@ import pytest
 
 from model.config import load_preset
 from pipelines.training.cost import cluster_of, with_fitting_groups
-from pipelines.training.resolve import load_stage
+from pipelines.training.curriculum.resolve import load_stage
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.config import load_preset
-from model.flops import Workload
+from model.costs.flops import Workload
 from pipelines.training.cost import cluster_of
 from pipelines.training.cost.measure import StepSample, copy_rate, fit_steps, matmul_rate, predicted_seconds, time_step
 

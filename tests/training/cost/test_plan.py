@@ -14,7 +14,7 @@ from pipelines.training.cost import (
 )
 from pipelines.training.cost.fit import remedies
 from pipelines.training.cost.report import assumptions, breakdown, table
-from pipelines.training.recipe import STAGES
+from pipelines.training.curriculum.recipe import STAGES
 
 TRANSFORMERS = [name for name in STAGES if name != "codecs"]
 

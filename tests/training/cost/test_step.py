@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from model.config import load_preset
-from model.flops import Workload, forward_flops
-from model.memory import TrainingSetup, parameter_counts
+from model.costs.flops import Workload, forward_flops
+from model.costs.memory import TrainingSetup, parameter_counts
 from pipelines.training.cost import cluster_of
 from pipelines.training.cost.step import StepTime, step_time
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from model.flops import forward_flops
-from model.refiner import refined_clip
-from pipelines.training.assembler import Assembler, SparsitySchedule
+from model.costs.flops import forward_flops
+from model.network.refiner import refined_clip
 from pipelines.training.cost import Samples
 from pipelines.training.cost.workloads import stage_items, stage_network
+from pipelines.training.data.assembler import Assembler, SparsitySchedule
 from pipelines.training.latents.sample import Extension, LatentSample, Region
 from pipelines.training.latents.spec import clip_shape
 

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.training.clips import open_dataset, open_video, read_image, read_sound
-from pipelines.training.windows import RandomWindows
+from pipelines.training.data.clips import open_dataset, open_video, read_image, read_sound
+from pipelines.training.data.windows import RandomWindows
 from skyreels.media.errors import MediaError
 from skyreels.shards import read_member
 

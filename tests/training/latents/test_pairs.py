@@ -12,7 +12,7 @@ from model.media import cover_mask
 from pipelines.synthesis.__main__ import main as synthesise
 from pipelines.synthesis.pairs import make_pair, write_pair
 from pipelines.synthesis.sampler import sample_film
-from pipelines.training.clips import VideoFile
+from pipelines.training.data.clips import VideoFile
 from pipelines.training.latents.encode import encode_sample, frame_times
 from pipelines.training.latents.index import open_latents
 from pipelines.training.latents.pairs import keep_mask_at, open_pairs

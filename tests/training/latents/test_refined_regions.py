@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from model.components import Components, GenerationConfig, SamplingConfig
 from model.config import RefinerConfig, load_preset
+from model.generation.components import Components, GenerationConfig, SamplingConfig
+from model.generation.refining import refined_source
+from model.generation.requests import Defaults
 from model.generator import Generator
-from model.keyframes import keyframe_indices
-from model.mmdit import MMDiT
-from model.refiner import refined_clip, warm_start
-from model.refining import refined_source
-from model.requests import Defaults
+from model.network.keyframes import keyframe_indices
+from model.network.mmdit import MMDiT
+from model.network.refiner import refined_clip, warm_start
 from model.shapes import ClipShape
-from pipelines.training.assembler import Assembler
-from pipelines.training.clips import open_video
+from pipelines.training.data.assembler import Assembler
+from pipelines.training.data.clips import open_video
 from pipelines.training.latents.encode import encode_sample, frame_times
 from pipelines.training.latents.masks import draw_refined_mask
 from pipelines.training.latents.spec import RefinedSpec, place

@@ -9,17 +9,17 @@ import torch
 
 from jobs import train
 from pipelines.curation import tables
-from pipelines.training import run
-from pipelines.training.caching import make_caches
-from pipelines.training.clips import member_bytes, open_dataset
-from pipelines.training.curriculum import Climb, Request
-from pipelines.training.datasets import Datasets, open_together, together
+from pipelines.training.curriculum.request import Climb, Request
+from pipelines.training.curriculum.resolve import sampler_for
+from pipelines.training.data.clips import member_bytes, open_dataset
+from pipelines.training.data.datasets import Datasets, open_together, together
 from pipelines.training.latents.index import LatentError, open_latents
 from pipelines.training.latents.job import NothingFits
 from pipelines.training.latents.run import cache
 from pipelines.training.latents.union import LatentUnion, open_caches
-from pipelines.training.prune import find_caches
-from pipelines.training.resolve import sampler_for
+from pipelines.training.stages import run
+from pipelines.training.stages.caching import make_caches
+from pipelines.training.stages.prune import find_caches
 from skyreels.config import ConfigError
 from skyreels.storage import Storage
 from skyreels.tracking import TrackedRun

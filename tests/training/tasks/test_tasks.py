@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from model.keyframes import keyframe_indices
-from model.refiner import upsample_latents
-from pipelines.training.assembler import Assembler
-from pipelines.training.network import STREAMS
+from model.network.keyframes import keyframe_indices
+from model.network.refiner import upsample_latents
+from pipelines.training.data.assembler import Assembler
+from pipelines.training.learners.network import STREAMS
 from pipelines.training.tasks import TASKS, Dropout, TaskSettings
 
 CHANNELS = 4

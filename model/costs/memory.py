@@ -1,0 +1,130 @@
+"""Memory of a training step on one device, from the shapes: what ZeRO-3 shards and what it does not.
+
+States are sharded over all devices: weights in the precision of training, and in float32 summed gradients, master
+weights, two Adam moments and, if kept, an average of the weights. The tests hold them against what DeepSpeed allocates
+with our settings, and the activations against what autograd keeps.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import nn
+
+from model.config import TransformerConfig
+from model.costs.flops import Workload
+from model.network.mmdit import MMDiT
+
+Precision = Literal["bf16", "fp32"]
+
+VALUE_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
+
+GRADIENT_BYTES, MASTER_BYTES, MOMENT_BYTES, AVERAGE_BYTES = 4, 4, 8, 4
+"""Per parameter, float32 whatever the precision: gradient, master weight, Adam's two moments, averaged weight (EMA)."""
+
+SAVED_BYTES: dict[Precision, dict[str, int]] = {
+    "bf16": {"alone": 68, "joint": 92},
+    "fp32": {"alone": 110, "joint": 144},
+}
+"""Per token and channel, what one layer keeps for its backward pass, in one branch or in both; the tests measure it."""
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How a step is run. `trainable` is the share of the network's parameters that learn."""
+
+    gpus: int
+    batch: int = 1
+    precision: Precision = "bf16"
+    checkpointing: bool = True
+    sequence_parallel: int = 1
+    average: bool = False
+    trainable: float = 1.0
+    added: int = 0
+    """Parameters beside the network's own, all of which learn: a low-rank adapter."""
+    offload: bool = False
+    snapshot: bool = False
+    """Whether a checkpoint is written from a copy while training goes on."""
+    live: int = 0
+    """Elements that may stay gathered though no layer at work needs them."""
+    buffers: int = 0
+    """Elements of the buffers that gradients wait in, and weights that come in ahead."""
+
+    def learning(self, own: int) -> float:
+        """Parameters that learn, of a network's `own` and those added to it."""
+        return own * self.trainable + self.added
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, and for it in its host's memory."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+    gathered: float
+    activations: float
+    host: float = 0.0
+
+    @property
+    def states(self) -> float:
+        """What is sharded over all devices."""
+        return self.weights + self.gradients + self.optimizer + self.average
+
+    @property
+    def total(self) -> float:
+        """All of them; the allocator's own waste comes on top."""
+        return self.states + self.gathered + self.activations
+
+
+def meta_model(config: TransformerConfig) -> MMDiT:
+    """The model without its weights."""
+    with torch.device("meta"):
+        return MMDiT(config)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """All parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@lru_cache(maxsize=64)
+def parameter_counts(config: TransformerConfig) -> tuple[int, int]:
+    """Parameters of the model, and of its largest layer."""
+    model = meta_model(config)
+    return count_parameters(model), max(count_parameters(layer) for layer in model.layers)
+
+
+def layer_tokens(work: Workload) -> tuple[int, str]:
+    """Tokens of one sample that a layer holds, text once per branch, and the key in `SAVED_BYTES`."""
+    branches = [count for count in (work.video_tokens, work.audio_tokens) if count]
+    return sum(branches) + work.text * len(branches), "joint" if len(branches) == 2 else "alone"
+
+
+def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSetup) -> Memory:
+    """Memory of one device at the height of a step.
+
+    At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait
+    to be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while
+    it is recomputed; without, what every layer keeps. With `offload` the optimizer and the average lie on the host.
+    """
+    total, layer = parameter_counts(config)
+    tokens, kind = layer_tokens(work)
+    value = VALUE_BYTES[setup.precision]
+    shard, learning = (total + setup.added) / setup.gpus, setup.learning(total) / setup.gpus
+    optimizer = learning * (MASTER_BYTES + MOMENT_BYTES)
+    average = learning * AVERAGE_BYTES if setup.average else 0.0
+    gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers
+    saved = SAVED_BYTES[setup.precision][kind]
+    held = config.layers * value + saved if setup.checkpointing else config.layers * saved
+    return Memory(
+        weights=shard * value,
+        gradients=learning * GRADIENT_BYTES,
+        optimizer=0.0 if setup.offload else optimizer,
+        average=0.0 if setup.offload else average,
+        gathered=value * gathered,
+        activations=setup.batch * tokens * config.width * held / setup.sequence_parallel,
+        host=(optimizer + average) * (setup.offload + setup.snapshot),
+    )

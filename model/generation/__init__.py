@@ -1,0 +1,1 @@
+"""One call of the generator, from a request to frames and sound."""

@@ -1,0 +1,1 @@
+"""The frozen MLLM that reads prompts and references."""

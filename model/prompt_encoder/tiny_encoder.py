@@ -1,0 +1,144 @@
+"""A tiny MLLM of the real class, made here: a Qwen2.5-Omni thinker with random weights and a tokenizer of its own.
+
+It hears, sees and reads through the same code as the published models. Its weights are random but fixed by a seed:
+hidden states then tell prompts apart, which is what a tiny transformer needs to learn what they mean.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_bos|><|IMAGE|><|vision_eos|>"
+    "{% elif part['type'] == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>"
+    "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+
+TINY_LIMITS = EncoderConfig(max_pixels=112 * 112, max_frames=8)
+
+SPECIAL_TOKENS = {
+    "image_token": "<|IMAGE|>",
+    "video_token": "<|VIDEO|>",
+    "audio_token": "<|AUDIO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}
+
+CORPUS = """
+A red circle, a green square, a blue triangle, a yellow star, a white ring, an orange disc, a purple ball, a black box.
+A small ball bounces between the walls; a large cube slides to the left and a tiny one rolls to the right, slowly.
+The camera pans right, tilts up, zooms in on the subject and then holds still while the light turns warm.
+Two people talk in a kitchen at night; she laughs, he pours water into a glass, and rain falls on the window.
+A wooden impact, a metal clang, a glass chime, a soft thud; footsteps, wind, waves, birds, an engine, applause.
+A woman says calmly: "Good morning, how are you today?" A man sings a slow song with piano and strings.
+Shot 1 (0.00-2.50 s): wide shot, eye level. Shot 2 (2.50-5.00 s): close-up, low angle. Style: flat, noise, film.
+Subjects: one. Action: it moves up and down. Setting: a plain grey background, day. Camera: static.
+<text>OPEN</text> <sfx>metal impact at 0.52 s</sfx> <dialogue>hello</dialogue> <singing>la la</singing> <bgm>calm</bgm>
+Keep the background of @video_1 and show @Actor-1 in it; use the voice of @audio_1, the look of @image_1.
+Remove the watermark, the subtitle and the logo. Add snow. Make it evening. Change the style to a pencil drawing.
+"""
+
+
+def build_tiny_encoder(
+    directory: str | Path, width: int = 64, layers: int = 2, seed: int = 0, config: EncoderConfig = TINY_LIMITS
+) -> MLLMEncoder:
+    """Write a tiny MLLM to `directory` and load it from there as any other."""
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    processor = _processor()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5OmniThinkerForConditionalGeneration(_config(processor.tokenizer, width, layers))
+    MLLMEncoder(model, processor, config).save(directory)
+    return MLLMEncoder.load(directory, config)
+
+
+def train_tokenizer(vocabulary: int = 1024) -> Any:
+    """Byte-level BPE trained on the built-in corpus: any text has tokens, and common words have one each."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    structure = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS.values()]
+    trained.train_from_iterator(
+        CORPUS.strip().splitlines(),
+        vocab_size=vocabulary,
+        min_frequency=1,
+        special_tokens=structure,
+        show_progress=False,
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _processor() -> Any:
+    from transformers import Qwen2_5OmniProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
+
+    pixels = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    return Qwen2_5OmniProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        video_processor=Qwen2VLVideoProcessor(size=pixels, cap_pixels_per_frame=False),
+        feature_extractor=WhisperFeatureExtractor(feature_size=128, return_attention_mask=True, chunk_length=15),
+        tokenizer=train_tokenizer(),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _config(tokenizer: Any, width: int, layers: int) -> Any:
+    from transformers import Qwen2_5OmniThinkerConfig
+
+    heads = 4
+    head = width // heads
+    return Qwen2_5OmniThinkerConfig(
+        audio_config={
+            "d_model": width,
+            "encoder_layers": 1,
+            "encoder_attention_heads": heads,
+            "encoder_ffn_dim": 2 * width,
+            "output_dim": width,
+            "n_window": 100,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_heads": heads,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [0],
+            "patch_size": 14,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "initializer_range": 0.2,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [head // 8, head // 8, head // 2 - 2 * (head // 8)],
+            },
+        },
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        audio_token_index=tokenizer.audio_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+        vision_end_token_id=tokenizer.vision_eos_token_id,
+        audio_start_token_id=tokenizer.audio_bos_token_id,
+        audio_end_token_id=tokenizer.audio_eos_token_id,
+    )

@@ -1,0 +1,168 @@
+"""The guided velocity of one sampling run: its passes as rows of batches, what no step changes computed once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model.conditioning import VideoCondition
+from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
+from model.network.keyframes import KeyframeInput
+from model.network.mmdit import MMDiT, StepCache, predict
+from model.sampling.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
+
+TextPair = tuple[Tensor, Tensor]
+"""Hidden states (B, S, D) of the MLLM and their mask (B, S)."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stays the same at every step of one run: B samples, of the same shapes.
+
+    `given` holds clean latents of streams that are conditions rather than generated (video-to-audio and back).
+    References are by tag, in the order in which they stand before the clip.
+    """
+
+    prompt: TextPair
+    negative: TextPair
+    generates: frozenset[str]
+    condition: VideoCondition | None = None
+    given: Streams = field(default_factory=dict)
+    video_references: Mapping[str, Tensor] = field(default_factory=dict)
+    audio_references: Mapping[str, Tensor] = field(default_factory=dict)
+    audio_time_scale: float = 0.0
+    keyframe_condition: VideoCondition | None = None
+    keyframe_indices: tuple[int, ...] = ()
+    sparsity: float = 0.0
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """Generated and given ones."""
+        return self.generates | self.given.keys()
+
+
+class GuidedVelocity:
+    """Callable (latents, t) -> velocities, for `sampler.sample`.
+
+    `together` runs all passes of a step as rows of one batch, which pads texts to one length, masks references and
+    closes gates: fewer kernels to launch. Otherwise only passes of one layout share a batch and nothing is computed
+    that no output needs: less arithmetic. By default a CPU does the second and any other device the first.
+    """
+
+    def __init__(self, model: MMDiT, scene: Scene, scales: GuidanceScales, together: bool | None = None) -> None:
+        self.scales = scales
+        passes = guidance_passes(
+            scales,
+            scene.generates,
+            references=(*scene.video_references, *scene.audio_references),
+            joint={"video", "audio"} <= scene.streams,
+        )
+        if together is None:
+            together = scene.prompt[0].device.type != "cpu"
+        groups = [passes] if together else _by_layout(passes, scene)
+        self.batches = [PassBatch(model, scene, group) for group in groups]
+
+    def __call__(self, latents: Streams, t: float) -> Streams:
+        velocities: dict[Pass, Streams] = {}
+        for batch in self.batches:
+            velocities.update(batch(latents, t))
+        return guide(velocities, self.scales)
+
+
+class PassBatch:
+    """Some passes of every step as rows of one batch: the scene's B samples once per pass."""
+
+    def __init__(self, model: MMDiT, scene: Scene, passes: Sequence[Pass]) -> None:
+        self.model, self.scene, self.passes = model, scene, passes
+        self.text, self.mask = stack_text([scene.prompt if p.text else scene.negative for p in passes])
+        joined = [p.cross_modal for p in passes]
+        self.cross_modal = joined[0] if len(set(joined)) == 1 else self._per_row(joined)
+        # Apart, nothing that is generated reads a given stream.
+        self.streams = scene.streams if any(joined) else scene.generates
+        video = scene.video_references if "video" in self.streams else {}
+        audio = scene.audio_references if "audio" in self.streams else {}
+        shown = [[tag not in p.without for tag in (*video, *audio)] for p in passes]
+        if not any(map(any, shown)):
+            video, audio, shown = {}, {}, []
+        self.video_references = [self._repeat(latents) for latents in video.values()]
+        self.audio_references = [self._repeat(latents) for latents in audio.values()]
+        self.reference_rows = None if all(map(all, shown)) else self._per_row(shown)
+        self.cache: StepCache | None = None
+
+    def __call__(self, latents: Streams, t: float) -> dict[Pass, Streams]:
+        """The velocity of every generated stream, by pass."""
+        inputs = self.inputs(latents, t)
+        if self.cache is None:
+            self.cache = self.model.cache(inputs)
+        predicted = predict(self.model, inputs, self.cache)
+        by_stream = {name: velocity.chunk(len(self.passes)) for name, velocity in _streams(predicted, latents).items()}
+        return {p: {name: chunks[row] for name, chunks in by_stream.items()} for row, p in enumerate(self.passes)}
+
+    def inputs(self, latents: Streams, t: float) -> JointInputs:
+        """The rows of one step."""
+        scene = self.scene
+        known = {name: part for name, part in {**scene.given, **latents}.items() if name in self.streams}
+        timesteps = torch.ones(1, 2, device=self.text.device)
+        timesteps[:, VIDEO] = t if "video" in scene.generates else 1.0
+        timesteps[:, AUDIO] = t if "audio" in scene.generates else 1.0
+        video = keyframes = None
+        if "video" in known and scene.condition is not None:
+            video = self._repeat(scene.condition.channels(known["video"]))
+        if "keyframes" in known and scene.keyframe_condition is not None:
+            channels = scene.keyframe_condition.channels(known["keyframes"])
+            keyframes = KeyframeInput(self._repeat(channels), scene.keyframe_indices)
+        return JointInputs(
+            text=self.text,
+            timesteps=timesteps,
+            text_mask=self.mask,
+            video=video,
+            audio=self._repeat(known["audio"]) if "audio" in known else None,
+            audio_time_scale=scene.audio_time_scale,
+            video_references=self.video_references,
+            audio_references=self.audio_references,
+            keyframes=keyframes,
+            sparsity=scene.sparsity,
+            reference_rows=self.reference_rows,
+            cross_modal=self.cross_modal,
+        )
+
+    def _repeat(self, latents: Tensor) -> Tensor:
+        rows = self.text.shape[0]
+        return latents.repeat(rows // latents.shape[0], *[1] * (latents.ndim - 1))
+
+    def _per_row(self, values: Sequence[bool] | Sequence[Sequence[bool]]) -> Tensor:
+        """One value per pass to one per row."""
+        rows = torch.tensor(values, device=self.text.device)
+        return rows.repeat_interleave(self.text.shape[0] // len(self.passes), 0)
+
+
+def _by_layout(passes: Sequence[Pass], scene: Scene) -> list[list[Pass]]:
+    """Passes that can share a batch at no cost: texts of one length, the same exchanges, references shown alike."""
+    references = len(scene.video_references) + len(scene.audio_references)
+    groups: dict[tuple[object, ...], list[Pass]] = {}
+    for p in passes:
+        text, _ = scene.prompt if p.text else scene.negative
+        masked = 0 < len(p.without) < references
+        groups.setdefault((text.shape[1], p.cross_modal, bool(p.without), masked), []).append(p)
+    return list(groups.values())
+
+
+def stack_text(rows: Sequence[TextPair]) -> tuple[Tensor, Tensor | None]:
+    """Join texts of several lengths along the batch, padded with zeros; no mask where nothing is padded."""
+    longest = max(hidden.shape[1] for hidden, _ in rows)
+    text = torch.cat([_pad(hidden, longest) for hidden, _ in rows])
+    mask = torch.cat([_pad(mask, longest) for _, mask in rows])
+    return text, None if bool(mask.all()) else mask
+
+
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """(B, S, ...) -> (B, length, ...), zeros or False after the end."""
+    missing = tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([tensor, missing], 1)
+
+
+def _streams(outputs: JointOutputs, wanted: Streams) -> Streams:
+    """The velocities of the streams that are generated."""
+    found = {"video": outputs.video, "audio": outputs.audio, "keyframes": outputs.keyframes}
+    return {name: velocity for name, velocity in found.items() if velocity is not None and name in wanted}

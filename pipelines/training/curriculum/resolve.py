@@ -1,0 +1,210 @@
+"""A recipe at a preset's size: everything concrete that a stage runs with."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import Preset, from_mapping
+from model.sampling.flow import FlowConfig
+from pipelines.training.curriculum.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
+from pipelines.training.data.assembler import Entry, SparsitySchedule
+from pipelines.training.data.sampler import Sampler
+from pipelines.training.latents.index import LatentIndex
+from pipelines.training.latents.spec import Bucket, LatentSpec
+from pipelines.training.latents.union import LatentUnion
+from pipelines.training.learners.network import Branches
+from pipelines.training.tasks import TASKS, Dropout, Task, TaskSettings
+from skyreels.config import ConfigError, build
+from skyreels.training.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the curriculum with all its numbers. `mix` are the tasks' shares, summing to 1."""
+
+    recipe: StageRecipe
+    preset: Preset
+    mix: Mapping[str, float]
+    sizes: tuple[int, ...]
+    """Short sides in pixels, of this stage's samples; none: any."""
+    lengths: tuple[float, ...]
+    """Nominal seconds of this stage's samples."""
+    latents: LatentSpec
+    """The cache it reads; other stages may read more of it, or less."""
+    settings: TaskSettings
+    flow: FlowConfig
+    sparsity: SparsitySchedule | None
+    adapter: int = 0
+    """Parameters of a low-rank adapter that learns in the place of the network's own; 0: none."""
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def kind(self) -> str:
+        """codecs, transformer or refiner."""
+        return self.recipe.kind
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The branches its model has."""
+        return frozenset(self.recipe.streams)
+
+    @property
+    def branches(self) -> Branches:
+        """Which network it trains; of codecs, none of these, the kind of stage says so."""
+        if self.kind == "refiner":
+            return "refiner"
+        return "joint" if len(self.streams) == 2 else self.recipe.streams[0]
+
+    @property
+    def steps(self) -> int | None:
+        """Where they are set; None: as many as the data make."""
+        return self.recipe.steps or None
+
+    def takes(self, bucket: Bucket) -> bool:
+        """Whether samples of a bucket of its cache are this stage's."""
+        return (not (bucket.size and self.sizes) or bucket.size in self.sizes) and (
+            not bucket.seconds or bucket.seconds in self.lengths
+        )
+
+    def engine(self, steps: int) -> EngineConfig:
+        """The engine's settings for a run of `steps` steps; warm-up takes a tenth of a short run, at most."""
+        values = {name: getattr(self.recipe, name) for name in EngineConfig.model_fields}
+        warmup = min(self.recipe.schedule.warmup_steps, steps // 10)
+        schedule = self.recipe.schedule.model_copy(update={"warmup_steps": warmup})
+        return EngineConfig(**{**values, "steps": steps, "schedule": schedule})
+
+
+def load_stage(name: str, preset: Preset, overrides: Sequence[str] = ()) -> Stage:
+    """A stage by the name of its recipe, or a YAML file, with `key=value` overrides. Raises ConfigError."""
+    return resolve(load_recipe(name, preset, overrides), preset, overrides)
+
+
+def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) -> Stage:
+    """The stage of a recipe that was loaded for this preset; `overrides` are of the recipes that share its cache.
+
+    Raises ConfigError where recipe and preset do not go together.
+    """
+    flow = {**preset.sections.get("flow", {}), **recipe.flow}
+    return Stage(
+        recipe=recipe,
+        preset=preset,
+        mix=shares(recipe.tasks),
+        sizes=_sizes(recipe, preset),
+        lengths=_lengths(recipe, preset),
+        latents=_latent_spec(recipe, preset, overrides),
+        settings=TaskSettings(
+            shares(recipe.captions),
+            Dropout(recipe.dropout.text, recipe.dropout.references),
+            preset.refiner,
+            recipe.low_noise,
+        ),
+        flow=from_mapping(FlowConfig, flow, f"{recipe.name}: flow"),
+        sparsity=_sparsity(recipe, preset),
+    )
+
+
+def sampler_for(stage: Stage, index: LatentIndex | LatentUnion, tokens: Callable[[str, str], int]) -> Sampler[Entry]:
+    """The sampler of a stage over its cache; `tokens(task, bucket)` are of one sample.
+
+    Raises SamplerError for a task that finds no sample.
+    """
+    mine = {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
+    return Sampler[Entry](
+        mine,
+        stage.mix,
+        usable=lambda task, entry: TASKS[task].usable(entry, stage.streams),
+        tokens=tokens,
+        slots=stage.recipe.slots,
+        tokens_per_slot=stage.recipe.tokens_per_slot,
+        seed=stage.recipe.seed,
+        optional=stage.recipe.optional,
+        needs={task: _needs_in_words(TASKS[task], stage) for task in stage.mix},
+    )
+
+
+def steps_for(stage: Stage, sampler: Sampler[Any]) -> int:
+    """How many steps the stage runs: those that are set, or its epochs over the samples there are."""
+    return stage.steps or math.ceil(stage.recipe.epochs * sampler.steps_per_epoch)
+
+
+def _sizes(recipe: StageRecipe, preset: Preset) -> tuple[int, ...]:
+    known = training_preset(preset).sizes
+    missing = sorted(set(recipe.sizes) - known.keys())
+    if missing:
+        raise ConfigError(
+            f"{recipe.name} is trained at {missing[0]} px, which preset {preset.name} does not know: add it to "
+            f"training.sizes, or set sizes to some of {sorted(known)}"
+        )
+    return tuple(sorted({known[size] for size in recipe.sizes}))
+
+
+def _lengths(recipe: StageRecipe, preset: Preset) -> tuple[float, ...]:
+    size = training_preset(preset)
+    within = [length for length in size.lengths if recipe.seconds.min <= length <= recipe.seconds.max]
+    if not within:
+        raise ConfigError(
+            f"{recipe.name} wants clips of {recipe.seconds.min:g} to {recipe.seconds.max:g} s, and none of preset "
+            f"{preset.name}'s training.lengths {list(size.lengths)} lies there"
+        )
+    return tuple(sorted({min(length, size.max_seconds) for length in within}))
+
+
+def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) -> LatentSpec:
+    """What the stages that share the cache need, all together."""
+    others = [override for override in overrides if not override.startswith(f"{recipe.name}.")]
+    shipped = [load_recipe(name, preset, others) for name in STAGES if name != recipe.name]
+    family = [recipe, *(other for other in shipped if other.latents == recipe.latents)]
+    rates = {member.fps for member in family}
+    if len(rates) > 1:
+        raise ConfigError(f"stages of latents '{recipe.latents}' have frame rates {sorted(rates)}: name another cache")
+    streams = frozenset(stream for member in family for stream in member.streams)
+    tasks = {TASKS[task] for member in family for task in shares(member.tasks)}
+    needs = frozenset(need for task in tasks for need in task.needs)
+    kinds = {kind for task in tasks for kind in task.kinds} or {"image", "video", "audio"}
+    if "video" not in streams:
+        kinds -= {"video"}  # the picture of a clip would be encoded for nothing
+    refined = {"space_factor": preset.refiner.space_factor, "time_factor": preset.refiner.time_factor}
+    values = {
+        "name": recipe.latents,
+        "kinds": sorted(kinds),
+        "sizes": sorted({side for member in family for side in _sizes(member, preset)}),
+        "multiple": preset.video.stride[1] * preset.transformer.patch[1],
+        "seconds": sorted({length for member in family for length in _lengths(member, preset)}),
+        "fps": recipe.fps,
+        "captions": [
+            form for form in ("short", "long", "structured") if any(member.captions.get(form) for member in family)
+        ]
+        or ["short", "long", "structured"],
+        "audio": "audio" in streams,
+        "stills": "stills" in needs,
+        "extensions": 2 if "extensions" in needs else 0,
+        "regions": 1 if "regions" in needs else 0,
+        "references": [
+            kind
+            for kind in ("image", "video", "audio")
+            if any(task.reads == kind and "pair" not in task.kinds for task in tasks)
+        ],
+        "refined": refined if "refined" in needs else None,
+        **training_preset(preset).latents,
+    }
+    return build(LatentSpec, values, origin=f"the recipes of latents '{recipe.latents}', preset {preset.name}")
+
+
+def _sparsity(recipe: StageRecipe, preset: Preset) -> SparsitySchedule | None:
+    if recipe.sparsity is None:
+        return None
+    schedule = recipe.sparsity
+    final = preset.refiner.sparsity if schedule.final is None else schedule.final
+    return SparsitySchedule(schedule.start, schedule.rise, schedule.every, final)
+
+
+def _needs_in_words(task: Task, stage: Stage) -> str:
+    """Such as `video samples at 64 px with audio, video, image reference`."""
+    members = sorted(task.streams_of(stage.streams) | task.needs)
+    members += [f"{task.reads} reference"] if task.reads else []
+    sizes = "/".join(str(size) for size in stage.sizes)
+    return f"{' or '.join(sorted(task.kinds))} samples at {sizes} px with {', '.join(members)}"

@@ -1,0 +1,1 @@
+"""What a step sees: datasets, windows, the order of samples, batches."""

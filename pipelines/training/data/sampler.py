@@ -1,0 +1,230 @@
+"""Which samples a step sees: a function of the seed and the step alone.
+
+Every rank asks the same question and gets the same answer, so all ranks draw the same task and bucket, a run that
+resumes goes on where it was, and the number of ranks changes nothing. Nothing is stored but the step.
+
+Tasks that may use the same samples share a `Pool`. An epoch of a pool goes once through all of its samples, bucket by
+bucket in proportion to the batches that each bucket makes, in an order that is shuffled anew per epoch.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from pipelines.training.data.mix import Mix
+from pipelines.training.data.permutation import permuted
+
+logger = logging.getLogger(__name__)
+
+
+class HasKey(Protocol):
+    """What the sampler must know of a sample."""
+
+    @property
+    def key(self) -> str: ...
+
+
+E = TypeVar("E", bound=HasKey)
+
+
+class SamplerError(ValueError):
+    """A mix that the data cannot give: which task, what it needs, and what to do."""
+
+
+@dataclass(frozen=True)
+class Draw(Generic[E]):
+    """The global batch of a step: equally many samples of one bucket in every slot. `epoch` is of the task's pool."""
+
+    step: int
+    task: str
+    bucket: str
+    epoch: int
+    slots: tuple[tuple[E, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shelf(Generic[E]):
+    """What of a bucket is usable: `chosen` are places in `entries`. A global batch takes `slots` times `batch`."""
+
+    bucket: str
+    entries: Sequence[E]
+    chosen: Sequence[int]
+    slots: int
+    batch: int
+
+    @property
+    def batches(self) -> int:
+        """Global batches that hold every sample once; the last is filled up from the front of the order."""
+        return math.ceil(len(self.chosen) / (self.slots * self.batch))
+
+    def take(self, number: int, *seed: object) -> list[E]:
+        """The samples of the global batch `number`, in the order that `seed` names."""
+        size, count = self.slots * self.batch, len(self.chosen)
+        places = np.arange(number * size, (number + 1) * size, dtype=np.uint64) % np.uint64(count)
+        return [self.entry(int(place)) for place in permuted(places, count, *seed, self.bucket)]
+
+    def entry(self, place: int) -> E:
+        """The usable sample at that place."""
+        return self.entries[int(self.chosen[place])]
+
+
+@dataclass(frozen=True)
+class Pool(Generic[E]):
+    """Samples that these tasks use alike."""
+
+    tasks: tuple[str, ...]
+    shelves: tuple[Shelf[E], ...]
+
+    @property
+    def name(self) -> str:
+        """Of its tasks; part of the seed of its orders."""
+        return "+".join(self.tasks)
+
+    @property
+    def batches(self) -> int:
+        """Global batches of an epoch."""
+        return sum(shelf.batches for shelf in self.shelves)
+
+    def find(self, number: int) -> tuple[Shelf[E], int]:
+        """The shelf, and which of its batches, of batch `number` of an epoch in the order of shelves."""
+        for shelf in self.shelves:
+            if number < shelf.batches:
+                return shelf, number
+            number -= shelf.batches
+        raise IndexError(f"pool {self.name} has {self.batches} batches")
+
+
+class Sampler(Generic[E]):
+    """Draws global batches of `slots` micro-batches from `buckets`, samples of like shape by name.
+
+    `mix` holds the tasks' shares. `usable(task, entry)` tells what a task can use, `tokens(task, bucket)` how long a
+    sample is: a slot holds as many as fit `tokens_per_slot`, at least one. Tasks of `optional` that find nothing leave
+    their share to the rest and stand in `left_out`; any other such task is a SamplerError, in which `needs` puts into
+    words what was looked for.
+
+    Building reads every entry once per task and keeps 4 bytes for each that is usable, unless a whole bucket is. A
+    draw costs the same for any number of entries.
+    """
+
+    def __init__(
+        self,
+        buckets: Mapping[str, Sequence[E]],
+        mix: Mapping[str, float],
+        *,
+        usable: Callable[[str, E], bool],
+        tokens: Callable[[str, str], int],
+        slots: int,
+        tokens_per_slot: int,
+        seed: int = 0,
+        optional: Sequence[str] = (),
+        needs: Mapping[str, str] | None = None,
+    ) -> None:
+        self.slots, self.seed = slots, seed
+        found = {
+            task: tuple(
+                Shelf(bucket, entries, chosen, slots, _batch(len(chosen), tokens(task, bucket), slots, tokens_per_slot))
+                for bucket, entries in sorted(buckets.items())
+                if len(chosen := _usable_places(entries, partial(usable, task)))
+            )
+            for task, share in mix.items()
+            if share > 0
+        }
+        self.left_out = tuple(task for task, shelves in found.items() if not shelves)
+        _refuse(self.left_out, optional if len(self.left_out) < len(found) else (), buckets, needs or {})
+        self.pools = _pools({task: shelves for task, shelves in found.items() if shelves})
+        self._pool_of = {task: pool for pool in self.pools for task in pool.tasks}
+        self._mix = Mix({task: mix[task] for task in found if task in self._pool_of}, seed)
+
+    @property
+    def mix(self) -> dict[str, int]:
+        """How often each task comes in 1,000 steps."""
+        return dict(self._mix.counts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that take as many samples as there are; those of several tasks count once.
+
+        A task whose share is larger than its samples' share of the data goes through them more often than others.
+        """
+        batches: dict[str, int] = {}
+        for shelf in (shelf for pool in self.pools for shelf in pool.shelves):
+            batches[shelf.bucket] = max(batches.get(shelf.bucket, 0), shelf.batches)
+        return sum(batches.values())
+
+    def task(self, step: int) -> str:
+        """The task of a step, counted from 0; the same for all slots."""
+        return self._mix.task(step)
+
+    def draw(self, step: int) -> Draw[E]:
+        """The global batch of a step."""
+        task = self._mix.task(step)
+        pool = self._pool_of[task]
+        epoch, place = divmod(self._mix.earlier(step, pool.tasks), pool.batches)
+        seed = (self.seed, pool.name, epoch)
+        shelf, number = pool.find(int(permuted(np.array([place], np.uint64), pool.batches, *seed)[0]))
+        entries = shelf.take(number, *seed)
+        slots = tuple(tuple(entries[start : start + shelf.batch]) for start in range(0, len(entries), shelf.batch))
+        return Draw(step, task, shelf.bucket, epoch, slots)
+
+    def replacement(self, draw: Draw[E], entry: E, attempt: int) -> E:
+        """Another sample of the draw's task and bucket, for one that cannot be read; `attempt` counts from 1.
+
+        Attempts go through all the others before one comes again. Raises SamplerError where there is no other.
+        """
+        shelf = next(shelf for shelf in self._pool_of[draw.task].shelves if shelf.bucket == draw.bucket)
+        count = len(shelf.chosen)
+        if count == 1:
+            raise SamplerError(
+                f"{entry.key} is the only sample of {draw.bucket} for {draw.task}: nothing can replace it"
+            )
+        digest = hashlib.blake2b(repr((self.seed, draw.step, entry.key)).encode(), digest_size=8).digest()
+        start, skipped = int.from_bytes(digest, "little"), (attempt - 1) % (count - 1)
+        walk = (shelf.entry((start + offset) % count) for offset in range(count))
+        return next(islice((other for other in walk if other.key != entry.key), skipped, None))
+
+
+def _batch(samples: int, tokens: int, slots: int, tokens_per_slot: int) -> int:
+    """Samples in a slot: as many as fit, no more than its part of those there are, at least one."""
+    return max(1, min(tokens_per_slot // max(tokens, 1), math.ceil(samples / slots)))
+
+
+def _usable_places(entries: Sequence[E], usable: Callable[[E], bool]) -> Sequence[int]:
+    """Places of the usable entries; a range where all are."""
+    places = np.fromiter((place for place, entry in enumerate(entries) if usable(entry)), dtype=np.uint32)
+    return range(len(entries)) if len(places) == len(entries) else places  # type: ignore[return-value]
+
+
+def _pools(shelves: Mapping[str, tuple[Shelf[E], ...]]) -> tuple[Pool[E], ...]:
+    """Tasks with equal shelves together."""
+    groups: dict[object, list[str]] = {}
+    for task, found in shelves.items():
+        alike = tuple((shelf.bucket, shelf.batch, _identity(shelf.chosen)) for shelf in found)
+        groups.setdefault(alike, []).append(task)
+    return tuple(Pool(tuple(sorted(tasks)), shelves[tasks[0]]) for tasks in groups.values())
+
+
+def _identity(chosen: Sequence[int]) -> object:
+    return chosen if isinstance(chosen, range) else hashlib.blake2b(np.asarray(chosen).tobytes()).digest()
+
+
+def _refuse(
+    empty: Sequence[str], optional: Sequence[str], buckets: Mapping[str, Sequence[E]], needs: Mapping[str, str]
+) -> None:
+    """Raise for tasks that must have samples and have none; tell of those that need not."""
+    missing = [task for task in empty if task not in optional]
+    if missing:
+        held = ", ".join(f"{len(entries)} in {bucket}" for bucket, entries in sorted(buckets.items())) or "no samples"
+        wants = "; ".join(f"{task} needs {needs.get(task, 'samples of its kind')}" for task in missing)
+        raise SamplerError(
+            f"no sample for {', '.join(missing)}: {wants}. The latents hold {held}. Give data that has them, set the "
+            f"share to 0 (tasks.{missing[0]}=0), or let the task be left out (optional=[{', '.join(missing)}])"
+        )
+    for task in empty:
+        logger.warning("no sample for %s (%s): its share goes to the other tasks", task, needs.get(task, "none usable"))

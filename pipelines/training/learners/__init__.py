@@ -1,0 +1,1 @@
+"""What the engine trains: networks with their starts, batches, losses and samples."""

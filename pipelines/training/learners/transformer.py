@@ -1,0 +1,102 @@
+"""Every stage that trains a transformer: its network, its start, its batches and its loss."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.network.mmdit import MMDiT
+from pipelines.training.data.assembler import Assembler, Entry
+from pipelines.training.data.batch import TrainingBatch
+from pipelines.training.data.sampler import Draw, Sampler
+from pipelines.training.latents.index import LatentError
+from pipelines.training.latents.sample import LatentSample
+from pipelines.training.learners.network import freeze, network_config
+from pipelines.training.learners.objective import objective
+from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
+from pipelines.training.learners.warm_start import warm_start
+from skyreels.training.trainable import Slot, StepLoss
+from skyreels.training.ulysses import sequence_ranks
+
+MOST_REPLACEMENTS = 8
+"""For one sample; data where so many in a row cannot be read is no data."""
+
+
+@dataclass
+class TransformerStage:
+    """Implements `skyreels.training.trainable.Trainable`.
+
+    `starts_from` are folders of transformers (see `warm_start`); `freeze` names parameters that stay as they start
+    (see `network.freeze`). `components` is a folder with codecs, which only `write_samples` needs.
+    """
+
+    assembler: Assembler
+    sampler: Sampler[Entry]
+    starts_from: Sequence[str | Path] = ()
+    freeze: Sequence[str] = ()
+    seed: int = 0
+    activation_checkpointing: bool = False
+    sequence_parallel: int = 1
+    components: str | Path | None = None
+    previews: PreviewSettings = field(default_factory=PreviewSettings)
+
+    @property
+    def slots(self) -> int:
+        return self.sampler.slots
+
+    def build(self) -> nn.Module:
+        model = MMDiT(network_config(self.assembler.preset, self.assembler.branches))
+        model.gradient_checkpointing = self.activation_checkpointing
+        freeze(model, self.freeze)
+        ranks = sequence_ranks(self.sequence_parallel)
+        if ranks is not None:
+            model.share_sequences(ranks)
+        return model
+
+    def initial_weights(self) -> Mapping[str, Tensor]:
+        return warm_start(network_config(self.assembler.preset, self.assembler.branches), self.starts_from)
+
+    def batch(self, slot: Slot) -> TrainingBatch:
+        draw = self.sampler.draw(slot.step)
+        samples, skipped = self._read(draw, draw.slots[slot.index])
+        seed = np.random.SeedSequence((self.seed, slot.step, slot.index)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(seed[0]))
+        batch = self.assembler.batch(draw.task, samples, generator, slot.step)
+        return dataclasses.replace(batch, skipped=skipped)
+
+    def loss(self, module: nn.Module, batch: TrainingBatch) -> StepLoss:
+        return objective(module, batch)
+
+    def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
+        """One file per task of the mix and sample, of the same conditions and noise at every step."""
+        if folder is not None and self.components is None:
+            raise ValueError("samples are decoded by codecs: give the folder of components")
+        decoder = Decoder.load(self.components) if folder is not None and self.components is not None else None
+        for task in sorted(self.sampler.mix):
+            samples = self.assembler.first(task, self.previews.count)
+            generator = torch.Generator().manual_seed(self.seed)
+            batch = self.assembler.undropped().batch(task, samples, generator, step)
+            streams = denoise(module, batch, self.previews, generator)
+            if decoder is not None and folder is not None:
+                decoder.write(task, streams, samples, folder)
+
+    def _read(self, draw: Draw[Entry], entries: Sequence[Entry]) -> tuple[list[LatentSample], tuple[str, ...]]:
+        """The samples, and in words which ones were replaced because they cannot be read."""
+        samples: list[LatentSample] = []
+        skipped: list[str] = []
+        for entry in entries:
+            tried = entry
+            for attempt in range(1, MOST_REPLACEMENTS + 1):
+                try:
+                    samples.append(self.assembler.latents.read(tried))
+                    break
+                except LatentError as error:
+                    if attempt == MOST_REPLACEMENTS:
+                        raise
+                    skipped.append(str(error))
+                    tried = self.sampler.replacement(draw, entry, attempt)
+        return samples, tuple(skipped)

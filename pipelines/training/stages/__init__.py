@@ -1,0 +1,1 @@
+"""Running stages: caches, training, export, records; fine-tuning."""

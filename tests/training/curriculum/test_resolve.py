@@ -1,0 +1,173 @@
+"""Recipes at every preset's size: what a stage runs with, which cache it reads, how many steps it takes."""
+
+import pytest
+
+from model.config import load_preset
+from model.shapes import ClipShape
+from pipelines.training.curriculum.recipe import STAGES, load_recipe
+from pipelines.training.curriculum.resolve import load_stage, sampler_for, steps_for
+from pipelines.training.data.sampler import SamplerError
+from pipelines.training.latents.spec import Bucket
+
+PRESETS = ("tiny", "small", "base", "v4")
+CACHED = [name for name in STAGES if name != "codecs"]
+
+
+@pytest.fixture(scope="module")
+def stages():
+    return {name: {stage: load_stage(stage, load_preset(name)) for stage in STAGES} for name in PRESETS}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_recipe_resolves(stages, preset):
+    for name, stage in stages[preset].items():
+        assert stage.name == name
+        assert name == "codecs" or sum(stage.mix.values()) == pytest.approx(1)
+        assert stage.engine(100).steps == 100
+        assert stage.recipe.slots % (stage.recipe.workers // stage.recipe.sequence_parallel) == 0
+        assert stage.preset.transformer.heads % stage.recipe.sequence_parallel == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", CACHED)
+def test_a_stage_takes_what_its_cache_holds_for_it(stages, preset, stage):
+    found = stages[preset][stage]
+    spec = found.latents
+    assert set(found.sizes) <= set(spec.sizes)
+    assert set(found.lengths) <= set(spec.seconds)
+    assert spec.seconds == tuple(sorted(set(spec.seconds)))
+    assert {form for form, share in found.settings.captions.items() if share} <= set(spec.captions)
+    assert spec.audio or "audio" not in found.streams
+    assert all(side % spec.multiple == 0 or preset == "v4" for side in found.sizes)
+
+
+def test_at_the_papers_size_the_numbers_are_the_papers(stages):
+    """1080 is no multiple of 16: a side of that name is 1088 pixels long."""
+    for name, stage in stages["v4"].items():
+        assert stage.sizes == tuple(sorted(load_recipe(name, load_preset("v4")).sizes))
+        assert stage.steps is None
+    assert stages["v4"]["video-5"].lengths == (3, 5, 8, 10, 12, 15)
+    assert stages["v4"]["joint"].lengths == (5, 8, 10, 12, 15)
+    assert Bucket.parse("video-1080p-16x9-5s", stages["v4"]["joint"].latents).height == 1088
+
+
+def test_presets_change_sizes_and_budgets_alone(stages):
+    """What is learned stays: tasks, captions, dropout, what a stage starts from, sparse schedule."""
+    for name in STAGES:
+        mixes = [stages[preset][name].mix for preset in PRESETS]
+        assert mixes.count(mixes[0]) == len(PRESETS)
+        for one in ("captions", "dropout", "starts_from", "streams", "fps", "epochs", "freeze", "kind"):
+            values = [getattr(stages[preset][name].recipe, one) for preset in PRESETS]
+            assert values.count(values[0]) == len(PRESETS), (name, one)
+
+
+def test_tiny_clips_are_seventeen_frames_of_few_caches(stages):
+    tiny = stages["tiny"]
+    for name in CACHED:
+        shape = ClipShape.from_seconds(tiny[name].lengths[0], 16, 64, 64, tiny[name].preset.video)
+        assert tiny[name].lengths == (1,)
+        assert shape.latent_frames == 5
+    caches = {stage: tiny[stage].latents for stage in CACHED}
+    assert len({spec.model_dump_json() for spec in caches.values()}) == 3
+    assert caches["video-4"] == caches["audio"] == caches["joint"] == caches["sft-2"]
+    assert all(stage.steps for stage in tiny.values())
+
+
+def test_a_cache_holds_what_any_of_its_stages_needs(stages):
+    video = stages["v4"]["video-2"].latents
+    assert video == stages["v4"]["video-3"].latents
+    assert set(video.kinds) == {"image", "video", "pair"}
+    assert (video.stills, video.extensions, video.regions) == (True, 2, 1)
+    assert video.references == ()
+    assert not video.audio
+    assert stages["v4"]["video-6"].latents.references == ("image", "video")
+    assert stages["v4"]["sft-1"].latents.references == ("image", "video", "audio")
+    assert stages["v4"]["sft-1"].latents.captions == ("structured",)
+    assert stages["v4"]["audio"].latents.kinds == ("audio",)
+    assert stages["v4"]["keyframes"].latents.refined is not None
+    assert stages["v4"]["joint"].latents.refined is None
+    assert stages["v4"]["refiner"].latents == stages["v4"]["keyframes"].latents
+    assert stages["v4"]["refiner"].latents.regions == 1
+
+
+def test_a_stage_leaves_alone_what_other_stages_of_its_cache_need(stages):
+    second, third = stages["v4"]["video-2"], stages["v4"]["video-3"]
+    long = Bucket.parse("video-256p-16x9-15s", third.latents)
+    assert third.takes(long)
+    assert not second.takes(long)
+    assert second.takes(Bucket.parse("image-256p-1x1", second.latents))
+    assert stages["tiny"]["audio"].takes(Bucket.parse("video-64p-1x1-1s", stages["tiny"]["audio"].latents))
+
+
+def test_overrides_hold_for_the_whole_cache_or_for_one_stage():
+    tiny = load_preset("tiny")
+    both = ["latents=own", "sizes=[256]"]
+    assert load_stage("sft-1", tiny, both).latents == load_stage("sft-2", tiny, both).latents
+    assert load_stage("sft-1", tiny, both).latents.sizes == (32,)
+    one = load_stage("sft-1", tiny, ["sft-1.latents=own", "sft-1.sizes=[256]"])
+    assert one.latents.sizes == (32,)
+    assert load_stage("sft-2", tiny, ["sft-1.latents=own"]).latents.name == "clips"
+
+
+def test_the_networks_of_stages(stages):
+    branches = {name: stages["tiny"][name].branches for name in CACHED}
+    assert {branches[f"video-{number}"] for number in range(1, 7)} == {"video"}
+    assert branches["audio"] == "audio"
+    assert {branches[name] for name in ("joint", "sft-1", "sft-2", "keyframes")} == {"joint"}
+    assert branches["refiner"] == "refiner"
+
+
+def test_sparsity_rises_to_what_the_preset_samples_with(stages):
+    schedule = stages["v4"]["refiner"].sparsity
+    assert [schedule.at(step) for step in (0, 29, 30, 60)] == pytest.approx([0, 0, 0.03, 0.06])
+    assert schedule.at(10**6) == load_preset("v4").refiner.sparsity
+    tiny = stages["tiny"]["refiner"]
+    assert tiny.sparsity.at(tiny.steps - 1) == load_preset("tiny").refiner.sparsity
+    assert stages["v4"]["joint"].sparsity is None
+
+
+def test_warm_up_takes_no_more_than_a_tenth_of_a_short_run(stages):
+    stage = stages["v4"]["video-1"]
+    assert stage.engine(1_000_000).schedule.warmup_steps == 1000
+    assert stage.engine(50).schedule.warmup_steps == 5
+
+
+def test_flow_is_the_presets_unless_the_recipe_says_otherwise(stages):
+    assert stages["v4"]["joint"].flow.shift == load_preset("v4").section("flow")["shift"]
+    changed = load_stage("joint", load_preset("v4"), ["flow.shift=6", "flow.distribution=uniform"])
+    assert (changed.flow.shift, changed.flow.distribution) == (6, "uniform")
+
+
+class Entry:
+    """A cached sample with all that any task needs."""
+
+    has_audio = extensions = regions = refined = True
+    references = ("image", "video", "audio")
+    texts = tuple(form + suffix for form in ("structured",) for suffix in ("", "+image", "+video", "+audio"))
+
+    def __init__(self, key, bucket):
+        self.key, self.bucket, self.kind = key, bucket, bucket.partition("-")[0]
+
+
+class Index:
+    def __init__(self, stage, counts):
+        self.buckets = {name: tuple(Entry(f"{name}/{i}", name) for i in range(n)) for name, n in counts.items()}
+        self.shapes = {name: Bucket.parse(name, stage.latents) for name in counts}
+
+
+def test_steps_are_set_or_epochs_over_the_samples_there_are():
+    stage = load_stage("sft-1", load_preset("v4"), ["slots=2", "tokens_per_slot=4000", "workers=1"])
+    index = Index(stage, {"video-720p-16x9-5s": 40, "video-480p-16x9-5s": 7, "audio-5s": 9})
+    sampler = sampler_for(stage, index, lambda task, bucket: 1000)
+    # 40 clips by 2 x 4; those at 480 px are of no size of this stage, and none of its tasks makes sound alone
+    assert sampler.steps_per_epoch == 5
+    assert steps_for(stage, sampler) == 3 * 5
+    fixed = load_stage("sft-1", load_preset("v4"), ["steps=12"])
+    assert steps_for(fixed, sampler) == 12
+
+
+def test_a_task_without_samples_says_what_it_looked_for():
+    stage = load_stage("video-3", load_preset("v4"))
+    with pytest.raises(SamplerError, match="edit needs pair samples at 256 px with before, video") as error:
+        sampler_for(stage, Index(stage, {"video-256p-1x1-5s": 3, "image-256p-1x1": 2}), lambda task, bucket: 100)
+    assert "3 in video-256p-1x1-5s" in str(error.value)

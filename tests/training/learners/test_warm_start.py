@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+import torch
+
+from model.checkpoint import CheckpointError, save_transformer
+from model.network.inputs import JointInputs
+from model.network.mmdit import MMDiT
+from pipelines.training.learners.network import network_config
+from pipelines.training.learners.warm_start import warm_start
+
+
+@pytest.fixture
+def stored(tmp_path, small_preset):
+    """A trained network of each kind in a folder: every weight moved off its initial value."""
+
+    def make(branches, preset=small_preset):
+        torch.manual_seed(len(branches))
+        model = MMDiT(network_config(preset, branches))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        save_transformer(model, tmp_path / branches, max_shard_bytes=20_000)
+        return tmp_path / branches, model.eval()
+
+    return make
+
+
+def started(preset, branches, folders):
+    """A network as the engine starts it: built, then given what the warm start holds."""
+    torch.manual_seed(9)
+    model = MMDiT(network_config(preset, branches))
+    weights = warm_start(model.config, folders)
+    model.load_state_dict({**model.state_dict(), **{name: weights[name] for name in weights}})
+    return model.eval(), weights
+
+
+def inputs(preset, *, sound=True, picture=True):
+    torch.manual_seed(1)
+    channels = preset.transformer.video_channels
+    text = torch.randn(2, 3, preset.transformer.text_width)
+    video = torch.randn(2, 2 * channels + 1, 3, 4, 4)
+    audio = torch.randn(2, preset.transformer.audio_channels, 10)
+    return JointInputs(
+        text=text,
+        timesteps=torch.tensor([[0.2, 0.2], [0.7, 0.7]]),
+        video=video if picture else None,
+        audio=audio if sound else None,
+        audio_time_scale=0.3,
+    )
+
+
+@torch.no_grad()
+def test_a_joint_network_starts_as_its_two_branches(stored, small_preset):
+    (video, pictured), (audio, heard) = stored("video"), stored("audio")
+    model, weights = started(small_preset, "joint", [video, audio])
+    made = model(inputs(small_preset))
+    assert torch.allclose(made.video, pictured(inputs(small_preset, sound=False)).video, atol=1e-5)
+    assert torch.allclose(made.audio, heard(inputs(small_preset, picture=False)).audio, atol=1e-5)
+    left_out = {name for name, _ in model.named_parameters()} - set(weights)
+    assert left_out
+    assert all("_reads_" in name or name.endswith("cross_table") for name in left_out)
+
+
+@torch.no_grad()
+def test_a_refiner_starts_as_the_video_branch_of_its_base(stored, small_preset):
+    joint, base = stored("joint")
+    model, _ = started(small_preset, "refiner", [joint])
+    given = inputs(small_preset, sound=False)
+    assert torch.allclose(model(given).video, base(given).video, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_stage_goes_on_from_the_one_before(stored, small_preset):
+    folder, before = stored("video")
+    model, weights = started(small_preset, "video", [folder])
+    given = inputs(small_preset, sound=False)
+    assert torch.equal(model(given).video, before(given).video)
+    assert set(weights) == {name for name, _ in model.named_parameters()}
+
+
+def test_nothing_to_start_from_is_no_weights(small_preset):
+    assert dict(warm_start(network_config(small_preset, "video"), [])) == {}
+
+
+@pytest.mark.parametrize(
+    ("branches", "sources", "words"),
+    [
+        ("video", ["joint"], r"kind video cannot start from .*joint \(joint\): it takes a video one"),
+        ("audio", ["video"], "kind audio cannot start from"),
+        ("joint", ["video"], "it takes a joint one, or one of video and one of audio"),
+        ("joint", ["video", "video"], "kind joint cannot start from"),
+        ("refiner", ["audio"], "it takes a joint, video or refiner one"),
+    ],
+)
+def test_folders_that_do_not_make_up_the_network_are_refused(stored, small_preset, branches, sources, words):
+    folders = [stored(source)[0] for source in sources]
+    with pytest.raises(CheckpointError, match=words):
+        warm_start(network_config(small_preset, branches), folders)
+
+
+def test_another_preset_is_refused_by_name(stored, small_preset):
+    larger = dataclasses.replace(small_preset, transformer=dataclasses.replace(small_preset.transformer, width=64))
+    folder, _ = stored("video", larger)
+    with pytest.raises(CheckpointError, match=r"another preset: width 64 instead of 32"):
+        warm_start(network_config(small_preset, "video"), [folder])
