@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.plan import Part, store_plan
 from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
+from skyreels import parts
 from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, digest
 from skyreels.storage import Storage, sweep_temporary
@@ -34,8 +36,6 @@ from skyreels.storage import Storage, sweep_temporary
 REJECTS = "rejects.parquet"
 _REJECT_COLUMNS = dict.fromkeys(("key", "stage", "reason", "remedy", "detail"), pa.string())
 _STALE_AFTER_S = 24 * 3600.0
-
-_MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 
 Row = dict[str, Any]
 Work = Part | tuple[Bucket, ...]
@@ -59,7 +59,8 @@ class CacheSummary:
 def cache(job: CacheJob, *, replay_rejects: bool = False, quiet: bool = False) -> CacheSummary:
     """Make the cache, or what is missing of it. `replay_rejects` tries the parts with unreadable samples again.
 
-    Raises LatentError where nothing fits the spec, parts could not be written, or too much could not be read.
+    Raises LatentError where nothing fits the spec or too much could not be read, Incomplete where parts could not be
+    written.
     """
     return complete(plan_cache(job), replay_rejects=replay_rejects, quiet=quiet)
 
@@ -92,50 +93,31 @@ def complete(plan: CachePlan, *, replay_rejects: bool = False, quiet: bool = Fal
 
 def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     """Make the remaining parts; every one that can be written is committed before an error is raised."""
-    work: list[Work] = list(plan.remaining)
+    work: dict[str, Work] = {part.part_id: part for part in plan.remaining}
     if CONSTANTS_PART not in CommitLog(Storage(plan.location)).done():
-        work.append(plan.buckets)
-    rows = [{"work": _WORK.dump_json(item).decode()} for item in work]
-    results, failed = [], []
+        work[CONSTANTS_PART] = plan.buckets
+    todo = [parts.Part(part_id, _WORK.dump_json(item).decode()) for part_id, item in work.items()]
+    make_worker = partial(_Worker, plan.job, plan.location, plan.sources)
+    results = []
     total = sum(len(part.samples) for part in plan.remaining)
     with LazyCluster() as cluster, progress.shown("cache", total, "samples", quiet=quiet) as bar:
-        for row in _in_process(plan, rows) if plan.job.workers == 0 else _on_ray(plan, rows, cluster):
-            if row["error"]:
-                failed.append(row["error"])
-                continue
-            result = PartResult(row["part_id"], row["samples"], row["rejected"], row["cpu_s"])
+        if plan.job.workers == 0:
+            outcomes = parts.run_in_process(todo, make_worker)
+        else:
+            cluster.join()
+            outcomes = parts.run_parts(todo, make_worker, _resources(plan.job))
+        for outcome in parts.committed(outcomes, plan.location):
+            result = PartResult(**outcome.facts)
             results.append(result)
             bar.update(result.samples + result.rejected)
-    if failed:
-        raise LatentError(
-            f"{len(failed)} of {len(work)} parts could not be written to {plan.location}:\n  "
-            + "\n  ".join(failed)
-            + "\nThe others are committed. Make room or repair the store, then run the same command again."
-        )
     return results
 
 
-def _in_process(plan: CachePlan, rows: Sequence[Row]) -> Iterator[Row]:
-    """A plain loop in this process: for a few clips, and the baseline that Ray's overhead is measured against."""
-    worker = _Worker(plan.job, plan.location, plan.sources)
-    for row in rows:
-        yield worker(row)
-
-
-def _on_ray(plan: CachePlan, rows: Sequence[Row], cluster: LazyCluster) -> Iterator[Row]:
-    """A pool of actors that hold the networks, one part at a time each."""
-    cluster.join()
-    job, room = plan.job, ray.cluster_resources()
+def _resources(job: CacheJob) -> parts.Resources:
+    """A pool of actors that hold the networks: as many as asked for, or as the cluster has room for."""
+    room = ray.cluster_resources()
     fitting = room.get("GPU", 0) / job.gpus_per_worker if job.gpus_per_worker else room["CPU"] / job.cpus_per_worker
-    workers = job.workers or max(1, int(fitting))
-    done = ray.data.from_items(list(rows), override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
-        _Worker,
-        fn_constructor_kwargs={"job": job, "location": plan.location, "sources": plan.sources},
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-        num_cpus=job.cpus_per_worker,
-        num_gpus=job.gpus_per_worker or None,
-    )
-    yield from done.iter_rows()
+    return parts.Resources(job.cpus_per_worker, job.gpus_per_worker, job.workers or max(1, int(fitting)))
 
 
 class _Worker:
@@ -145,20 +127,13 @@ class _Worker:
         self._spec, self._cache, self._sources = job.spec, Storage(location), sources
         self._encoders = load_encoders(job.components, job.preset, job.device)
 
-    def __call__(self, row: Row) -> Row:
-        work: Work = _WORK.validate_json(row["work"])
-        name = work.part_id if isinstance(work, Part) else CONSTANTS_PART
-        try:
-            with _one_thread():
-                return asdict(self._make(work)) | {"error": ""}
-        except OSError as error:  # the store's fault: no sample is to blame, and the next run does the part again
-            return asdict(PartResult(name, 0, 0, 0.0)) | {"error": f"part {name}: {error}"}
-
-    def _make(self, work: Work) -> PartResult:
-        if isinstance(work, Part):
-            return write_part(work, self._sources, self._cache, self._spec, self._encoders)
-        write_constants(work, self._cache, self._spec, self._encoders)
-        return PartResult(CONSTANTS_PART, 0, 0, 0.0)
+    def __call__(self, part: parts.Part) -> dict[str, Any]:
+        work: Work = _WORK.validate_json(part.work)
+        with _one_thread():
+            if isinstance(work, Part):
+                return asdict(write_part(work, self._sources, self._cache, self._spec, self._encoders))
+            write_constants(work, self._cache, self._spec, self._encoders)
+        return asdict(PartResult(CONSTANTS_PART, 0, 0, 0.0))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pipelines.training.latents.index import LatentError, StaleLatents, open_lat
 from pipelines.training.latents.job import CacheJob, cache_location, plan_cache
 from pipelines.training.latents.run import cache
 from skyreels.commits import CommitLog, verify
+from skyreels.parts import Incomplete
 from skyreels.storage import Storage
 
 
@@ -212,7 +213,7 @@ def test_a_store_that_fails_fails_the_part_and_no_sample(job, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run, "write_part", full)
-    with pytest.raises(LatentError, match=r"(?s)3 of 4 parts could not be written.*No space left"):
+    with pytest.raises(Incomplete, match=r"(?s)3 of 4 parts could not be written.*No space left"):
         cache(job, quiet=True)
     monkeypatch.undo()
     assert cache(job, quiet=True).samples == 4
