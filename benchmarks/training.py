@@ -25,13 +25,13 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import psutil
 import torch
 
-from pipelines.training.curriculum.request import Climb, Request
-from pipelines.training.learners.makers import StageMaker
+from pipelines.training.curriculum.request import Request, TrainingPlan
+from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.stages.run_record import read_run
 from skyreels import cluster
 from skyreels.training.config import EngineConfig
 from skyreels.training.events import Event, Started, StepDone
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 from skyreels.training.schedule import learning_rate
 from skyreels.training.trainable import Slot
 
@@ -80,18 +80,18 @@ def main() -> None:
 
 def stage_of(runs: Path, name: str, preset: str, steps: int) -> tuple[StageMaker, EngineConfig]:
     """A finished stage's trainable, and its engine's settings for a short run without averages."""
-    climb = Climb.of(Request(name, runs, "", preset))
-    stage = climb.stage(name)
+    training = TrainingPlan.of(Request(name, runs, "", preset))
+    stage = training.stage(name)
     caches = {dataset: str(runs / "latents" / cache) for dataset, cache in (read_run(runs / name).caches or {}).items()}
-    if not caches or climb.ladder.finished(name) is None:
+    if not caches or training.curriculum.finished(name) is None:
         raise SystemExit(f"{runs} has no finished {name}: make train STAGE={name} first, or give --runs")
     latents = caches if len(caches) > 1 else next(iter(caches.values()))
     starts = tuple(
         str(Path(parent.export) / "transformer")
-        for parent_name, parent in climb.ladder.parents(name).items()
+        for parent_name, parent in training.curriculum.parents(name).items()
         if parent_name != "codecs"
     )
-    maker = StageMaker(stage, latents, starts, str(climb.components))
+    maker = StageMaker(stage, latents, starts, str(training.components))
     checkpoint = stage.recipe.checkpoint.model_copy(update={"every_steps": 10})
     changed = {"checkpoint": checkpoint, "ema": None, "samples_every_steps": None}
     return maker, stage.engine(steps).model_copy(update=changed)

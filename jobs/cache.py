@@ -15,18 +15,18 @@ import sys
 from collections.abc import Sequence
 
 from model.config import load_preset
-from pipelines.training.curriculum.ladder import LadderError
+from pipelines.training.curriculum.order import CurriculumError
 from pipelines.training.curriculum.recipe import STAGES
 from pipelines.training.curriculum.resolve import load_stage
+from pipelines.training.latents.cache import REJECTS, CacheSummary, cache
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
-from pipelines.training.latents.run import REJECTS, CacheSummary, cache
 from pipelines.training.latents.spec import LatentSpec
 from pipelines.training.stages.prune import FoundCache, find_caches, remove
 from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
 from skyreels.storage import StorageError, join
 
-_EXPECTED = (ConfigError, LadderError, LatentError, StorageError, FileNotFoundError)
+_EXPECTED = (ConfigError, CurriculumError, LatentError, StorageError, FileNotFoundError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipelines.training.curriculum.recipe import GROUPS, STAGES
 from pipelines.training.curriculum.request import Request, describe
-from pipelines.training.stages.run import train
+from pipelines.training.stages.train import train
 from skyreels.config import ConfigError, split_settings
 from skyreels.storage import StorageError
 from skyreels.training.errors import TrainingError

@@ -95,14 +95,8 @@ def _with_images(images: Mapping[int, Tensor], clip: ClipShape, encode_video: En
     for latent, image in images.items():
         check_size(image, clip, f"the image for latent frame {latent}")
     first = next(iter(images.values()))
-    condition = unconditioned(clip, encode_video, first)
-    batch = first.shape[0]
-    encoded = encode_video(torch.cat(list(images.values()))[:, :, None])
-    latents = condition.latents.expand(batch, -1, -1, -1, -1).clone()
-    keep_mask = condition.keep_mask.expand(batch, -1, -1, -1, -1).clone()
-    latents[:, :, list(images)] = torch.cat(encoded.split(batch), 2)
-    keep_mask[:, :, list(images)] = 1
-    return VideoCondition(latents, keep_mask)
+    encoded = encode_video(torch.cat(list(images.values()))[:, :, None])[:, :, 0].split(first.shape[0])
+    return unconditioned(clip, encode_video, first).keeping(dict(zip(images, encoded, strict=True)))
 
 
 def _extension(video: Tensor, clip: ClipShape, encode_video: Encode, *, at_end: bool) -> Conditioning:
@@ -113,16 +107,11 @@ def _extension(video: Tensor, clip: ClipShape, encode_video: Encode, *, at_end: 
         raise ValueError(f"the video has {given} frames, the extended clip only {clip.frames}: ask for a longer one")
     start = clip.latent_frames - kept if at_end else 0
     condition = unconditioned(clip, encode_video, video)
-    latents = condition.latents.expand(video.shape[0], -1, -1, -1, -1).clone()
-    keep_mask = condition.keep_mask.expand(video.shape[0], -1, -1, -1, -1).clone()
-    latents[:, :, start : start + kept] = encode_video(video)
-    keep_mask[:, :, start : start + kept] = 1
+    condition = condition.keeping(dict(enumerate(encode_video(video).unbind(2), start)))
 
     first = clip.frames - given if at_end else 0
     source = video.new_full((*video.shape[:2], clip.frames, *video.shape[3:]), BLACK)
     source[:, :, first : first + given] = video
     source_keep = torch.zeros_like(source[:, :1], dtype=torch.bool)
     source_keep[:, :, first : first + given] = True
-    return Conditioning(
-        generated_streams(clip), VideoCondition(latents, keep_mask), source=source, source_keep=source_keep
-    )
+    return Conditioning(generated_streams(clip), condition, source=source, source_keep=source_keep)

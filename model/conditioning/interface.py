@@ -30,6 +30,24 @@ class VideoCondition:
     latents: Tensor
     keep_mask: Tensor
 
+    @classmethod
+    def nothing(cls, black: Tensor, frames: int) -> "VideoCondition":
+        """Nothing to keep: the latent of a black image (B, C, 1, h, w) in every latent frame."""
+        latents = black.expand(-1, -1, frames, -1, -1)
+        return cls(latents, torch.zeros_like(latents[:, :1]))
+
+    def keeping(self, frames: Mapping[int, Tensor]) -> "VideoCondition":
+        """The same with latent frames (B, C, h, w), or (C, h, w) for all of the batch, kept at their places."""
+        if not frames:
+            return self
+        batch = max(self.latents.shape[0], *(len(frame) if frame.ndim == 4 else 1 for frame in frames.values()))
+        latents = self.latents.expand(batch, -1, -1, -1, -1).clone()
+        keep_mask = self.keep_mask.expand(batch, -1, -1, -1, -1).clone()
+        for place, frame in frames.items():
+            latents[:, :, place] = frame
+            keep_mask[:, :, place] = 1
+        return VideoCondition(latents, keep_mask)
+
     def channels(self, noisy: Tensor) -> Tensor:
         """The transformer's video input (B, 2C+1, T, h, w) for noisy latents V (B, C, T, h, w)."""
         batch = noisy.shape[0]
@@ -72,9 +90,7 @@ def generated_streams(clip: ClipShape) -> frozenset[str]:
 def unconditioned(clip: ClipShape, encode_video: Encode, like: Tensor | None = None) -> VideoCondition:
     """Black-image latents in every frame and nothing to keep, in the device and precision of pixels `like`."""
     black = torch.full((1, 3, 1, clip.height, clip.width), BLACK)
-    latent = encode_video(black if like is None else black.to(like))
-    latents = latent.expand(-1, -1, clip.latent_frames, -1, -1)
-    return VideoCondition(latents, torch.zeros_like(latents[:, :1]))
+    return VideoCondition.nothing(encode_video(black if like is None else black.to(like)), clip.latent_frames)
 
 
 def check_size(pixels: Tensor, clip: ClipShape, what: str) -> None:

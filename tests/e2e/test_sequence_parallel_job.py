@@ -14,9 +14,9 @@ from model.config import PRESETS, load_preset
 from model.generation.components import Components, GenerationConfig, encoder_of
 from model.generator import Generator
 from model.network.mmdit import MMDiT
-from pipelines.training.curriculum.ladder import Ladder
+from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import STAGES
-from pipelines.training.stages import run
+from pipelines.training.stages import train as run
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +52,7 @@ def climbed(preset, tmp_path):
         torch.nn.init.normal_(parameter, std=0.1)
     parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
     Generator(parts).save_pretrained(output / "components")
-    ladder = Ladder(str(output), described)
+    ladder = Curriculum(str(output), described)
     for stage in STAGES[: STAGES.index(STAGE)]:
         ladder.mark_finished(stage, step=1, export=str(output / "components"), data="0")
     return output

@@ -6,9 +6,9 @@ import pytest
 
 from jobs import train
 from model.config import load_preset
-from pipelines.training.curriculum.ladder import Ladder
+from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import STAGES
-from pipelines.training.stages import run
+from pipelines.training.stages import train as run
 
 pytestmark = pytest.mark.e2e
 
@@ -31,7 +31,7 @@ def refused(capsys, *words):
 
 def finish(stage, preset="tiny"):
     """A record of a stage that was trained with a preset."""
-    ladder = Ladder("runs", load_preset(preset))
+    ladder = Curriculum("runs", load_preset(preset))
     return ladder.mark_finished(stage, step=1, export=f"runs/{stage}/export", data="0")
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from model.config import Preset, load_preset
 from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
-from pipelines.training.curriculum.groups import check_groups
-from pipelines.training.curriculum.ladder import Ladder
+from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import StageRecipe, load_recipe
-from pipelines.training.curriculum.resolve import Stage, load_stage
+from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage
 from pipelines.training.data.clips import MANIFEST
 from pipelines.training.data.datasets import Datasets
 from skyreels.config import ConfigError
@@ -53,28 +52,28 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Climb:
+class TrainingPlan:
     """A request looked at: which stages are to run, and how one is set."""
 
     request: Request
     preset: Preset
-    ladder: Ladder
+    curriculum: Curriculum
 
     @classmethod
-    def of(cls, request: Request) -> "Climb":
+    def of(cls, request: Request) -> "TrainingPlan":
         """Raises ConfigError for an unknown stage, preset or setting."""
         preset = load_preset(request.preset)
 
         def load(name: str) -> StageRecipe:
             return load_recipe(name, preset, request.overrides)
 
-        return cls(request, preset, Ladder(str(request.output), preset, load))
+        return cls(request, preset, Curriculum(str(request.output), preset, load))
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those still to run, in order. Raises LadderError where one that is needed and not to run is missing."""
+        """Those still to run, in order. Raises CurriculumError where one that is needed and not to run is missing."""
         request = self.request
-        return self.ladder.plan(request.stage, only=request.only, again=request.fresh)
+        return self.curriculum.plan(request.stage, only=request.only, again=request.fresh)
 
     def stage(self, name: str) -> Stage:
         """A stage with all its numbers. Raises ConfigError where they do not go together."""
@@ -118,23 +117,23 @@ class Climb:
 
 def describe(request: Request) -> str:
     """The plan in words: what would run, on which data, with what memory and in which time. Nothing is written."""
-    climb = Climb.of(request)
-    lines = [f"output    {request.output}", f"preset    {climb.preset.name}"]
-    for name in climb.stages:
-        stage = climb.stage(name)
-        lines += ["", f"{name}: from {climb.datasets(stage)}"]
-        lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else summary(climb.plan(stage)))
+    training = TrainingPlan.of(request)
+    lines = [f"output    {request.output}", f"preset    {training.preset.name}"]
+    for name in training.stages:
+        stage = training.stage(name)
+        lines += ["", f"{name}: from {training.datasets(stage)}"]
+        lines.append(_codecs_in_words(stage) if stage.kind == "codecs" else summary(training.plan(stage)))
     if len(lines) == 2:
         lines.append(f"nothing to do: {request.stage} is finished")
     return "\n".join(lines)
 
 
-def check(climb: Climb, stages: Sequence[str]) -> None:
+def check(training: TrainingPlan, stages: Sequence[str]) -> None:
     """What can be known to be wrong before anything expensive starts: settings, data, memory."""
     for name in stages:
-        stage = climb.stage(name)
-        climb.datasets(stage)
-        plan = None if stage.kind == "codecs" else climb.plan(stage)
+        stage = training.stage(name)
+        training.datasets(stage)
+        plan = None if stage.kind == "codecs" else training.plan(stage)
         if plan is not None:
             plan.check()
 

@@ -8,15 +8,17 @@ from typing import Any
 from model.config import Preset, from_mapping
 from model.sampling.flow import FlowConfig
 from pipelines.training.curriculum.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
-from pipelines.training.data.assembler import Entry, SparsitySchedule
+from pipelines.training.data.assembler import IndexedSample, SparsitySchedule
 from pipelines.training.data.sampler import Sampler
 from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.latents.union import LatentUnion
 from pipelines.training.learners.network import Branches
-from pipelines.training.tasks import TASKS, Dropout, Task, TaskSettings
+from pipelines.training.tasks import TASKS, Dropout, TaskSettings, TrainingTask
 from skyreels.config import ConfigError, build
 from skyreels.training.config import EngineConfig
+from skyreels.training.errors import TrainingError
+from skyreels.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,15 @@ def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) 
     )
 
 
-def sampler_for(stage: Stage, index: LatentIndex | LatentUnion, tokens: Callable[[str, str], int]) -> Sampler[Entry]:
+def sampler_for(
+    stage: Stage, index: LatentIndex | LatentUnion, tokens: Callable[[str, str], int]
+) -> Sampler[IndexedSample]:
     """The sampler of a stage over its cache; `tokens(task, bucket)` are of one sample.
 
     Raises SamplerError for a task that finds no sample.
     """
     mine = {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
-    return Sampler[Entry](
+    return Sampler[IndexedSample](
         mine,
         stage.mix,
         usable=lambda task, entry: TASKS[task].usable(entry, stage.streams),
@@ -202,9 +206,24 @@ def _sparsity(recipe: StageRecipe, preset: Preset) -> SparsitySchedule | None:
     return SparsitySchedule(schedule.start, schedule.rise, schedule.every, final)
 
 
-def _needs_in_words(task: Task, stage: Stage) -> str:
+def _needs_in_words(task: TrainingTask, stage: Stage) -> str:
     """Such as `video samples at 64 px with audio, video, image reference`."""
     members = sorted(task.streams_of(stage.streams) | task.needs)
     members += [f"{task.reads} reference"] if task.reads else []
     sizes = "/".join(str(size) for size in stage.sizes)
     return f"{' or '.join(sorted(task.kinds))} samples at {sizes} px with {', '.join(members)}"
+
+
+def check_groups(stage: Stage) -> None:
+    """Raises ConfigError where `sequence_parallel` divides heads or workers unevenly, or workers the slots."""
+    recipe, heads = stage.recipe, stage.preset.transformer.heads
+    if heads % recipe.sequence_parallel:
+        fitting = [count for count in range(1, heads + 1) if heads % count == 0]
+        raise ConfigError(
+            f"{stage.name}: the {heads} heads of preset {stage.preset.name} cannot be dealt out to sequence_parallel = "
+            f"{recipe.sequence_parallel} workers: set it to one of {', '.join(map(str, fitting))}"
+        )
+    try:
+        Ranks.of(0, max(1, recipe.workers), recipe.slots, stage.engine(1))
+    except TrainingError as error:
+        raise ConfigError(f"{stage.name}: {error}") from error

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from model.config import Preset, from_mapping
 from model.sampling.flow import FlowConfig
-from pipelines.training.data.batch import TrainingBatch
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.learners.network import STREAMS, Branches, network_config
-from pipelines.training.tasks import ORDER, TASKS, Collation, Described, Dropout, Scene, TaskSettings, collate
+from pipelines.training.tasks import ORDER, TASKS, Collation, Described, Dropout, TaskContext, TaskSettings, collate
+from pipelines.training.tasks.batch import TrainingBatch
 
 
-class Entry(Described, Protocol):
+class IndexedSample(Described, Protocol):
     """A sample of the latent index, not read yet."""
 
     @property
@@ -33,7 +33,7 @@ class Latents(Protocol):
     """What is asked of a latent cache."""
 
     @property
-    def buckets(self) -> Mapping[str, Sequence[Entry]]: ...
+    def buckets(self) -> Mapping[str, Sequence[IndexedSample]]: ...
 
     @property
     def null_text(self) -> Tensor: ...
@@ -76,7 +76,7 @@ class Assembler:
     ) -> TrainingBatch:
         """All that is random is drawn from `generator`; `step` sets the sparsity."""
         first = samples[0]
-        scene = Scene(
+        context = TaskContext(
             settings=self.settings,
             streams=TASKS[task].streams_of(STREAMS[self.branches]),
             null_text=self.latents.null_text,
@@ -84,7 +84,7 @@ class Assembler:
             black=None if first.video is None else self.latents.black(first.bucket),
             large_black=self.latents.black(first.bucket, large=True) if task == "keyframes" else None,
         )
-        examples = [TASKS[task].make(sample, scene) for sample in samples]
+        examples = [TASKS[task].make(sample, context) for sample in samples]
         collation = Collation(
             network_config(self.preset, self.branches),
             self.flow or from_mapping(FlowConfig, self.preset.section("flow"), f"{self.preset.name}: flow"),
@@ -121,7 +121,7 @@ class Assembler:
         branches = sum(latents is not None for latents in (batch.inputs.video, batch.inputs.audio))
         return batch.tokens + branches * batch.inputs.text.shape[1]
 
-    def _readable(self, entries: Iterable[Entry]) -> Iterator[LatentSample]:
+    def _readable(self, entries: Iterable[IndexedSample]) -> Iterator[LatentSample]:
         for entry in entries:
             with suppress(LatentError):  # where it is drawn for training, it is named and replaced
                 yield self.latents.read(entry)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.training.data.clips import Clip, ClipDataset, open_video, read_sound
-from pipelines.training.latents.draws import drawn_by
+from pipelines.training.data.draws import drawn_by
 from skyreels.media.errors import MediaError
 
 _TRIES = 8  # clips tried in place of one that cannot be read

@@ -26,8 +26,8 @@ from pipelines.training.data.clips import (
     read_image,
     read_sound,
 )
+from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.components import Encoders
-from pipelines.training.latents.draws import drawn_by
 from pipelines.training.latents.masks import draw_keep_mask, draw_refined_mask
 from pipelines.training.latents.pairs import INSTRUCTION, keep_mask_at, read_track
 from pipelines.training.latents.references import TAGS, draw_references, encode_references, kind_of, other_times

@@ -23,8 +23,7 @@ from torch import Tensor
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 from pipelines.curation import tables
 from pipelines.training.latents.components import Identities
-from pipelines.training.latents.pack import unpack
-from pipelines.training.latents.sample import LatentKind, LatentSample
+from pipelines.training.latents.sample import LatentKind, LatentSample, unpack
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
 from skyreels.config import Config
 from skyreels.shards import Member, read_member
@@ -69,7 +68,7 @@ class CacheRecord(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """What the sampler knows of a sample without reading it. `seconds` is its nominal length, 0 for a picture.
 
     `texts` and `references` name what `LatentSample` holds of them; `extensions` and `regions` count.
@@ -104,7 +103,7 @@ class Entry:
 class LatentIndex:
     """An open cache. `buckets`: entries by bucket name, in order of key; `fingerprint` changes with any byte of it."""
 
-    def __init__(self, storage: Storage, record: CacheRecord, entries: Mapping[str, tuple[Entry, ...]]) -> None:
+    def __init__(self, storage: Storage, record: CacheRecord, entries: Mapping[str, tuple[IndexEntry, ...]]) -> None:
         self.storage = storage
         self.record = record
         self.buckets = dict(entries)
@@ -112,7 +111,7 @@ class LatentIndex:
         self.video = VideoCodecSpec(**{**record.video, "stride": tuple(record.video["stride"])})
         self.audio = AudioCodecSpec(**record.audio)
 
-    def read(self, entry: Entry) -> LatentSample:
+    def read(self, entry: IndexEntry) -> LatentSample:
         """The sample, by one ranged read. Raises LatentError naming shard and key where it is missing or damaged."""
         where = f"{self.storage.location(entry.shard)}: {entry.key}"
         commit = f"_commits/{PurePosixPath(entry.shard).name.rpartition('-')[0]}.json"
@@ -206,20 +205,20 @@ def black_name(bucket: str, *, large: bool) -> str:
     return f"black/{bucket}/large" if large else f"black/{bucket}"
 
 
-def encode_entries(entries: list[Entry]) -> bytes:
+def encode_entries(entries: list[IndexEntry]) -> bytes:
     """`index.parquet`."""
     rows = [{name: getattr(entry, name) for name in _ENTRY_COLUMNS} for entry in entries]
     return tables.encode(pa.Table.from_pylist(rows, pa.schema(_ENTRY_COLUMNS)))
 
 
-def decode_entry(values: Mapping[str, Any]) -> Entry:
+def decode_entry(values: Mapping[str, Any]) -> IndexEntry:
     """From a row of `index.parquet`, or from the facts of a commit."""
     lists = {name: tuple(values[name]) for name in ("texts", "references")}
-    return Entry(**{**values, **lists})
+    return IndexEntry(**{**values, **lists})
 
 
-def _entries(storage: Storage) -> dict[str, tuple[Entry, ...]]:
-    by_bucket: dict[str, list[Entry]] = {}
+def _entries(storage: Storage) -> dict[str, tuple[IndexEntry, ...]]:
+    by_bucket: dict[str, list[IndexEntry]] = {}
     for row in tables.decode(storage.read(INDEX)).to_pylist():
         by_bucket.setdefault(row["bucket"], []).append(decode_entry(row))
     return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}

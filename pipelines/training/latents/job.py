@@ -5,25 +5,28 @@
 The identity names the spec, the networks and the data, so another codec makes another cache beside the old one.
 """
 
+import hashlib
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
 
 from model.config import Preset
 from model.shapes import AudioCodecSpec, VideoCodecSpec
-from pipelines.training.data.clips import ClipDataset, open_dataset
+from pipelines.training.curriculum.resolve import Stage
+from pipelines.training.data.clips import ClipDataset, ClipKind, open_dataset
 from pipelines.training.latents.components import Identities, load_encoders
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.pairs import open_pairs
-from pipelines.training.latents.plan import LatentPlan, Part, plan_latents
-from pipelines.training.latents.spec import Bucket, LatentSpec
-from pipelines.training.latents.write import Sources
+from pipelines.training.latents.spec import Bucket, LatentSpec, Misfit, Placed, place
 from skyreels.cluster import LazyCluster
-from skyreels.commits import CommitLog, digest
+from skyreels.commits import CommitLog, digest, stable_json
 from skyreels.storage import Storage, normalise
+
+Sources = Mapping[ClipKind, Storage]
+"""Where the files of the clips of each kind lie."""
 
 
 class NothingFits(LatentError):
@@ -49,6 +52,22 @@ class CacheJob:
     gpus_per_worker: float = 0.0
     max_unreadable: float = 0.05
 
+    @classmethod
+    def of_stage(
+        cls, stage: Stage, output: str, dataset: str | None, components: str, pairs: str | None = None
+    ) -> "CacheJob":
+        """What a stage reads; made in this process where the stage trains in it."""
+        return cls(
+            output,
+            stage.latents,
+            stage.preset,
+            dataset,
+            pairs,
+            components,
+            workers=None if stage.recipe.workers else 0,
+            gpus_per_worker=stage.recipe.gpus_per_worker,
+        )
+
     @property
     def device(self) -> str:
         return "cuda" if self.gpus_per_worker else "cpu"
@@ -67,6 +86,30 @@ class CacheJob:
         settings = self.spec.model_dump(mode="json", exclude_defaults=True)
         words += [f"{name}={value}".replace("'", "") for name, value in settings.items()]
         return shlex.join(["python", "jobs/cache.py", *words])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one bucket that one task encodes and commits."""
+
+    part_id: str
+    samples: tuple[Placed, ...]
+
+    @property
+    def bucket(self) -> Bucket:
+        return self.samples[0].bucket
+
+
+@dataclass(frozen=True)
+class LatentPlan:
+    """All parts of a cache, and per clip that is in no bucket, why."""
+
+    parts: tuple[Part, ...]
+    misfits: dict[str, Misfit]
+
+    @property
+    def samples(self) -> int:
+        return sum(len(part.samples) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -151,3 +194,38 @@ def _nothing_fits(job: CacheJob, datasets: Sequence[ClipDataset], latents: Laten
     reasons = Counter((misfit.reason, misfit.remedy) for misfit in latents.misfits.values())
     lines = [f"  {count} {reason}: {remedy}" for (reason, remedy), count in reasons.most_common()]
     return "\n".join([f"none of the {clips} samples of {where} fits the spec:", *lines])
+
+
+_PLAN = "_plan.json"
+
+
+def plan_latents(datasets: Iterable[ClipDataset], spec: LatentSpec, video: VideoCodecSpec) -> LatentPlan:
+    """Place every clip of a kind that the spec asks for; parts in order of bucket and key."""
+    by_bucket: dict[str, list[Placed]] = {}
+    misfits: dict[str, Misfit] = {}
+    clips = {clip.key: clip for dataset in datasets for clip in dataset.clips}
+    for _, clip in sorted(clips.items()):
+        placed = place(clip, spec, video)
+        if isinstance(placed, Misfit):
+            misfits[clip.key] = placed
+            continue
+        for sample in placed:
+            by_bucket.setdefault(sample.bucket.name, []).append(sample)
+    parts = [
+        _part(samples[start : start + spec.part_samples])
+        for _, samples in sorted(by_bucket.items())
+        for start in range(0, len(samples), spec.part_samples)
+    ]
+    return LatentPlan(tuple(parts), misfits)
+
+
+def store_plan(plan: LatentPlan, cache: Storage) -> None:
+    """Write down which keys each part holds. Part ids follow from them, so a resume plans the very same parts."""
+    described = stable_json({part.part_id: [sample.key for sample in part.samples] for part in plan.parts})
+    if not (cache.exists(_PLAN) and cache.read(_PLAN) == described):
+        cache.write(_PLAN, described)
+
+
+def _part(samples: Sequence[Placed]) -> Part:
+    named = [samples[0].bucket.name, [[sample.key, sample.start_s] for sample in samples]]
+    return Part(hashlib.blake2b(stable_json(named), digest_size=10).hexdigest(), tuple(samples))

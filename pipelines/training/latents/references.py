@@ -13,8 +13,8 @@ from model.conditioning import (
 )
 from model.shapes import ClipShape
 from pipelines.training.data.clips import Clip, VideoFile, read_sound
+from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.components import Encoders
-from pipelines.training.latents.draws import drawn_by
 from pipelines.training.latents.spec import LatentSpec, Placed, ReferenceKind
 from skyreels.storage import Storage
 

@@ -1,12 +1,22 @@
-"""One sample of the latent cache: all that a task needs of a clip, so that a trainer holds no codec and no encoder."""
+"""One sample of the latent cache: all that a task needs of a clip, so that a trainer holds no codec and no encoder.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+And its bytes in a shard.
+"""
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
-from model.shapes import ClipShape
+from model.config import from_mapping
+from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
+
+# Extension, LatentSample, Region
+from skyreels.commits import stable_json
 
 LatentKind = Literal["image", "video", "audio", "pair"]
 
@@ -60,3 +70,74 @@ class LatentSample:
     """(C, T', H, W): the clip at the refiner's size and frame rate."""
     refined_regions: tuple[Region, ...] = ()
     """At that size and rate, where the sample has `regions`: what is kept while the rest is refined."""
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PLAIN = ("video", "audio", "stills", "large", "refined")
+
+
+def pack(sample: LatentSample, dtype: str) -> dict[str, bytes]:
+    """File contents by extension; latents and embeddings stored as `dtype`, masks as bytes. The same sample gives
+    the same bytes."""
+    tensors = {name: getattr(sample, name) for name in _PLAIN if getattr(sample, name) is not None}
+    tensors |= {f"text/{form}": hidden for form, hidden in sample.texts.items()}
+    tensors |= {f"reference/{kind}": latents for kind, latents in sample.references.items()}
+    tensors |= {f"extension/{place}": extension.latents for place, extension in enumerate(sample.extensions)}
+    for prefix, regions in (("", sample.regions), ("refined_", sample.refined_regions)):
+        tensors |= {f"{prefix}region/{place}": region.latents for place, region in enumerate(regions)}
+        tensors |= {f"{prefix}keep_mask/{place}": region.keep_mask.byte() for place, region in enumerate(regions)}
+    stored = {
+        name: (tensor if tensor.dtype == torch.uint8 else tensor.to(DTYPES[dtype])).cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    described = {
+        "key": sample.key,
+        "kind": sample.kind,
+        "bucket": sample.bucket,
+        "shape": None if sample.shape is None else asdict(sample.shape),
+        "extensions_at_end": [extension.at_end for extension in sample.extensions],
+    }
+    return {"safetensors": save(stored), "json": stable_json(described)}
+
+
+def unpack(files: Mapping[str, bytes]) -> LatentSample:
+    """What was packed, latents and embeddings in float32. Takes what `webdataset` yields as well."""
+    described = json.loads(files["json"])
+    tensors = load(files["safetensors"])
+    floats = {name: tensor.float() for name, tensor in tensors.items() if tensor.dtype != torch.uint8}
+    at_end = described["extensions_at_end"]
+    return LatentSample(
+        key=described["key"],
+        kind=described["kind"],
+        bucket=described["bucket"],
+        shape=_shape(described["shape"]),
+        texts=_below(floats, "text/"),
+        references=_below(floats, "reference/"),
+        extensions=tuple(map(Extension, _numbered(floats, "extension"), at_end)),
+        regions=tuple(_regions(tensors, "")),
+        refined_regions=tuple(_regions(tensors, "refined_")),
+        **{name: floats.get(name) for name in _PLAIN},
+    )
+
+
+def _shape(values: dict[str, Any] | None) -> ClipShape | None:
+    if values is None:
+        return None
+    video = from_mapping(VideoCodecSpec, values.pop("video"), "shape.video")
+    audio = values.pop("audio")
+    return ClipShape(**values, video=video, audio=audio and from_mapping(AudioCodecSpec, audio, "shape.audio"))
+
+
+def _regions(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[Region]:
+    latents, masks = (_numbered(tensors, f"{prefix}{name}") for name in ("region", "keep_mask"))
+    for region, mask in zip(latents, masks, strict=True):
+        yield Region(region.float(), mask.bool())
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in sorted(tensors.items()) if name.startswith(prefix)}
+
+
+def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
+    found = _below(tensors, f"{prefix}/")
+    return [found[str(place)] for place in range(len(found))]

@@ -10,7 +10,7 @@ from pydantic import Field
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 from pipelines.curation.buckets import ASPECTS, nearest_aspect
 from pipelines.training.data.clips import Clip
-from pipelines.training.latents.draws import drawn_by
+from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.sample import LatentKind
 from skyreels.config import Config
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 
 from pipelines.training.data.datasets import key_within, name_of, together
-from pipelines.training.latents.index import CacheRecord, Entry, LatentError, LatentIndex, open_latents
+from pipelines.training.latents.index import CacheRecord, IndexEntry, LatentError, LatentIndex, open_latents
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.latents.spec import Bucket
 
@@ -29,7 +29,7 @@ class LatentUnion:
         self._caches = {name: _renamed(name, cache) for name, cache in caches.items()}
         self.fingerprints = {name: cache.fingerprint for name, cache in self._caches.items()}
         self.fingerprint = together(self.fingerprints)
-        self.buckets: dict[str, tuple[Entry, ...]] = {}
+        self.buckets: dict[str, tuple[IndexEntry, ...]] = {}
         for cache in self._caches.values():
             for bucket, entries in cache.buckets.items():
                 self.buckets[bucket] = self.buckets.get(bucket, ()) + entries
@@ -39,7 +39,7 @@ class LatentUnion:
         """Size and length of each bucket, by name."""
         return {bucket: shape for cache in self._caches.values() for bucket, shape in cache.shapes.items()}
 
-    def read(self, entry: Entry) -> LatentSample:
+    def read(self, entry: IndexEntry) -> LatentSample:
         """The sample, by one ranged read. Raises LatentError naming shard and key where it is missing or damaged."""
         return replace(self._caches[name_of(entry.key)].read(entry), key=entry.key)
 

@@ -10,13 +10,11 @@ import torch
 from safetensors.torch import save
 
 from model.conditioning import BLACK
-from pipelines.training.data.clips import ClipKind
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.encode import encode_sample
-from pipelines.training.latents.index import CONSTANTS, NULL_TEXT, Entry, black_name
-from pipelines.training.latents.pack import pack
-from pipelines.training.latents.plan import Part
-from pipelines.training.latents.sample import LatentSample
+from pipelines.training.latents.index import CONSTANTS, NULL_TEXT, IndexEntry, black_name
+from pipelines.training.latents.job import Part, Sources
+from pipelines.training.latents.sample import LatentSample, pack
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.media.errors import MediaError
@@ -24,9 +22,6 @@ from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
 
 CONSTANTS_PART = "constants"
-
-Sources = Mapping[ClipKind, Storage]
-"""Where the files of the clips of each kind lie."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,9 @@ def write_constants(buckets: Sequence[Bucket], cache: Storage, spec: LatentSpec,
     CommitLog(cache).commit(Commit(part_id=CONSTANTS_PART, files=(file,)))
 
 
-def _entry(sample: LatentSample, seconds: float, members: Mapping[str, Member], crc32: int) -> Entry:
+def _entry(sample: LatentSample, seconds: float, members: Mapping[str, Member], crc32: int) -> IndexEntry:
     described, tensors = members["json"], members["safetensors"]
-    return Entry(
+    return IndexEntry(
         key=sample.key,
         kind=sample.kind,
         bucket=sample.bucket,

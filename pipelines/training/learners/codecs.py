@@ -236,3 +236,14 @@ def _unnormalised(codec: TinyCodec | WanVideoCodec | OobleckAudioCodec) -> Calla
     if isinstance(codec, TinyVideoCodec | TinyAudioCodec):
         return codec.raw_latents
     return lambda media: codec.norm.denormalise(codec.encode(media))
+
+
+@dataclass(frozen=True)
+class CodecMaker:
+    """The codecs' stage on datasets."""
+
+    stage: Stage
+    datasets: Datasets
+
+    def __call__(self) -> CodecStage:
+        return CodecStage(self.stage, self.datasets)

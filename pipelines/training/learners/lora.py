@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from model.checkpoint import saved_identity
 from model.inspect import meta_model
 from model.network.lora import ADAPTER_WEIGHTS, BASE_IDENTITY, PREFIX
-from pipelines.training.data.batch import TrainingBatch
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import TransformerStage
 from pipelines.training.stages.export import published
+from pipelines.training.tasks.batch import TrainingBatch
 from skyreels.config import Config
 from skyreels.training.trainable import Slot, StepLoss
 

@@ -15,8 +15,8 @@ from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.network.keyframes import KeyframeInput
 from model.sampling.guidance import Streams
 from model.sampling.sampler import sample, timestep_schedule
-from pipelines.training.data.batch import TrainingBatch
 from pipelines.training.latents.sample import LatentSample
+from pipelines.training.tasks.batch import TrainingBatch
 from skyreels.media.encode import write_flac, write_video
 
 

@@ -1,4 +1,4 @@
-"""Every stage that trains a transformer: its network, its start, its batches and its loss."""
+"""Every stage that trains a transformer: its network, start, batches, and flow-matching loss (paper, section 3.1)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.network.inputs import AUDIO, VIDEO, JointOutputs
 from model.network.mmdit import MMDiT
-from pipelines.training.data.assembler import Assembler, Entry
-from pipelines.training.data.batch import TrainingBatch
+from pipelines.training.curriculum.resolve import Stage, sampler_for
+from pipelines.training.data.assembler import Assembler, IndexedSample
 from pipelines.training.data.sampler import Draw, Sampler
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
+from pipelines.training.latents.union import Caches, open_caches
 from pipelines.training.learners.network import freeze, network_config
-from pipelines.training.learners.objective import objective
 from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
 from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.tasks.batch import Target, TrainingBatch
 from skyreels.training.trainable import Slot, StepLoss
 from skyreels.training.ulysses import sequence_ranks
 
@@ -35,7 +37,7 @@ class TransformerStage:
     """
 
     assembler: Assembler
-    sampler: Sampler[Entry]
+    sampler: Sampler[IndexedSample]
     starts_from: Sequence[str | Path] = ()
     freeze: Sequence[str] = ()
     seed: int = 0
@@ -84,7 +86,9 @@ class TransformerStage:
             if decoder is not None and folder is not None:
                 decoder.write(task, streams, samples, folder)
 
-    def _read(self, draw: Draw[Entry], entries: Sequence[Entry]) -> tuple[list[LatentSample], tuple[str, ...]]:
+    def _read(
+        self, draw: Draw[IndexedSample], entries: Sequence[IndexedSample]
+    ) -> tuple[list[LatentSample], tuple[str, ...]]:
         """The samples, and in words which ones were replaced because they cannot be read."""
         samples: list[LatentSample] = []
         skipped: list[str] = []
@@ -100,3 +104,73 @@ class TransformerStage:
                     skipped.append(str(error))
                     tried = self.sampler.replacement(draw, entry, attempt)
         return samples, tuple(skipped)
+
+
+@dataclass(frozen=True)
+class StageMaker:
+    """A transformer's stage on the caches `latents`: a folder, or several by the names of their datasets.
+
+    `starts` are folders of transformers to start from; `components` is one with codecs, for samples along the way.
+    """
+
+    stage: Stage
+    latents: Caches
+    starts: tuple[str, ...]
+    components: str
+
+    def __call__(self) -> TransformerStage:
+        stage, recipe = self.stage, self.stage.recipe
+        index = open_caches(self.latents)
+        assembler = Assembler(
+            stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
+        )
+        return TransformerStage(
+            assembler,
+            sampler_for(stage, index, assembler.tokens),
+            starts_from=self.starts,
+            freeze=recipe.freeze,
+            seed=recipe.seed,
+            activation_checkpointing=recipe.activation_checkpointing,
+            sequence_parallel=recipe.sequence_parallel,
+            components=self.components,
+        )
+
+
+QUARTERS = 4
+"""Of the timesteps, 0 = noise to 1 = data, that losses are logged by."""
+
+
+def objective(module: nn.Module, batch: TrainingBatch) -> StepLoss:
+    """Loss of video, audio and keyframes, 1:1:1, each the mean over samples of the mean over the sample's latents.
+
+    Every sample counts the same, however much of it is kept, so the loss of a global batch does not depend on which
+    slot a sample falls into.
+    """
+    outputs: JointOutputs = module(batch.inputs)
+    total: Tensor | None = None
+    sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+    for stream, target in batch.targets.items():
+        losses = sample_losses(getattr(outputs, stream), target)
+        total = losses.mean() if total is None else total + losses.mean()
+        levels = batch.inputs.timesteps[:, AUDIO if stream == "audio" else VIDEO]
+        sums |= _logged(batch.task, stream, losses.detach(), levels)
+    if total is None:
+        raise ValueError(f"task {batch.task} of {', '.join(batch.keys)} has no stream to learn")
+    return StepLoss(total, sums)
+
+
+def sample_losses(velocity: Tensor, target: Target) -> Tensor:
+    """(B,) weighted mean squared errors, in float32."""
+    error = (velocity.float() - target.velocity).square()
+    weight = target.weight.expand_as(error)
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+
+def _logged(task: str, stream: str, losses: Tensor, levels: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """(sum, count) of samples: of the task, and by quarter of the timestep. Every quarter is there on every rank."""
+    quarter = (levels * QUARTERS).long().clamp(max=QUARTERS - 1)
+    sums: dict[str, tuple[Tensor | float, Tensor | float]] = {f"loss/{task}/{stream}": (losses.sum(), len(losses))}
+    for number in range(QUARTERS):
+        within = (quarter == number).to(losses)
+        sums[f"loss/{stream}/t{number}"] = ((losses * within).sum(), within.sum())
+    return sums

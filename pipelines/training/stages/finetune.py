@@ -15,21 +15,20 @@ from model.checkpoint import CONFIG, read_config, saved_identity
 from model.config import Preset, TransformerConfig, from_mapping, load_preset
 from model.inspect import meta_model
 from pipelines.training.cost import ClusterSpec, StagePlan, machine_for, plan_stage, summary
-from pipelines.training.curriculum.groups import check_groups
 from pipelines.training.curriculum.recipe import shares
-from pipelines.training.curriculum.resolve import Stage, load_stage, steps_for
+from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage, steps_for
+from pipelines.training.latents.cache import cache
 from pipelines.training.latents.job import CacheJob
-from pipelines.training.latents.run import cache
 from pipelines.training.learners.lora import LoraSettings, LoraStage, adapter_shapes, save_adapter
-from pipelines.training.learners.makers import StageMaker
 from pipelines.training.learners.network import network_config
+from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.learners.warm_start import warm_start
 from pipelines.training.stages.observe import Observer
 from pipelines.training.stages.run_record import note_run
 from skyreels import cluster, tracking
 from skyreels.config import ConfigError
 from skyreels.training.checkpoints import open_checkpoint
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 
 RECORD = "base.json"
 
@@ -75,15 +74,7 @@ def finetune(request: Request) -> Finetuned:
         _plan(stage, machine, stage.steps or 1, stage.mix).check()
     _claim(request)
     with cluster.connect():
-        job = CacheJob(
-            output=str(request.output),
-            spec=stage.latents,
-            preset=preset,
-            dataset=request.dataset,
-            components=str(request.model),
-            workers=stage.recipe.workers and None,
-            gpus_per_worker=stage.recipe.gpus_per_worker,
-        )
+        job = CacheJob.of_stage(stage, str(request.output), request.dataset, str(request.model))
         latents = cache(job, quiet=request.quiet).location
         note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})
         starts = (str(request.model / "transformer"),)

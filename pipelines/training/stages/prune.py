@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipelines.training.curriculum.ladder import RECORD, Finished, LadderError
+from pipelines.training.curriculum.order import RECORD, CurriculumError, Finished
 from pipelines.training.latents.index import CACHE, CacheRecord
 from pipelines.training.stages.run_record import RUN_FILE, read_run
 from skyreels.config import ConfigError
@@ -40,7 +40,7 @@ class FoundCache:
 def find_caches(output: str | Path) -> list[FoundCache]:
     """All caches below a local output folder, by name.
 
-    Raises LadderError where a stage was begun and does not say what it reads: then no cache is known to be unused.
+    Raises CurriculumError where a stage was begun and does not say what it reads: then no cache is known to be unused.
     """
     root = _local(output)
     folders = sorted(path for path in (root / LATENTS).glob("*") if path.is_dir())
@@ -90,7 +90,7 @@ def _read_by(stage: Path, fingerprints: dict[str, str | None]) -> set[str]:
     named = read_run(stage).caches
     record = _finished(stage)
     if named is None and record is None:
-        raise LadderError(
+        raise CurriculumError(
             f"{stage} was begun and does not say which caches it reads, so none is known to be unused: let it finish, "
             "or delete that folder, and prune then"
         )
@@ -103,7 +103,7 @@ def _finished(stage: Path) -> Finished | None:
     try:
         return Finished.model_validate_json(file.read_text()) if file.is_file() else None
     except ValidationError as error:
-        raise LadderError(
+        raise CurriculumError(
             f"{file} is no record of a stage ({error.error_count()} problems): delete it first"
         ) from error
 

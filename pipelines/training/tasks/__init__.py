@@ -7,9 +7,18 @@ given and lays the given part into `VideoCondition` and references; `collate` ad
 from collections.abc import Mapping
 
 from pipelines.training.latents.sample import LatentKind
-from pipelines.training.tasks import frames, references, refinement, regions, streams
-from pipelines.training.tasks.collate import Collation, collate
-from pipelines.training.tasks.example import ORDER, Described, Dropout, Example, Scene, Streams, Task, TaskSettings
+from pipelines.training.tasks import base_model, refinement
+from pipelines.training.tasks.batch import Collation, collate
+from pipelines.training.tasks.example import (
+    ORDER,
+    Described,
+    Dropout,
+    Example,
+    Streams,
+    TaskContext,
+    TaskSettings,
+    TrainingTask,
+)
 
 __all__ = [
     "ORDER",
@@ -18,10 +27,10 @@ __all__ = [
     "Described",
     "Dropout",
     "Example",
-    "Scene",
     "Streams",
-    "Task",
+    "TaskContext",
     "TaskSettings",
+    "TrainingTask",
     "collate",
 ]
 
@@ -34,26 +43,28 @@ PAIRS: frozenset[LatentKind] = frozenset({"pair"})
 
 
 _ALL = (
-    Task("t2i", streams.text_to_picture, IMAGES, PICTURE),
-    Task("t2v", streams.text_to_picture, CLIPS, PICTURE),
-    Task("t2av", streams.text_to_audio_video, CLIPS, BOTH, cross_modal=True),
-    Task("t2a", streams.text_to_audio, HEARD, SOUND),
-    Task("v2a", streams.video_to_audio, CLIPS, BOTH, cross_modal=True),
-    Task("a2v", streams.audio_to_video, CLIPS, BOTH, cross_modal=True),
-    Task("i2v", frames.image_to_video, CLIPS, BOTH, frozenset({"stills"})),
-    Task("start_end", frames.start_end, CLIPS, BOTH, frozenset({"stills"})),
-    Task("keyframes_at", frames.keyframes_at, CLIPS, BOTH, frozenset({"stills"})),
-    Task("extend", frames.extend, CLIPS, BOTH, frozenset({"extensions"})),
-    Task("inpaint", regions.inpaint, CLIPS, BOTH, frozenset({"regions"})),
-    Task("image_inpaint", regions.inpaint, IMAGES, PICTURE, frozenset({"regions"})),
-    Task("edit", regions.edit, PAIRS, BOTH, frozenset({"before"})),
-    Task("image_ref", references.image_reference, CLIPS, BOTH, reads="image"),
-    Task("video_ref", references.video_reference, CLIPS, BOTH, reads="video"),
-    Task("audio_ref", references.audio_reference, HEARD, BOTH, reads="audio"),
-    Task("keyframes", refinement.keyframes, CLIPS, BOTH, frozenset({"refined"})),
-    Task("refine", refinement.refine, IMAGES | CLIPS, PICTURE, frozenset({"refined"})),
-    Task("refine_inpaint", refinement.refine_inpaint, IMAGES | CLIPS, PICTURE, frozenset({"refined", "regions"})),
+    TrainingTask("t2i", base_model.text_to_picture, IMAGES, PICTURE),
+    TrainingTask("t2v", base_model.text_to_picture, CLIPS, PICTURE),
+    TrainingTask("t2av", base_model.text_to_audio_video, CLIPS, BOTH, cross_modal=True),
+    TrainingTask("t2a", base_model.text_to_audio, HEARD, SOUND),
+    TrainingTask("v2a", base_model.video_to_audio, CLIPS, BOTH, cross_modal=True),
+    TrainingTask("a2v", base_model.audio_to_video, CLIPS, BOTH, cross_modal=True),
+    TrainingTask("i2v", base_model.image_to_video, CLIPS, BOTH, frozenset({"stills"})),
+    TrainingTask("start_end", base_model.start_end, CLIPS, BOTH, frozenset({"stills"})),
+    TrainingTask("keyframes_at", base_model.keyframes_at, CLIPS, BOTH, frozenset({"stills"})),
+    TrainingTask("extend", base_model.extend, CLIPS, BOTH, frozenset({"extensions"})),
+    TrainingTask("inpaint", base_model.inpaint, CLIPS, BOTH, frozenset({"regions"})),
+    TrainingTask("image_inpaint", base_model.inpaint, IMAGES, PICTURE, frozenset({"regions"})),
+    TrainingTask("edit", base_model.edit, PAIRS, BOTH, frozenset({"before"})),
+    TrainingTask("image_ref", base_model.image_reference, CLIPS, BOTH, reads="image"),
+    TrainingTask("video_ref", base_model.video_reference, CLIPS, BOTH, reads="video"),
+    TrainingTask("audio_ref", base_model.audio_reference, HEARD, BOTH, reads="audio"),
+    TrainingTask("keyframes", refinement.keyframes, CLIPS, BOTH, frozenset({"refined"})),
+    TrainingTask("refine", refinement.refine, IMAGES | CLIPS, PICTURE, frozenset({"refined"})),
+    TrainingTask(
+        "refine_inpaint", refinement.refine_inpaint, IMAGES | CLIPS, PICTURE, frozenset({"refined", "regions"})
+    ),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
+TASKS: Mapping[str, TrainingTask] = {task.name: task for task in _ALL}
 """By the names that recipes use."""

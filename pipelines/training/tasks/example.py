@@ -44,7 +44,7 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
-class Scene:
+class TaskContext:
     """What the samples of one batch share. Latents have no batch dimension."""
 
     settings: TaskSettings
@@ -119,14 +119,14 @@ class Described(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
-    """One way to learn from a sample. `make` draws from the scene's generator alone.
+class TrainingTask:
+    """One way to learn from a sample. `make` draws from the context's generator alone.
 
     `kinds` are the samples it takes, `streams` what it makes or is given of those that the model has.
     """
 
     name: str
-    make: Callable[[LatentSample, Scene], Example]
+    make: Callable[[LatentSample, TaskContext], Example]
     kinds: frozenset[LatentKind]
     streams: Streams
     needs: frozenset[Need] = frozenset()

@@ -6,32 +6,32 @@ import torch
 from torch import Tensor
 
 from pipelines.training.latents.sample import LatentSample
-from pipelines.training.tasks.example import Scene
+from pipelines.training.tasks.example import TaskContext
 
 
-def caption(sample: LatentSample, scene: Scene) -> Tensor:
+def caption(sample: LatentSample, context: TaskContext) -> Tensor:
     """(S, D): a caption in a form drawn by the recipe's shares, or the empty prompt for the share that is dropped.
 
     Forms that the sample lacks leave their share to the others. Raises ValueError where it has none of them.
     """
-    return _told(sample, scene.settings.captions, scene)
+    return _told(sample, context.settings.captions, context)
 
 
-def caption_read_with(sample: LatentSample, kind: str, scene: Scene) -> Tensor:
+def caption_read_with(sample: LatentSample, kind: str, context: TaskContext) -> Tensor:
     """The same for a caption that was read together with a reference of that kind, in whatever form it has."""
-    return _told(sample, {name: 1.0 for name in sample.texts if name.endswith(f"+{kind}")}, scene)
+    return _told(sample, {name: 1.0 for name in sample.texts if name.endswith(f"+{kind}")}, context)
 
 
-def instruction(sample: LatentSample, scene: Scene) -> Tensor:
+def instruction(sample: LatentSample, context: TaskContext) -> Tensor:
     """(S, D): what to change, in words alone; or the empty prompt."""
-    return _told(sample, {"instruction": 1.0}, scene)
+    return _told(sample, {"instruction": 1.0}, context)
 
 
-def _told(sample: LatentSample, shares: Mapping[str, float], scene: Scene) -> Tensor:
+def _told(sample: LatentSample, shares: Mapping[str, float], context: TaskContext) -> Tensor:
     held = {name: share for name, share in shares.items() if share > 0 and name in sample.texts}
     if not held:
         found = ", ".join(sorted(sample.texts)) or "no texts"
         raise ValueError(f"{sample.key} has {found} but none of {', '.join(shares) or 'those read with its reference'}")
-    dropped = scene.chance(scene.settings.dropout.text)
-    drawn = int(torch.multinomial(torch.tensor(list(held.values())), 1, generator=scene.generator))
-    return scene.null_text if dropped else sample.texts[list(held)[drawn]]
+    dropped = context.chance(context.settings.dropout.text)
+    drawn = int(torch.multinomial(torch.tensor(list(held.values())), 1, generator=context.generator))
+    return context.null_text if dropped else sample.texts[list(held)[drawn]]

@@ -9,7 +9,7 @@ from skyreels.training.checkpoints import Checkpoints, open_checkpoint
 from skyreels.training.config import CheckpointConfig, EngineConfig, GuardConfig
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import Started, StepDone
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 
 
 def settings(**changes):

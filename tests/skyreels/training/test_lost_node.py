@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from skyreels import cluster
 from skyreels.training.config import CheckpointConfig, EngineConfig
 from skyreels.training.events import Started, StepDone
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 cloudpickle.register_pickle_by_value(toy)
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
 second = nodes.add_node(num_cpus=1, object_store_memory=100 << 20)

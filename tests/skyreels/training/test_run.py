@@ -21,7 +21,7 @@ from skyreels.training.events import (
     StepDone,
     StepSkipped,
 )
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 from skyreels.training.zero import load_settings
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ sys.path.insert(0, sys.argv[2])
 import toy
 from ray import cloudpickle
 from skyreels import cluster
-from skyreels.training.run import fit
+from skyreels.training.fit import fit
 from skyreels.training.config import EngineConfig
 cloudpickle.register_pickle_by_value(toy)
 config = EngineConfig.model_validate_json(sys.argv[3])

@@ -13,10 +13,10 @@ from jobs import cache as command
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.config import load_preset
 from pipelines.curation import tables
-from pipelines.training.latents import run
+from pipelines.training.latents import cache as run
+from pipelines.training.latents.cache import cache
 from pipelines.training.latents.index import LatentError, StaleLatents, open_latents
 from pipelines.training.latents.job import CacheJob, cache_location, plan_cache
-from pipelines.training.latents.run import cache
 from skyreels.commits import CommitLog, verify
 from skyreels.parts import Incomplete
 from skyreels.storage import Storage

@@ -6,10 +6,10 @@ import pytest
 import torch
 import webdataset
 
+from pipelines.training.latents.cache import cache
 from pipelines.training.latents.encode import encode_sample
 from pipelines.training.latents.index import open_latents
-from pipelines.training.latents.pack import pack, unpack
-from pipelines.training.latents.run import cache
+from pipelines.training.latents.sample import pack, unpack
 from pipelines.training.latents.spec import RefinedSpec, place
 
 TOLERANCE = {"fp32": 0.0, "fp16": 5e-3, "bf16": 4e-2}

@@ -13,10 +13,10 @@ from pipelines.synthesis.__main__ import main as synthesise
 from pipelines.synthesis.pairs import make_pair, write_pair
 from pipelines.synthesis.sampler import sample_film
 from pipelines.training.data.clips import VideoFile
+from pipelines.training.latents.cache import cache
 from pipelines.training.latents.encode import encode_sample, frame_times
 from pipelines.training.latents.index import open_latents
 from pipelines.training.latents.pairs import keep_mask_at, open_pairs
-from pipelines.training.latents.run import cache
 from pipelines.training.latents.spec import place
 
 FILM = sample_film(21, size=(64, 64), seconds=1.0)

@@ -9,21 +9,21 @@ import torch
 
 from jobs import train
 from pipelines.curation import tables
-from pipelines.training.curriculum.request import Climb, Request
+from pipelines.training.curriculum.request import Request, TrainingPlan
 from pipelines.training.curriculum.resolve import sampler_for
 from pipelines.training.data.clips import member_bytes, open_dataset
 from pipelines.training.data.datasets import Datasets, open_together, together
+from pipelines.training.latents.cache import cache
 from pipelines.training.latents.index import LatentError, open_latents
 from pipelines.training.latents.job import NothingFits
-from pipelines.training.latents.run import cache
 from pipelines.training.latents.union import LatentUnion, open_caches
-from pipelines.training.stages import run
+from pipelines.training.stages import train as run
 from pipelines.training.stages.caching import make_caches
 from pipelines.training.stages.prune import find_caches
 from skyreels.config import ConfigError
 from skyreels.storage import Storage
 from skyreels.tracking import TrackedRun
-from skyreels.training.run import Outcome
+from skyreels.training.fit import Outcome
 
 KINDS = {"pictures": ("image",), "clips": ("video", "image"), "sounds": ("audio",)}
 
@@ -45,27 +45,27 @@ def world(dataset_folder, components, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def climb(world):
+def training(world):
     request = Request("video-2", world / "runs", str(world / "data"), settings=("workers=0", "tokens_per_slot=16"))
-    return Climb.of(dataclasses.replace(request, quiet=True))
+    return TrainingPlan.of(dataclasses.replace(request, quiet=True))
 
 
 @pytest.fixture(scope="module")
-def stage(climb):
-    return climb.stage("video-2")
+def stage(training):
+    return training.stage("video-2")
 
 
-def named(climb, *names):
-    return dataclasses.replace(climb, request=dataclasses.replace(climb.request, datasets=names))
+def named(training, *names):
+    return dataclasses.replace(training, request=dataclasses.replace(training.request, datasets=names))
 
 
-def made(climb, stage, *names):
-    return make_caches(climb, stage, named(climb, *names).datasets(stage))
+def made(training, stage, *names):
+    return make_caches(training, stage, named(training, *names).datasets(stage))
 
 
 @pytest.fixture(scope="module")
-def caches(climb, stage):
-    return made(climb, stage, "pictures", "clips")
+def caches(training, stage):
+    return made(training, stage, "pictures", "clips")
 
 
 @pytest.fixture(scope="module")
@@ -134,32 +134,32 @@ def test_the_fingerprint_is_of_all(union, caches):
     assert together({"clips": alone["clips"]}) == alone["clips"]
 
 
-def test_one_dataset_is_read_as_it_is(climb, stage, caches):
-    location = made(climb, stage, "clips")
+def test_one_dataset_is_read_as_it_is(training, stage, caches):
+    location = made(training, stage, "clips")
     index = open_caches(location)
     assert location == caches["clips"]  # what was cached for several serves a stage of one
     assert index.buckets == open_latents(location).buckets
     assert not any("." in entry.key for entries in index.buckets.values() for entry in entries)
 
 
-def test_a_cached_dataset_is_used_again_and_the_stage_names_what_it_reads(climb, caches, monkeypatch):
-    monkeypatch.setattr("pipelines.training.latents.run.write_part", None)
-    first = climb.stage("video-1")
-    assert made(climb, first, "clips", "pictures") == caches
-    readers = {found.name: found.stages for found in find_caches(climb.request.output)}
+def test_a_cached_dataset_is_used_again_and_the_stage_names_what_it_reads(training, caches, monkeypatch):
+    monkeypatch.setattr("pipelines.training.latents.cache.write_part", None)
+    first = training.stage("video-1")
+    assert made(training, first, "clips", "pictures") == caches
+    readers = {found.name: found.stages for found in find_caches(training.request.output)}
     assert {name for name, stages in readers.items() if "video-1" in stages} == {
         location.rpartition("/")[2] for location in caches.values()
     }
 
 
-def test_a_dataset_without_a_sample_that_fits_matters_only_where_no_other_has_one(climb, stage, caches, capsys):
-    assert made(climb, stage, "pictures", "sounds", "clips") == caches
+def test_a_dataset_without_a_sample_that_fits_matters_only_where_no_other_has_one(training, stage, caches, capsys):
+    assert made(training, stage, "pictures", "sounds", "clips") == caches
     assert "none of sounds" in capsys.readouterr().out
     with pytest.raises(NothingFits, match=r"sounds holds 1 samples \(audio\)"):
-        made(climb, stage, "sounds")
+        made(training, stage, "sounds")
 
 
-def test_a_sample_that_is_damaged_is_named_by_its_cache(climb, stage, caches, union, monkeypatch):
+def test_a_sample_that_is_damaged_is_named_by_its_cache(training, stage, caches, union, monkeypatch):
     entry = next(entry for entry in union.buckets["image-32p-1x1"] if entry.key == "clips.picture")
     with pytest.raises(LatentError, match=rf"{caches['clips']}/shards/.*: the sample is damaged"):
         union.read(dataclasses.replace(entry, crc32=0))
@@ -187,13 +187,13 @@ def test_clips_of_several_datasets_are_read_from_their_own_shards(world):
     assert open_together(one) == open_dataset(one.locations["clips"])
 
 
-def test_a_stage_takes_what_is_asked_for_else_what_its_recipe_names_else_default(climb, stage, world, tmp_path):
+def test_a_stage_takes_what_is_asked_for_else_what_its_recipe_names_else_default(training, stage, world, tmp_path):
     with pytest.raises(
         ConfigError, match=r"wants dataset images-256 and clips-256 below \S+, which has clips, pictures"
     ):
-        climb.datasets(stage)
-    assert named(climb, "clips", "pictures", "clips").datasets(stage).names == ("clips", "pictures")
-    moved = dataclasses.replace(climb, request=dataclasses.replace(climb.request, data=str(tmp_path)))
+        training.datasets(stage)
+    assert named(training, "clips", "pictures", "clips").datasets(stage).names == ("clips", "pictures")
+    moved = dataclasses.replace(training, request=dataclasses.replace(training.request, data=str(tmp_path)))
     store = Storage(str(tmp_path / "datasets"))
     store.write("default/manifest.parquet", b"")
     assert moved.datasets(stage).names == ("default",)
@@ -214,7 +214,7 @@ def test_the_command_line_names_several_and_says_which_is_absent(world, capsys):
     assert f"{world}/data/datasets/clips, {world}/data/datasets/pictures" in said
 
 
-def test_the_record_the_run_and_the_plan_tell_all_datasets(climb, stage, caches, union, monkeypatch, capsys):
+def test_the_record_the_run_and_the_plan_tell_all_datasets(training, stage, caches, union, monkeypatch, capsys):
     """Training itself is left out."""
     told = {}
 
@@ -223,15 +223,15 @@ def test_the_record_the_run_and_the_plan_tell_all_datasets(climb, stage, caches,
         told.update(params)
         yield TrackedRun()
 
-    both = named(climb, "pictures", "clips")
+    both = named(training, "pictures", "clips")
     for parent in ("codecs", "video-1"):
-        both.ladder.mark_finished(parent, step=1, export=str(climb.request.output / parent), data="0")
+        both.curriculum.mark_finished(parent, step=1, export=str(training.request.output / parent), data="0")
     monkeypatch.setattr(run.tracking, "track", tracked)
     monkeypatch.setattr(run, "warm_start", lambda network, starts: {})
     monkeypatch.setattr(run, "fit", lambda *arguments: Outcome(2, False, "", 0))
-    monkeypatch.setattr(run, "_export", lambda *arguments: climb.request.output / "export")
+    monkeypatch.setattr(run, "_export", lambda *arguments: training.request.output / "export")
     assert run._run_transformer(both, stage)
-    record = both.ladder.finished("video-2")
+    record = both.curriculum.finished("video-2")
     assert record.datasets == union.fingerprints
     assert record.data == union.fingerprint == told["data_fingerprint"]
     assert all(location in told["latents"] for location in caches.values())

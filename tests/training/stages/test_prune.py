@@ -7,7 +7,7 @@ import pytest
 
 from jobs import cache as command
 from model.config import load_preset
-from pipelines.training.curriculum.ladder import Ladder, LadderError
+from pipelines.training.curriculum.order import Curriculum, CurriculumError
 from pipelines.training.latents.components import Identities
 from pipelines.training.latents.index import CacheRecord
 from pipelines.training.latents.spec import LatentSpec
@@ -42,15 +42,15 @@ def runs(tmp_path):
     for name in ("done-1", "begun-1", "begun-2", "older-1", "idle-1"):
         write_cache(tmp_path, name)
     write_cache(tmp_path, "making-1", finished=False)
-    ladder = Ladder(str(tmp_path), load_preset("tiny"))
+    curriculum = Curriculum(str(tmp_path), load_preset("tiny"))
     note_run(tmp_path / "codecs", caches={})
-    ladder.mark_finished("codecs", step=1, export="", data="0")
+    curriculum.mark_finished("codecs", step=1, export="", data="0")
     note_run(tmp_path / "video-1", caches={"images": "done-1"})
-    ladder.mark_finished("video-1", step=1, export="", data="print-done-1", datasets={"images": "print-done-1"})
+    curriculum.mark_finished("video-1", step=1, export="", data="print-done-1", datasets={"images": "print-done-1"})
     note_run(tmp_path / "video-2", caches={"images": "begun-1", "clips": "begun-2"})
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "run.json").write_text(json.dumps({"mlflow_run": "abc"}))
-    ladder.mark_finished("audio", step=1, export="", data="print-older-1")
+    curriculum.mark_finished("audio", step=1, export="", data="print-older-1")
     return tmp_path
 
 
@@ -102,7 +102,7 @@ def test_a_stage_that_was_begun_since_the_listing_keeps_its_cache(runs):
 
 def test_where_a_stage_does_not_say_what_it_reads_nothing_is_removed(runs, capsys):
     (runs / "joint" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(LadderError, match="joint was begun and does not say which caches it reads"):
+    with pytest.raises(CurriculumError, match="joint was begun and does not say which caches it reads"):
         find_caches(runs)
     before = left(runs)
     assert command.main(["--output", str(runs), "--prune", "--remove"]) == 1
@@ -141,8 +141,8 @@ def test_notes_of_a_run_are_laid_over_each_other(tmp_path):
 
 
 def test_records_from_before_datasets_were_named_keep_their_digest(tmp_path):
-    ladder = Ladder(str(tmp_path), load_preset("tiny"))
-    older = ladder.mark_finished("codecs", step=1, export="", data="0")
+    curriculum = Curriculum(str(tmp_path), load_preset("tiny"))
+    older = curriculum.mark_finished("codecs", step=1, export="", data="0")
     assert older.model_copy(update={"datasets": {"a": "1"}}).digest != older.digest
     values = older.model_dump(mode="json")
     values.pop("datasets")

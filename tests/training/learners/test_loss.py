@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from model.network.inputs import JointInputs, JointOutputs
-from pipelines.training.data.batch import Target, TrainingBatch
-from pipelines.training.learners.objective import objective
+from pipelines.training.learners.transformer import objective
+from pipelines.training.tasks.batch import Target, TrainingBatch
 
 
 class Fixed(nn.Module):

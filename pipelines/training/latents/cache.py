@@ -24,8 +24,7 @@ from pipelines.training.latents.index import (
     encode_entries,
     open_latents,
 )
-from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
-from pipelines.training.latents.plan import Part, store_plan
+from pipelines.training.latents.job import CacheJob, CachePlan, Part, plan_cache, store_plan
 from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
 from skyreels import parts

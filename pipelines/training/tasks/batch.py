@@ -1,8 +1,9 @@
-"""Examples of one bucket to a batch: one timestep per sample for all streams, noise, and everything stacked."""
+"""One micro-batch: examples of one bucket, one timestep per sample for all streams, noise, and everything stacked."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,43 @@ from model.network.inputs import AUDIO, VIDEO, JointInputs
 from model.network.keyframes import KeyframeInput
 from model.sampling.denoiser import stack_text
 from model.sampling.flow import FlowConfig, noised, sample_timesteps, velocity_target
-from pipelines.training.data.batch import Target, TrainingBatch
 from pipelines.training.tasks.example import Example
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is learned of one stream: its velocity z_0 - eps, shaped as the noisy latents."""
+
+    velocity: Tensor
+    weight: Tensor
+    """Broadcasts over `velocity`: 1 where latents are generated, less where they are kept."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """B samples of one task and one bucket, with all randomness drawn. Implements `skyreels.training`'s Batch."""
+
+    task: str
+    inputs: JointInputs
+    targets: Mapping[str, Target]
+    """By stream: video, audio, keyframes. Streams that are given rather than generated have none."""
+    keys: Sequence[str]
+    skipped: Sequence[str] = ()
+    tokens: int = 0
+    """Media tokens of all samples, references included."""
+    flops: float = 0.0
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same with every tensor on `device`."""
+        inputs = replace(
+            self.inputs, **{f.name: _moved(getattr(self.inputs, f.name), device) for f in fields(self.inputs)}
+        )
+        targets = {
+            stream: Target(_moved(target.velocity, device), _moved(target.weight, device))
+            for stream, target in self.targets.items()
+        }
+        return replace(self, inputs=inputs, targets=targets)
+
 
 KEPT_WEIGHT = 0.1
 """Of kept latents in the loss, beside 1 for generated ones. They are integrated too while sampling, so the model must
@@ -134,3 +170,13 @@ def _grid(latents: Tensor, config: TransformerConfig) -> tuple[int, int, int]:
     """(T, H, W) in tokens of latents (B, C, T, h, w)."""
     time, height, width = latents.shape[2:]
     return time, height // config.patch[1], width // config.patch[2]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item, device) for item in value)
+    if isinstance(value, KeyframeInput):
+        return replace(value, latents=_moved(value.latents, device))
+    return value

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.data.permutation import permuted
+from pipelines.training.data.draws import permuted
 
 
 def order(size: int, *seed: object) -> list[int]:

@@ -1,9 +1,11 @@
-"""Shuffled orders that need no memory: the i-th element of a random order of n, for any i, at once."""
+"""What is random, as a function of names: orders that need no memory, and generators that a rerun draws again."""
 
 import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
+
+from skyreels.commits import stable_json
 
 _ROUNDS = 6
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -23,6 +25,12 @@ def permuted(positions: Indices, size: int, *seed: object) -> Indices:
     while (outside := values >= size).any():
         values[outside] = _rounds(values[outside], half, keys)
     return values
+
+
+def drawn_by(seed: int, *names: str | int) -> np.random.Generator:
+    """A generator that depends on the seed and these names alone."""
+    digest = hashlib.blake2b(stable_json([seed, *names]), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def _rounds(values: Indices, half: int, keys: Indices) -> Indices:

@@ -25,7 +25,7 @@ _SHAPES = ("video_codec", "audio_codec", "encoder")
 """Sections of a preset that, with its networks, decide whether weights fit."""
 
 
-class LadderError(ValueError):
+class CurriculumError(ValueError):
     """A stage that cannot be run or used as things are: which, why, and what to do."""
 
 
@@ -51,7 +51,7 @@ class Finished(Config):
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Curriculum:
     """The stages below an output folder, local or s3://, of one preset. `load` gives a stage's recipe by name."""
 
     output: str
@@ -65,8 +65,8 @@ class Ladder:
     def plan(self, name: str, *, only: bool = False, again: bool = False) -> tuple[str, ...]:
         """The stages still to run for `name`, a stage or a group of them, in order.
 
-        `only` leaves out the stages before it and raises LadderError where one of them is not finished; `again` also
-        runs those of `name` that are. Raises ConfigError for a name that no stage has.
+        `only` leaves out the stages before it and raises CurriculumError where one of them is not finished; `again`
+        also runs those of `name` that are. Raises ConfigError for a name that no stage has.
         """
         planned: list[str] = []
         for stage in stages_of(name):
@@ -75,29 +75,29 @@ class Ladder:
                 if again or self.finished(stage) is None:
                     planned.append(stage)
             else:
-                self._climb(stage, planned, again=again)
+                self._add_with_parents(stage, planned, again=again)
         return tuple(planned)
 
     def parents(self, stage: str) -> dict[str, Finished]:
-        """The finished stages that `stage` starts from, the codecs among them. Raises LadderError for one missing."""
+        """The finished stages that `stage` starts from, codecs among them. Raises CurriculumError for one missing."""
         self._require(stage, [])
         return {found.stage: found for found in map(self._best, self._needs(stage)) if found is not None}
 
     def finished(self, stage: str) -> Finished | None:
-        """The record of a stage, or None. Raises LadderError for one that does not fit the preset or its parents."""
+        """The record of a stage, or None. Raises CurriculumError where it does not fit the preset or its parents."""
         record = self._record(stage)
         if record is None:
             return None
         where = self.storage.location(stage)
         if record.preset_digest != preset_digest(self.preset):
-            raise LadderError(
+            raise CurriculumError(
                 f"{where} was trained with another preset ({record.preset}, {record.preset_digest}) than "
                 f"{self.preset.name} ({preset_digest(self.preset)}): give another output folder, or that preset"
             )
         for parent, digest in record.parents.items():
             now = self._record(parent)
             if now is not None and now.digest != digest:
-                raise LadderError(
+                raise CurriculumError(
                     f"{where} was started from {parent} before that was trained anew ({now.finished_at}): move {where} "
                     "away to train it on the new one, or give another output folder"
                 )
@@ -129,20 +129,20 @@ class Ladder:
         self.storage.write(f"{stage}/{RECORD}", record.model_dump_json(indent=1).encode())
         return record
 
-    def _climb(self, stage: str, planned: list[str], *, again: bool = False) -> None:
+    def _add_with_parents(self, stage: str, planned: list[str], *, again: bool = False) -> None:
         """Add to `planned` what must run for a stage, itself last; nothing where it is finished."""
         if stage in planned or (not again and self.finished(stage) is not None):
             return
         for alternatives in self._needs(stage):
             if not any(name in planned for name in alternatives) and self._best(alternatives) is None:
-                self._climb(alternatives[0], planned)
+                self._add_with_parents(alternatives[0], planned)
         planned.append(stage)
 
     def _require(self, stage: str, planned: list[str]) -> None:
         for alternatives in self._needs(stage):
             if not any(name in planned for name in alternatives) and self._best(alternatives) is None:
                 first = alternatives[0]
-                raise LadderError(
+                raise CurriculumError(
                     f"{stage} starts from {' or '.join(alternatives)}, and {self.storage.root} has no finished "
                     f"{first}: run that first (make train STAGE={first}), or let the stages before it run as well"
                 )
@@ -162,7 +162,7 @@ class Ladder:
         try:
             return Finished.model_validate_json(self.storage.read(name))
         except ValidationError as error:
-            raise LadderError(
+            raise CurriculumError(
                 f"{self.storage.location(name)} is no record of a stage ({error.error_count()} problems): delete it, "
                 f"and {stage} will be finished from its last checkpoint"
             ) from error
