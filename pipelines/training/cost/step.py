@@ -22,7 +22,7 @@ EXCHANGES = {"alone": 4, "joint": 6}
 """Tensors of (tokens, width) that sequence parallelism exchanges in a layer: q, k, v and the output of self-attention;
 with both branches also queries and outputs of those that read each other."""
 
-OPTIMIZER_BYTES, AVERAGE_BYTES = 34, 12
+OPTIMIZER_TRAFFIC, AVERAGE_TRAFFIC = 34, 12
 """Moved per parameter of a shard by one step of AdamW (gradient, master weight and two moments read, all but the
 gradient written, the weight written once more in low precision) and by the average."""
 
@@ -133,7 +133,7 @@ def _gathering(used: TransformerConfig, cluster: ClusterSpec, setup: TrainingSet
 def _update(config: TransformerConfig, cluster: ClusterSpec, setup: TrainingSetup) -> float:
     """AdamW on this device's shard; offloaded, gradients go to the host and weights come back."""
     shard = setup.learning(_parameters(config)) / setup.gpus
-    moved = shard * (OPTIMIZER_BYTES + (AVERAGE_BYTES if setup.average else 0))
+    moved = shard * (OPTIMIZER_TRAFFIC + (AVERAGE_TRAFFIC if setup.average else 0))
     link, rate = cluster.calibration.host_link, cluster.calibration.host_rate
     if not setup.offload or link is None or rate is None:
         return moved / cluster.memory_rate

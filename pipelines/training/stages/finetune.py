@@ -23,12 +23,11 @@ from pipelines.training.learners.lora import LoraSettings, LoraStage, adapter_sh
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.learners.warm_start import warm_start
-from pipelines.training.stages.observe import Observer
+from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run
 from skyreels import cluster, tracking
 from skyreels.config import ConfigError
 from skyreels.training.checkpoints import open_checkpoint
-from skyreels.training.fit import fit
 
 RECORD = "base.json"
 
@@ -85,13 +84,10 @@ def finetune(request: Request) -> Finetuned:
         run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
         params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
-        with (
-            tracking.track(
-                "finetuning", run_name=request.output.name, params=params, enabled=request.tracked
-            ) as tracked,
-            Observer(tracked, run, "lora", steps, quiet=request.quiet) as observe,
-        ):
-            outcome = fit(make, stage.engine(steps), str(run), observe)
+        with tracking.track(
+            "finetuning", run_name=request.output.name, params=params, enabled=request.tracked
+        ) as tracked:
+            outcome = fit_observed(make, stage.engine(steps), run, "lora", tracked, quiet=request.quiet)
     if outcome.stopped:
         return Finetuned(None, outcome.step, latents, outcome.checkpoint)
     with open_checkpoint(str(run)) as checkpoint:

@@ -4,7 +4,7 @@ All of it happens in the driver. Workers may come and go; there is one bar, one 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from skyreels.storage import is_remote
 from skyreels.tracking import TrackedRun
+from skyreels.training.config import EngineConfig
 from skyreels.training.events import (
     CheckpointDamaged,
     CheckpointWritten,
@@ -22,9 +23,25 @@ from skyreels.training.events import (
     StepDone,
     StepSkipped,
 )
+from skyreels.training.fit import Outcome, fit
+from skyreels.training.trainable import Trainable
 
 METRICS_FILE = "metrics.jsonl"
 _LOGGED_POINTS = 500  # of a run, at most: curves stay quick to draw however long it is
+
+
+def fit_observed(
+    make: Callable[[], Trainable],
+    engine: EngineConfig,
+    folder: Path,
+    stage: str,
+    run: TrackedRun,
+    *,
+    quiet: bool = False,
+) -> Outcome:
+    """Train on the engine, checkpoints in `folder`, with everything that happens told, written down and tracked."""
+    with Observer(run, folder, stage, engine.steps, quiet=quiet) as observe:
+        return fit(make, engine, str(folder), observe)
 
 
 class Observer:

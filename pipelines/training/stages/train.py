@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +24,10 @@ from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.learners.warm_start import warm_start
 from pipelines.training.stages.caching import make_caches
 from pipelines.training.stages.export import export_refiner, export_transformer
-from pipelines.training.stages.observe import Observer
+from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run, read_run
 from skyreels import cluster, tracking
 from skyreels.training.checkpoints import open_checkpoint
-from skyreels.training.fit import Outcome, fit
-from skyreels.training.trainable import Trainable
 
 
 def train(request: Request) -> bool:
@@ -67,7 +65,14 @@ def _run_codecs(training: TrainingPlan, stage: Stage) -> bool:
             _finish(training, stage, 0, training.components, data, run)
             return True
         maker = CodecMaker(stage, datasets)
-        outcome = _fit(training, stage, maker, maker().steps, run)
+        outcome = fit_observed(
+            maker,
+            stage.engine(maker().steps),
+            training.folder(stage.name),
+            stage.name,
+            run,
+            quiet=training.request.quiet,
+        )
         if outcome.stopped:
             return False
         with open_checkpoint(str(training.folder(stage.name))) as checkpoint:
@@ -116,8 +121,7 @@ def _fit(
     training: TrainingPlan, stage: Stage, make: Callable[[], Trainable], steps: int, run: tracking.TrackedRun
 ) -> Outcome:
     folder = training.folder(stage.name)
-    with Observer(run, folder, stage.name, steps, quiet=training.request.quiet) as observe:
-        return fit(make, stage.engine(steps), str(folder), observe)
+    return fit_observed(make, stage.engine(steps), folder, stage.name, run, quiet=training.request.quiet)
 
 
 def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...]) -> Path:
