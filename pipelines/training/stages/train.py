@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run, read_run
 from skyreels import cluster, tracking
 from skyreels.training.checkpoints import open_checkpoint
+from skyreels.training.fit import Outcome
+from skyreels.training.trainable import Trainable
 
 
 def train(request: Request) -> bool:
