@@ -6,7 +6,6 @@ latent makes 218 audio latents: the two numbers, and the ratio 21/218, of the Sk
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -159,19 +158,6 @@ class ClipShape:
         21/218 would put the end of a 15 s clip more than one video latent late.
         """
         return self.latent_frames / self.audio_latent_shape[1]
-
-    @cached_property
-    def latent_times(self) -> tuple[float, ...]:
-        """Seconds at the middle of what each video latent covers, T of them."""
-        spans = (self.video.frame_span(latent) for latent in range(self.latent_frames))
-        return tuple((span.start + span.stop) / 2 / self.fps for span in spans)
-
-    @cached_property
-    def audio_latent_times(self) -> tuple[float, ...]:
-        """Seconds at the middle of each audio latent, L of them."""
-        if self.audio is None:
-            return ()
-        return tuple((latent + 0.5) / self.audio.latent_rate for latent in range(self.audio_latent_length))
 
     def latent_at(self, seconds: float) -> int:
         """The video latent that shows the moment `seconds`; the last one for the clip's end."""

@@ -4,7 +4,7 @@ Sign: a positive offset means that the sound comes late. Confidence follows the 
 2016): how far the best offset stands out from the others; near 0 for pairs that have nothing to do with each other.
 
 What is compared is sudden change: impacts, steps, doors, drums that are in the picture. Of most talking heads that
-says nothing, and the confidence is low; `syncnet` looks at mouths.
+says nothing, and the confidence is low.
 """
 
 from dataclasses import dataclass

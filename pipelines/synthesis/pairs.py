@@ -28,11 +28,23 @@ from pipelines.synthesis.film import (
 from pipelines.synthesis.masks import covered_at, masks_at
 from pipelines.synthesis.overlays import overlay_mask
 from pipelines.synthesis.sampler import sample_film
-from pipelines.synthesis.signage import with_sign, with_watermark
+from pipelines.synthesis.signage import with_logo, with_sign, with_watermark
 from pipelines.synthesis.stage import Set, build
 from pipelines.synthesis.studio import write_film
 
-EditKind = Literal["insert", "delete", "recolour", "restyle", "background", "camera", "remove-text", "remove-watermark"]
+EditKind = Literal[
+    "insert",
+    "delete",
+    "recolour",
+    "restyle",
+    "background",
+    "camera",
+    "remove-text",
+    "remove-watermark",
+    "remove-logo",
+]
+OVERLAYS = {"remove-text": with_sign, "remove-watermark": with_watermark, "remove-logo": with_logo}
+"""What puts on the film what the edit takes off again."""
 GLOBAL_EDITS = ("restyle", "camera")
 
 
@@ -57,7 +69,7 @@ class EditPair:
             return np.ones((height, width), bool)
         if self.kind == "background":
             return ~covered_at(full, index)
-        if self.kind in ("remove-text", "remove-watermark"):
+        if self.kind in OVERLAYS:
             return overlay_mask(full.stamps[-1:], self.before.size, index / self.before.fps)
         return masks_at(full, index).get(f"shot0/{self.target}", np.zeros((height, width), bool))
 
@@ -80,7 +92,7 @@ def make_pair(film: Film, kind: EditKind, seed: int = 0) -> EditPair:
         camera = Camera(move, {"static": 0.0, "shake": 0.03}.get(move, 0.25), seed=seed)
         instruction = f"Change the camera work: {CAMERA_WORDS[move].lower()}"
         return EditPair(kind, film, replace(film, shots=(replace(shot, camera=camera),)), instruction)
-    if kind in ("remove-text", "remove-watermark"):
+    if kind in OVERLAYS:
         return _remove_overlay(film, kind, rng)
     raise ValueError(f"unknown edit {kind!r}; one of {', '.join(get_args(EditKind))}")
 
@@ -152,10 +164,9 @@ def _swap_background(film: Film, shot: Shot, rng: np.random.Generator) -> EditPa
 
 
 def _remove_overlay(film: Film, kind: EditKind, rng: np.random.Generator) -> EditPair:
-    put_on = with_sign if kind == "remove-text" else with_watermark
-    marked = put_on(film, int(rng.integers(1 << 31)))
+    marked = OVERLAYS[kind](film, int(rng.integers(1 << 31)))
     overlay = marked.overlays[-1]
-    what = f'text "{overlay.text}"' if kind == "remove-text" else "watermark"
+    what = f'text "{overlay.text}"' if kind == "remove-text" else overlay.kind
     return EditPair(kind, marked, film, f"Remove the {what}.", overlay.text)
 
 

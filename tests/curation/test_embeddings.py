@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file as save_arrays
 
-from pipelines.curation.embeddings import make_aesthetics, make_backend, zero_shot
+from pipelines.curation.embeddings import make_aesthetics, make_backend
 from pipelines.curation.recipe import EmbeddingConfig
 
 TINY_CLIP = {
@@ -83,14 +83,6 @@ def test_identity_follows_the_weights_not_the_place(clip, clip_folder, tmp_path)
     tensors["visual.proj"] += np.float32(1)
     save_arrays(tensors, copy / "open_clip_model.safetensors")
     assert make_backend(EmbeddingConfig(backend="open_clip", model=f"local-dir:{copy}")).identity != clip.identity
-
-
-def test_zero_shot_takes_the_nearest_text(clip):
-    labels = ["a dog", "a cat", "rain"]
-    texts = clip.of_texts([f"a photo of {label}" for label in labels])
-    concepts = zero_shot(clip, texts[[2, 0]], labels)
-    assert [concept.label for concept in concepts] == ["rain", "a dog"]
-    assert all(1 / 3 < concept.probability <= 1 for concept in concepts)
 
 
 def test_weights_that_are_missing_or_pickled_are_refused(clip_folder, tmp_path):

@@ -53,15 +53,6 @@ def test_frames_and_latents_are_inverse_and_spans_tile_the_clip(latents: int, st
         assert {spec.latent_of_frame(frame) for frame in spec.frame_span(latent)} == {latent}
 
 
-def test_latent_times_are_the_middles_of_what_each_latent_shows() -> None:
-    times = clip(5).latent_times
-    assert len(times) == 21
-    assert times[0] == pytest.approx(0.5 / 16)
-    assert times[1] == pytest.approx((1 + 5) / 2 / 16)
-    assert times[2] - times[1] == pytest.approx(4 / 16)
-    assert clip(5).audio_latent_times[0] == pytest.approx(512 / 44_100)
-
-
 def test_moments_find_their_latent() -> None:
     shape = clip(5)
     assert [shape.latent_at(moment) for moment in (0, 1 / 16, 0.25, 5 / 16, shape.seconds)] == [0, 1, 1, 2, 20]

@@ -1,11 +1,9 @@
 import json
 from typing import get_args
 
-import numpy as np
 import pytest
 
 from pipelines.synthesis.pairs import GLOBAL_EDITS, EditKind, make_pair, write_pair
-from pipelines.synthesis.references import reference_crop, voice_reference
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render
 
@@ -60,24 +58,3 @@ def test_a_pair_on_disk(tmp_path):
 def test_pairs_of_many_shots_are_refused():
     with pytest.raises(ValueError, match="one shot"):
         make_pair(sample_film(1, shots=2), "delete")
-
-
-def test_a_reference_shows_the_subject_from_another_time():
-    rendered = render(FILM)
-    name = next(iter(rendered.annotation["subjects"]))
-    crop = reference_crop(rendered, name, avoid=range(12))
-    assert crop.frame >= 12
-    assert crop.image.shape[:2] == crop.mask.shape
-    whole = rendered.masks(crop.frame)[name]
-    assert crop.mask.sum() == whole.sum()
-    assert whole.sum() == max(rendered.masks(k).get(name, np.zeros(1)).sum() for k in range(12, FILM.frames))
-    with pytest.raises(ValueError, match="no frame outside"):
-        reference_crop(rendered, name, avoid=range(FILM.frames))
-
-
-def test_a_voice_reference_is_the_same_speaker_saying_something_else():
-    line = sample_film(0, sound="speech").sound.lines[0]
-    other, spoken = voice_reference(line, 16000)
-    assert (other.language, other.pitch, other.speaker) == (line.language, line.pitch, line.speaker)
-    assert other.text != line.text
-    assert spoken.samples.size > 4000

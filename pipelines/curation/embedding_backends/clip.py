@@ -28,7 +28,6 @@ class OpenClip:
             model, pretrained or None, device=device, weights_only=True
         )
         self._model.eval().requires_grad_(False)
-        self._tokenise = open_clip.get_tokenizer(model)
         self._device = device
         self.identity = f"open_clip:{_name(model)}@{_digest(self._model)}"
 
@@ -45,12 +44,6 @@ class OpenClip:
         ends = np.cumsum([len(frames) for frames in clips])
         pooled = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
         return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-
-    @torch.inference_mode()
-    def of_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of texts, in the space of the frames."""
-        tokens = self._tokenise(list(texts)).to(self._device)
-        return self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
 
     @torch.inference_mode()
     def _encode(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
