@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.training.curriculum.resolve import Stage, sampler_for
+from pipelines.training.curriculum.resolve import Stage, held_out_of, sampler_for
 from pipelines.training.data.assembler import Assembler
 from pipelines.training.data.datasets import Datasets
 from pipelines.training.latents.union import Caches, open_caches
@@ -39,9 +39,11 @@ class StageMaker:
         assembler = Assembler(
             stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
         )
+        held = held_out_of(stage, index)
         return TransformerStage(
             assembler,
-            sampler_for(stage, index, assembler.tokens),
+            sampler_for(stage, index, assembler.tokens, held),
+            held=held,
             starts_from=self.starts,
             freeze=recipe.freeze,
             seed=recipe.seed,

@@ -1,13 +1,18 @@
 """Run the stages of a request: latents, plan, training, export, record; one MLflow run each, over all restarts."""
 
 import dataclasses
+import math
 import os
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
 
 from model.generation.components import GenerationConfig
 from pipelines.training.cost import Samples, summary
@@ -27,7 +32,8 @@ from pipelines.training.stages.export import export_refiner, export_transformer
 from pipelines.training.stages.observe import Observer
 from pipelines.training.stages.run_record import note_run, read_run
 from skyreels import cluster, tracking
-from skyreels.training.checkpoints import open_checkpoint
+from skyreels.training.checkpoints import OpenCheckpoint, open_checkpoint
+from skyreels.training.held_out import AVERAGED, START, TRAINED
 from skyreels.training.run import Outcome, fit
 from skyreels.training.trainable import Trainable
 
@@ -64,15 +70,16 @@ def _run_codecs(climb: Climb, stage: Stage) -> bool:
     with _tracked(climb, stage, {"datasets": str(datasets)}) as run:
         if not codecs_learn(climb.preset):
             finish_codecs({}, stage, datasets, climb.components)
-            _finish(climb, stage, 0, climb.components, data, run)
+            _finish(climb, stage, 0, climb.components, data, run, Compared())
             return True
         maker = CodecMaker(stage, datasets)
         outcome = _fit(climb, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
         with open_checkpoint(str(climb.folder(stage.name))) as checkpoint:
-            finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, datasets, climb.components)
-        _finish(climb, stage, outcome.step, climb.components, data, run)
+            finish_codecs(checkpoint.better_weights(), stage, datasets, climb.components)
+            compared = Compared.of(checkpoint)
+        _finish(climb, stage, outcome.step, climb.components, data, run, compared)
     return True
 
 
@@ -95,8 +102,10 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
         outcome = _fit(climb, stage, maker, steps, run)
         if outcome.stopped:
             return False
-        export = _export(climb, stage, starts)
-        _finish(climb, stage, outcome.step, export, data, run)
+        with open_checkpoint(str(climb.folder(stage.name))) as checkpoint:
+            export = _export(climb, stage, starts, checkpoint.better_weights())
+            compared = Compared.of(checkpoint)
+        _finish(climb, stage, outcome.step, export, data, run, compared)
     return True
 
 
@@ -118,32 +127,67 @@ def _fit(climb: Climb, stage: Stage, make: Callable[[], Trainable], steps: int, 
         return fit(make, stage.engine(steps), str(folder), observe)
 
 
-def _export(climb: Climb, stage: Stage, starts: tuple[str, ...]) -> Path:
-    """Averaged weights, where there are any, as a generator."""
+def _export(climb: Climb, stage: Stage, starts: tuple[str, ...], weights: Mapping[str, Tensor]) -> Path:
+    """The weights as a generator."""
     folder = climb.folder(stage.name)
     network = network_config(climb.preset, stage.branches)
-    with open_checkpoint(str(folder)) as checkpoint:
-        weights = checkpoint.weights(ema=checkpoint.has_ema)
-        if stage.kind == "refiner":
-            return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
-        generation = GenerationConfig.of(climb.preset)
-        sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
-        generation = dataclasses.replace(generation, sampling=sampling)
-        return export_transformer(weights, network, generation, climb.components, folder / "export")
+    if stage.kind == "refiner":
+        return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
+    generation = GenerationConfig.of(climb.preset)
+    sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
+    generation = dataclasses.replace(generation, sampling=sampling)
+    return export_transformer(weights, network, generation, climb.components, folder / "export")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Losses on held-out samples by the name of the weights, and which of them are exported."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    exported: Literal["trained", "averaged", ""] = ""
+
+    @classmethod
+    def of(cls, checkpoint: OpenCheckpoint) -> "Compared":
+        return cls(checkpoint.held_out, checkpoint.better)
+
+    @property
+    def in_words(self) -> str:
+        """Such as `trained 1.61, averaged 1.62, at the start 1.82: trained are exported`."""
+        said = [f"{name} {self.losses[name]:.4g}" for name in (TRAINED, AVERAGED) if name in self.losses]
+        said += [f"at the start {self.losses[START]:.4g}"] if START in self.losses else []
+        worse = START in self.losses and self.losses[START] < self.losses.get(self.exported, math.inf)
+        warning = "; that is no better than the start: train longer, or at a lower rate" if worse else ""
+        return f"{', '.join(said)}: {self.exported} weights are exported{warning}"
 
 
 def _finish(
-    climb: Climb, stage: Stage, step: int, export: Path, data: Mapping[str, str], run: tracking.TrackedRun
+    climb: Climb,
+    stage: Stage,
+    step: int,
+    export: Path,
+    data: Mapping[str, str],
+    run: tracking.TrackedRun,
+    compared: Compared,
 ) -> None:
     """Record and register it; `data` are fingerprints of what it learned from, by dataset."""
     climb.ladder.mark_finished(
-        stage.name, step=step, export=str(export), data=together(data), datasets=data, git_sha=tracking.git_sha()
+        stage.name,
+        step=step,
+        export=str(export),
+        data=together(data),
+        datasets=data,
+        git_sha=tracking.git_sha(),
+        held_out=compared.losses,
+        exported=compared.exported,
     )
+    run.tags({"exported": compared.exported})
     version = run.register(f"skyreels-{climb.preset.name}", export.as_uri(), (stage.name,))
     if stage.kind != "codecs":
         _point(climb.request.output / "model", export)
     folder = climb.folder(stage.name)
     print(f"steps     {step}, checkpoints in {folder / 'checkpoints'}\nexport    {export}")
+    if compared.losses:
+        print(f"held out  {compared.in_words}")
     if (folder / "samples").is_dir():
         print(f"samples   {folder / 'samples'}")
     if run.run_id:
