@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.curation.records import Kind, Source
+from pipelines.curation.user_captions import with_user_captions
 from skyreels import storage
 
 EXTENSIONS: Mapping[str, Kind] = {
@@ -36,7 +37,7 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
     in a manifest, is taken as video and left to the probe, which looks at bytes and not at names.
     """
     found = {source.uri: source for item in inputs for source in _sources_in(item)}
-    return [found[uri] for uri in sorted(found)]
+    return with_user_captions([found[uri] for uri in sorted(found)])
 
 
 @contextmanager
