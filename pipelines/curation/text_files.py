@@ -11,6 +11,9 @@ _MARKS = (
 )
 
 
+MAX_TEXT_BYTES = 16 << 20  # of a caption or annotation
+
+
 class UnreadableText(ValueError):
     """Bytes that are no text: which file and line, why, and what to do."""
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipelines.curation.captions.parts import FORMS, CaptionParts, forms_of, joined
 from pipelines.curation.captions.schema import StructuredCaption
 from pipelines.curation.records import Source
-from pipelines.curation.text_files import UnreadableText, decode_text
+from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text
 from skyreels import storage
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ Row = dict[str, Any]
 _LONE = ("caption", "text", "txt")  # names of a caption of no particular form
 _CUT = ("captions", "caption_parts", "shots")  # a clip is told its part of them in its own captions
 _BESIDE = ("json", "txt")
-_MAX_BYTES = 16 << 20
 _READERS = 16
 
 
@@ -295,7 +294,7 @@ def _read_beside(files: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for extension, location in files.items():
         try:
-            text = decode_text(storage.read_bytes(location, most=_MAX_BYTES), location)
+            text = decode_text(storage.read_bytes(location, most=MAX_TEXT_BYTES), location)
             said = json.loads(text) if extension == "json" else text.strip()
         except (OSError, UnreadableText) as error:
             return {"_caption_error": f"{error}; mend or remove the file, then run the same command again"}

@@ -192,7 +192,7 @@ def open_input(location: str) -> IO[bytes]:
 def read_bytes(location: str, most: int | None = None) -> bytes:
     """The whole file. Raises StorageError where it has more than `most` bytes."""
     with open_input(location) as stream:
-        data = stream.read(None if most is None else most + 1)
+        data = stream.read() if most is None else stream.read(most + 1)
     if most is not None and len(data) > most:
         raise StorageError(f"{location} has more than {most} bytes, which is more than is read of such a file")
     return data
