@@ -7,18 +7,19 @@
 <output>/datasets/<name>/recipe.yaml              what made it
 """
 
+import json
 import time
 from collections.abc import Sequence
 
 import yaml
 
-from pipelines.curation import annotators, elsewhere, layers, packing, progress, tables
+from pipelines.curation import annotators, elsewhere, packing, progress, tables
+from pipelines.curation.captioning import caption_clips
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.records import Rejection
 from pipelines.curation.reporting import write_report
-from pipelines.curation.selection import Decisions, Row, select, with_buckets
+from pipelines.curation.selection import Row, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, digest
@@ -42,7 +43,9 @@ def finish_dataset(
     sources = pool.sources.to_pylist()
     clips = with_buckets(_joined(pool, sources, annotators.answers_before_selection(recipe, root)), recipe)
     decisions = select(clips, recipe, _kept_before(store), taken_down, elsewhere.delivered(recipe, root))
-    captions = _caption([c for c in clips if decisions[c["key"]] is None], recipe, root, cluster, decisions, quiet)
+    meta_of = {source["source_id"]: json.loads(source["meta"]) for source in sources}
+    passed = [clip for clip in clips if decisions[clip["key"]] is None]
+    captions = caption_clips(passed, meta_of, recipe, root, cluster, decisions, quiet=quiet)
     chosen = {clip["key"]: clip for clip in clips if decisions[clip["key"]] is None}
     plan = _pack(chosen, captions, recipe, root, store, cluster, quiet)
 
@@ -100,28 +103,6 @@ def _kept_before(store: Storage) -> frozenset[str]:
     return frozenset(tables.decode(store.read("manifest.parquet")).column("key").to_pylist())
 
 
-def _caption(
-    clips: Sequence[Row], recipe: Recipe, root: Storage, cluster: LazyCluster, decisions: Decisions, quiet: bool
-) -> dict[str, Row]:
-    """Captions by key; a clip whose caption failed is decided out, and asked again by the next run."""
-    layer = annotators.caption_layer(recipe.captions, root)
-    if layer is None:
-        return {}
-    missing = layers.unanswered(layer, clips, root)
-    if missing:
-        cluster.join()
-        with progress.shown("caption", len(missing), "clips", quiet=quiet) as bar:
-            for count in layers.fill(layer, missing, root):
-                bar.update(count)
-    answers = layers.read_layer(layer, root)
-    for clip in clips:
-        error = answers[clip["key"]]["error"]
-        if error is not None:
-            remedy = "run the same command again; only failed captions are asked for"
-            decisions[clip["key"]] = Rejection(stage="caption", reason="no_caption", remedy=remedy, detail=error)
-    return {clip["key"]: answers[clip["key"]] for clip in clips if decisions[clip["key"]] is None}
-
-
 def _pack(
     chosen: dict[str, Row],
     captions: dict[str, Row],
@@ -133,18 +114,17 @@ def _pack(
 ) -> packing.PackPlan:
     made_by = annotators.provenance(recipe)
     identity = digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
-    plan = packing.plan_packs(chosen, identity, store, recipe.shards)
+
+    def described(key: str) -> Row:
+        return sample_json(chosen[key], captions.get(key), made_by)
+
+    rows = {key: row | {"content": digest(described(key))} for key, row in chosen.items()}
+    plan = packing.plan_packs(rows, identity, store, recipe.shards)
     packs = plan.remaining(store)
     if packs:
         cluster.join()
         keys = [key for pack in packs for key in pack.keys]
-        samples = {
-            key: {
-                "members": chosen[key]["members"],
-                "json": sample_json(chosen[key], captions.get(key), made_by),
-            }
-            for key in keys
-        }
+        samples = {key: {"members": chosen[key]["members"], "json": described(key)} for key in keys}
         with progress.shown("pack", len(keys), "clips", quiet=quiet) as bar:
             for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
                 bar.update(count)

@@ -38,11 +38,17 @@ def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -
     return {
         **{name: clip[name] for name in facts},
         "seconds": round(clip["end_s"] - clip["start_s"], 6),
-        "captions": {k: v for k, v in (caption or {}).items() if k not in ("key", "error")},
+        "captions": _captions(caption or {}),
         "scores": scores,
         "source": source,
         "provenance": dict(provenance),
     }
+
+
+def _captions(caption: Row) -> Row:
+    """The forms, whose they are, and in parts with times where they came so (`captions/parts.py`)."""
+    said = {name: value for name, value in caption.items() if name not in ("key", "error")}
+    return said | ({"parts": json.loads(said["parts"])} if "parts" in said else {})
 
 
 def manifest_table(

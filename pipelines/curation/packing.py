@@ -4,7 +4,7 @@
 
 A pack is a part of the commit protocol: its keys are planned and stored before any work, so an interrupted
 packing resumes with the same packs and ends with the same bytes. Packs of an earlier run whose clips are all
-still chosen stay as they are; new clips go into new packs.
+still chosen, and would be written as they were, stay as they are; new and changed clips go into new packs.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import ray
 
 from pipelines.curation import tables
 from pipelines.curation.recipe import ShardConfig
-from skyreels.commits import Commit, CommitLog, stable_json
+from skyreels.commits import Commit, CommitLog, digest, stable_json
 from skyreels.shards import Member, open_shards, read_member
 from skyreels.storage import Storage
 
@@ -47,16 +47,17 @@ class PackPlan:
 
 
 def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, config: ShardConfig) -> PackPlan:
-    """The packs for these clips (key -> row with `bucket` and `bytes`), stored so that a resume finds the same.
+    """The packs for these clips (key -> row with `bucket`, `bytes`, `content`), stored so that a resume finds the same.
 
-    `identity` names everything else that goes into a sample (captions, shard sizes): packs made under another
-    identity are not kept.
+    `content` is the digest of a sample's json, which names all that it was made of (source, span, captions). Packs
+    that hold other content, or were made under another `identity` (recipe, shard sizes), are not kept.
     """
-    name = f"_packs/{hashlib.blake2b(stable_json([sorted(chosen), identity]), digest_size=10).hexdigest()}.json"
+    content = {key: row["content"] for key, row in chosen.items()}
+    name = f"_packs/{hashlib.blake2b(stable_json([content, identity]), digest_size=10).hexdigest()}.json"
     if dataset.exists(name):
         stored = json.loads(dataset.read(name))
         return PackPlan(name, tuple(Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in stored))
-    kept = [pack for pack in _current_packs(dataset, identity) if all(key in chosen for key in pack.keys)]
+    kept = [pack for pack, held in _current_packs(dataset, identity) if held.items() <= content.items()]
     placed = {key for pack in kept for key in pack.keys}
     packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
     described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
@@ -107,6 +108,7 @@ def write_pack(
     facts = {
         "bucket": pack.bucket,
         "identity": identity,
+        "contents": {key: digest(described) for key, _, described in samples},
         "members": {
             key: {ext: [m.shard, m.offset, m.size] for ext, m in files.items()} for key, files in shards.members.items()
         },
@@ -123,16 +125,17 @@ def drop_stale(plan: PackPlan, dataset: Storage) -> None:
         dataset.delete(name)
 
 
-def _current_packs(dataset: Storage, identity: str) -> list[Pack]:
-    """Packs of the last finished dataset; those of an unfinished run are found through their stored plan."""
+def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str, str]]]:
+    """Packs of the last finished dataset with the content of each key; those of an unfinished run are found through
+    their stored plan."""
     if not dataset.exists("manifest.parquet"):
         return []
     listed = set(tables.decode(dataset.read("manifest.parquet")).column("pack_id").to_pylist())
     commits = [commit for commit in CommitLog(dataset).all() if commit.part_id in listed]
     return [
-        Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys))
+        (Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys)), commit.facts["contents"])
         for commit in commits
-        if commit.facts["identity"] == identity
+        if commit.facts["identity"] == identity and "contents" in commit.facts
     ]
 
 
@@ -159,8 +162,9 @@ def _chunks(rows: Sequence[Row], config: ShardConfig) -> Iterator[list[Row]]:
 
 
 def _pack(bucket: str, rows: Sequence[Row], identity: str) -> Pack:
-    keys = tuple(row["key"] for row in rows)
-    return Pack(hashlib.blake2b(stable_json([bucket, keys, identity]), digest_size=10).hexdigest(), bucket, keys)
+    named = [[row["key"], row["content"]] for row in rows]
+    pack_id = hashlib.blake2b(stable_json([bucket, named, identity]), digest_size=10).hexdigest()
+    return Pack(pack_id, bucket, tuple(row["key"] for row in rows))
 
 
 def _write_row(row: Row, identity: str, pool: str, dataset: str, config: str) -> Row:

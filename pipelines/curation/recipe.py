@@ -160,6 +160,14 @@ class BalanceConfig(Config):
 
 
 class CaptionConfig(Config):
+    """Who captions clips. Captions that came with the media go before the backend's, unless `user` is "ignore".
+
+    Forms (short, long, structured) that a user did not write get the words of those that were written, or with
+    `missing_forms` "captioner" the backend's.
+    """
+
+    user: Literal["first", "ignore"] = "first"
+    missing_forms: Literal["user", "captioner"] = "user"
     backend: Literal["measured", "transformers", "http", "vllm", "none"] = "measured"
     model: str = ""
     url: str = ""

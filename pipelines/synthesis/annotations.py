@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.synthesis.captions import captions, shot_captions
+from pipelines.synthesis.captions import caption_parts, captions, shot_captions
 from pipelines.synthesis.film import Film
 from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.overlays import stamp_box
@@ -37,6 +37,7 @@ def annotate(ready: Set, events: list[SoundEvent], *, masks: bool = False) -> di
         "overlays": [asdict(stamp.overlay) | {"box": list(stamp_box(stamp))} for stamp in ready.stamps],
         "audio_events": [event.as_dict() for event in events],
         "captions": captions(film, events),
+        "caption_parts": caption_parts(film, events).model_dump(mode="json", exclude_defaults=True),
     }
 
 

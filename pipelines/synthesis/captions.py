@@ -2,13 +2,16 @@
 
 The structured form is the one that curation gives real clips (`pipelines.curation.captions.schema`), so that training
 reads one language. A film of several shots has one structured caption, whose fields tell the shots in order of time;
-`shot_captions` has one for each shot.
+`shot_captions` has one for each shot. `caption_parts` is what curation cuts to its clips: the shots, and what is read
+and heard with its times.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from pipelines.curation.captions import schema
+from pipelines.curation.captions.parts import CaptionParts, ShotCaption, Tag, TimedLine, listed, tagged_lines
 from pipelines.synthesis.film import NARRATOR, Film, Overlay, Scene, Shot, Subject
 from pipelines.synthesis.soundtrack import SoundEvent
 
@@ -49,14 +52,13 @@ LANGUAGES = {
 
 _MOST_SUBJECTS = 12
 _LONGEST = 500  # characters of one field; each shot has its own caption beside
-_MOST_TIMES = 8  # of one sound; more of them are counted
 
 
 def captions(film: Film, events: list[SoundEvent]) -> dict[str, str]:
     """{"short", "long", "structured"} of a film."""
     return {
         "short": _short(film),
-        "long": " ".join([*(_shot_prose(film, n) for n in range(len(film.shots))), *_sound_prose(events)]),
+        "long": caption_parts(film, events).forms()["long"],
         "structured": structured(film.shots, film.overlays, events).render(),
     }
 
@@ -70,6 +72,49 @@ def shot_captions(film: Film, events: Sequence[SoundEvent]) -> list[str]:
         heard = [e for e in events if e.start < end and (e.start >= start or (e.kind != "sfx" and e.end > start))]
         found.append(structured([shot], shown, heard, start).render())
     return found
+
+
+def caption_parts(film: Film, events: Iterable[SoundEvent]) -> CaptionParts:
+    """What holds throughout each shot, and what is read and heard with its times."""
+    edges = [float(frame / film.fps) for frame in film.shot_frames]
+    shots = [
+        ShotCaption(
+            start_s=start,
+            end_s=end,
+            short=f"{_seen(shot.scene)}.",
+            long=_shot_prose(shot),
+            structured=structured([shot], (), ()).render(),
+        )
+        for shot, start, end in zip(film.shots, edges, edges[1:], strict=False)
+    ]
+    return CaptionParts(shots=shots, timed=_timed(film, events), language="en")
+
+
+def still_parts(film: Film, time_s: float) -> CaptionParts:
+    """Of the picture at a time: nothing moves in it, and nothing is heard."""
+    edges = [float(frame / film.fps) for frame in film.shot_frames]
+    scene = film.shots[max(n for n, start in enumerate(edges[:-1]) if start <= time_s)].scene
+    told = structured([Shot(scene, 0.0)], (), ())
+    cast = [subject.model_copy(update={"action": None}) for subject in told.subjects]
+    still = ShotCaption(
+        short=f"{_seen(scene)}.",
+        long=f"{_seen(scene)}. The look is {STYLE_WORDS[scene.style]}.",
+        structured=told.model_copy(update={"subjects": cast, "camera_motion": None}).render(),
+    )
+    read = [line.model_copy(update={"start_s": 0.0, "end_s": 0.0}) for line in _timed(film, ())
+            if line.start_s <= time_s < line.end_s]  # fmt: skip
+    return CaptionParts(shots=[still], timed=read, language="en")
+
+
+def sound_parts(film: Film, events: Sequence[SoundEvent]) -> CaptionParts:
+    """Of the sound alone: who speaks is not seen."""
+    events = [replace(e, details={**e.details, "speaker": NARRATOR}) if "speaker" in e.details else e for e in events]
+    heard = next(
+        (event for kind in ("dialogue", "singing", "bgm", "sfx") for event in events if event.kind == kind), None
+    )
+    text = "A quiet recording." if heard is None else _heard_in_short(heard)
+    shot = ShotCaption(short=text, long="Sound without a picture.", structured="")
+    return CaptionParts(shots=[shot], timed=_timed(replace(film, overlays=()), events), language="en")
 
 
 def structured(
@@ -105,10 +150,6 @@ def phrase(subject: Subject) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _joined(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
 def _visible(scene: Scene) -> list[Subject]:
     return [subject for subject in scene.subjects if not subject.hidden]
 
@@ -120,47 +161,72 @@ def _setting(scene: Scene) -> str:
 
 
 def _short(film: Film) -> str:
-    opening = film.shots[0].scene
-    seen = [phrase(subject) for subject in _visible(opening)]
-    text = f"{_joined(seen)} before {_setting(opening)}" if seen else _setting(opening)
     more = f", in {len(film.shots)} shots" if len(film.shots) > 1 else ""
-    return text[0].upper() + text[1:] + more + "."
+    return f"{_seen(film.shots[0].scene)}{more}."
 
 
-def _shot_prose(film: Film, number: int) -> str:
-    shot = film.shots[number]
-    opening = f"Shot {number + 1}: " if len(film.shots) > 1 else ""
+def _seen(scene: Scene) -> str:
+    """Subjects and setting, as the opening of a sentence."""
+    seen = [phrase(subject) for subject in _visible(scene)]
+    text = f"{listed(seen)} before {_setting(scene)}" if seen else _setting(scene)
+    return text[0].upper() + text[1:]
+
+
+def _shot_prose(shot: Shot) -> str:
     return (
-        opening
-        + f"{_action(shot)} The setting is {_setting(shot.scene)}; the look is {STYLE_WORDS[shot.scene.style]}. "
+        f"{_action(shot)} The setting is {_setting(shot.scene)}; the look is {STYLE_WORDS[shot.scene.style]}. "
         + (CAMERA_WORDS[shot.camera.kind])
     )
 
 
 def _action(shot: Shot) -> str:
     sentences = [f"{phrase(subject)} {_deed(subject)}." for subject in _visible(shot.scene)]
-    if sum(subject.motion.kind == "bouncing" for subject in _visible(shot.scene)) > 1:
-        sentences.append("they collide with each other.")
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) or "Nothing moves."
 
 
-def _sound_prose(events: list[SoundEvent]) -> list[str]:
-    hits = sorted({event.label for event in events if event.kind == "sfx"})
-    prose = [f"One hears {_joined(hits)} sounds."] if hits else []
-    for event in events:
-        if event.kind == "dialogue":
-            prose.append(f'{_who(event)} says in {LANGUAGES[event.details["language"]]}: "{event.label}".')
-        elif event.kind == "singing":
-            prose.append(f'{_who(event)} sings: "{event.label}".')
-        elif event.kind == "bgm":
-            prose.append(f"In the background, {event.label}.")
-        elif event.kind == "ambience":
-            prose.append(
-                f"There is the sound of {event.label} tone."
-                if event.label == "room"
-                else f"{event.label.capitalize()} is heard."
-            )
-    return prose
+def _timed(film: Film, events: Iterable[SoundEvent]) -> list[TimedLine]:
+    """What is read and heard, with its times."""
+    end = float(film.frames / film.fps)
+    read = [
+        TimedLine(start_s=o.start, end_s=end if o.end is None else o.end, tag="text", text=o.text,
+                  sentence=f'One reads "{o.text}".')
+        for o in film.overlays
+        if o.text
+    ]  # fmt: skip
+    return [*read, *(line for event in events for line in _heard(event))]
+
+
+def _heard(event: SoundEvent) -> list[TimedLine]:
+    """An event under its tag and in a sentence; an impact of two says as well that they collide."""
+
+    def line(tag: Tag | None, text: str, sentence: str) -> TimedLine:
+        return TimedLine(start_s=event.start, end_s=event.end, tag=tag, text=text, sentence=sentence)
+
+    match event.kind:
+        case "sfx":
+            met = [name.rpartition("/")[2].replace("-", " ") for name in event.details.get("subjects", ())]
+            impact = [line("sfx", event.label, f"One hears {event.label} sounds.")]
+            collision = f"The {' and the '.join(met)} collide."
+            at = event.start
+            return impact + [TimedLine(start_s=at, end_s=at, text=collision, sentence=collision)] * (len(met) > 1)
+        case "dialogue":
+            said = f'{_who(event)} says in {LANGUAGES[event.details["language"]]}: "{event.label}".'
+            return [line("dialogue", _voiced(event), said)]
+        case "singing":
+            return [line("singing", _voiced(event), f'{_who(event)} sings: "{event.label}".')]
+        case "bgm":
+            return [line("bgm", _music(event), f"In the background, {event.label}.")]
+        case _:
+            room = event.label == "room"
+            heard = "There is the sound of room tone." if room else f"{event.label.capitalize()} is heard."
+            return [line(None, event.label, heard)]
+
+
+def _heard_in_short(event: SoundEvent) -> str:
+    if event.kind in ("dialogue", "singing"):
+        voice, language = _who(event).rstrip(","), LANGUAGES[event.details["language"]]
+        return f"{voice} {'speaks' if event.kind == 'dialogue' else 'sings in'} {language}."
+    return f"{event.label.capitalize()}." if event.kind == "bgm" else f"{event.label.capitalize()} sounds."
 
 
 def _who(event: SoundEvent) -> str:
@@ -195,16 +261,8 @@ def _environment(scene: Scene) -> str:
 
 def _effects(events: Sequence[SoundEvent], start_s: float) -> list[str]:
     """A line for each kind of sound, with its times, in the order in which they are first heard."""
-    times: dict[str, list[float]] = {}
-    for event in events:
-        times.setdefault(event.label, []).append(event.start - start_s)
-    return [f"{label} {_when(at)}" for label, at in times.items()]
-
-
-def _when(times: Sequence[float]) -> str:
-    if len(times) > _MOST_TIMES:
-        return f"{len(times)} times from {times[0]:.2f} to {times[-1]:.2f} s"
-    return f"at {_joined([f'{time:.2f}' for time in times])} s"
+    at = [(event.label, event.start - start_s) for event in events]
+    return tagged_lines(TimedLine(start_s=time, end_s=time, tag="sfx", text=label) for label, time in at)["sfx"]
 
 
 def _voiced(event: SoundEvent) -> str:

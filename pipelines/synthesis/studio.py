@@ -12,7 +12,7 @@ from pipelines.synthesis.annotations import annotate
 from pipelines.synthesis.film import Film
 from pipelines.synthesis.masks import masks_at
 from pipelines.synthesis.render import frames
-from pipelines.synthesis.soundtrack import record
+from pipelines.synthesis.soundtrack import SoundEvent, record
 from pipelines.synthesis.stage import Set, build
 from skyreels.media.encode import write_video
 
@@ -23,6 +23,7 @@ class Rendered:
 
     set: Set
     audio: np.ndarray
+    events: list[SoundEvent]
     annotation: dict[str, Any]
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -38,7 +39,7 @@ def render(film: Film, *, masks: bool = False) -> Rendered:
     """Solve, record and annotate a film. `masks` puts packed masks into the annotation."""
     ready = build(film)
     audio, events = record(ready)
-    return Rendered(ready, audio, annotate(ready, events, masks=masks))
+    return Rendered(ready, audio, events, annotate(ready, events, masks=masks))
 
 
 def write_film(film: Film, folder: str | Path, name: str, *, crf: int = 18, masks: bool = False) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from pipelines.synthesis import defects
+from pipelines.synthesis.captions import sound_parts, still_parts
 from pipelines.synthesis.film import Film
 from pipelines.synthesis.sampler import sample_film, sample_impact_film
 from pipelines.synthesis.signage import with_letterbox, with_sign, with_subtitles, with_watermark
@@ -122,10 +123,22 @@ def render_entry(
         row["av_offset"] = offset
         crf = 30 if entry.kind == "near-duplicate-reencoded" else 18
         write_video(folder / row["file"], frames, film.fps, audio=audio, sample_rate=film.sample_rate, crf=crf)
-    annotation = {"file": row["file"], "plan": asdict(entry), **rendered.annotation}
+    annotation = {"file": row["file"], "plan": asdict(entry), **rendered.annotation, **_told(entry, rendered)}
     text = json.dumps(annotation, ensure_ascii=False, default=float)
     (folder / row["annotation"]).write_text(text + "\n", "utf-8")
     return row
+
+
+def _told(entry: Entry, rendered: Rendered) -> dict[str, Any]:
+    """Captions of a file that holds only a picture or only the sound of its film."""
+    film = rendered.set.film
+    if entry.kind == "image":
+        parts = still_parts(film, float(film.frames // 2 / film.fps))
+    elif entry.kind in SOUND_ONLY:
+        parts = sound_parts(film, rendered.events)
+    else:
+        return {}
+    return {"captions": parts.forms(), "caption_parts": parts.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) -> Film:

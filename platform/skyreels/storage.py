@@ -189,9 +189,27 @@ def open_input(location: str) -> IO[bytes]:
     return stream  # type: ignore[no-any-return]
 
 
-def read_bytes(location: str) -> bytes:
+def read_bytes(location: str, most: int | None = None) -> bytes:
+    """The whole file. Raises StorageError where it has more than `most` bytes."""
     with open_input(location) as stream:
-        return stream.read()
+        data = stream.read() if most is None else stream.read(most + 1)
+    if most is not None and len(data) > most:
+        raise StorageError(f"{location} has more than {most} bytes, which is more than is read of such a file")
+    return data
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files in one folder, not below it, in order; none where there is no such folder."""
+    if not is_remote(folder):
+        try:
+            with os.scandir(normalise(folder)) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    filesystem, path = resolve(folder)
+    with _errors_name(folder):
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(item.base_name for item in found if item.type == fs.FileType.File)
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Packs: deterministic, resumable to the same bytes, and only new clips make new ones."""
 
+import json
+from types import MappingProxyType
+
 import pytest
 
 from pipelines.curation import packing, tables
 from pipelines.curation.recipe import ShardConfig
-from skyreels.commits import CommitLog, stable_json, verify
+from skyreels.commits import CommitLog, digest, stable_json, verify
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import Storage
 
@@ -21,14 +24,23 @@ def pool(tmp_path):
     return store, {key: tables.encode_members(files) for key, files in shards.members.items()}
 
 
-def _chosen(keys):
-    return {key: {"key": key, "bucket": "a" if int(key[1:]) % 2 else "b", "bytes": 800} for key in keys}
+def _chosen(keys, said):
+    return {
+        key: {
+            "key": key,
+            "bucket": "a" if int(key[1:]) % 2 else "b",
+            "bytes": 800,
+            "content": digest({"key": key} | said.get(key, {})),
+        }
+        for key in keys
+    }
 
 
-def _write(keys, pool, dataset, identity="i", limit=None):
+def _write(keys, pool, dataset, identity="i", limit=None, said=MappingProxyType({})):
+    """`said`: more of the json of some samples."""
     store, members = pool
-    plan = packing.plan_packs(_chosen(keys), identity, dataset, CONFIG)
-    samples = {k: [k, tables.members_of({"members": members[k]}), {"key": k}] for k in keys}
+    plan = packing.plan_packs(_chosen(keys, said), identity, dataset, CONFIG)
+    samples = {k: [k, tables.members_of({"members": members[k]}), {"key": k} | said.get(k, {})] for k in keys}
     for pack in plan.remaining(dataset)[:limit]:
         packing.write_pack(pack, [tuple(samples[k]) for k in pack.keys], identity, store, dataset, CONFIG)
     return plan
@@ -93,3 +105,16 @@ def test_another_identity_packs_anew(pool, tmp_path):
     before = _checksums(dataset)
     _finish(_write(KEYS, pool, dataset, identity="new captions"), dataset)
     assert not before.keys() & _checksums(dataset).keys()
+
+
+def test_what_is_said_of_a_clip_packs_it_anew_and_leaves_the_other_packs_alone(pool, tmp_path):
+    dataset = Storage(str(tmp_path / "d"))
+    _finish(_write(KEYS, pool, dataset), dataset)
+    before = _checksums(dataset)
+    plan = _write(KEYS, pool, dataset, said={"k03": {"caption": "new words"}})
+    _finish(plan, dataset)
+    commits = list(CommitLog(dataset).all())
+    member = next(commit.facts["members"]["k03"]["json"] for commit in commits if "k03" in commit.keys)
+    place = tables.members_of({"members": stable_json({"json": member})})["json"]
+    assert json.loads(read_member(dataset, place)) == {"key": "k03", "caption": "new words"}
+    assert len(before.items() & _checksums(dataset).items()) == len(before) - 1

@@ -108,7 +108,7 @@ def test_s3_prefixes(s3_root, folder, tmp_path):
     ("name", "text", "message"),
     [
         ("bad.jsonl", '{"path": "a"}\nnot json\n', "line 2 is not JSON"),
-        ("bad.csv", "licence\nCC0\n", "row 1: no location"),
+        ("bad.csv", "licence\nCC0\n", "line 2: no location"),
     ],
 )
 def test_bad_manifests_name_the_row(tmp_path, name, text, message):

@@ -51,7 +51,21 @@ def test_webdataset_reads_every_sample_of_the_manifest(curated):
         assert {"mp4", "flac", "json"} <= samples[row["key"]].keys()
         described = json.loads(samples[row["key"]]["json"])
         assert described["source"]["uri"] == row["uri"]
-        assert described["captions"]["caption_source"] == "measured"
+        assert described["captions"]["caption_source"] == "user"
+        assert _is_of_one_shot(described, Path(row["uri"]).with_suffix(".json"))
+
+
+def _is_of_one_shot(described, annotation):
+    """Whether all three captions tell the subjects of the shot that a clip was cut from, and of no other."""
+    film = json.loads(annotation.read_text("utf-8"))
+    middle = (described["source"]["start_s"] + described["source"]["end_s"]) / 2 * float(Fraction(film["fps"]))
+    told = "\n".join(described["captions"][form] for form in ("short", "long", "structured")).lower()
+    names = [
+        {f"{s['colour']} {s['material']} {s['shape']}" for s in shot["scene"]["subjects"]} for shot in film["shots"]
+    ]
+    number = next(n for n, shot in enumerate(film["shots"]) if shot["first_frame"] <= middle < shot["end_frame"])
+    others = set().union(*names) - names[number]
+    return all(told.count(name) >= 3 for name in names[number]) and not any(name in told for name in others)
 
 
 def test_ray_data_reads_the_shards(curated):

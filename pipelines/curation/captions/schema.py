@@ -28,24 +28,31 @@ ShotPosition = Literal[
 CaptionSource = Literal["measured", "model"]
 
 
-def _one_line(value: Any) -> Any:
+def one_line(value: Any) -> Any:
     """White space collapsed, so that a value is one line; what is left empty is None."""
     return (" ".join(value.split()) or None) if isinstance(value, str) else value
 
 
+def escape(value: str) -> str:
+    """Text in which nothing opens or closes a tag."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _lines(values: Any) -> Any:
-    return [line for value in values if (line := _one_line(value)) is not None] if isinstance(values, list) else values
+    return [line for value in values if (line := one_line(value)) is not None] if isinstance(values, list) else values
 
 
-Line = Annotated[str, BeforeValidator(_one_line), Field(max_length=600)]
+Line = Annotated[str, BeforeValidator(one_line), Field(max_length=600)]
 Lines = Annotated[list[Line], BeforeValidator(_lines), Field(max_length=40)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What captions are made of: closed and frozen."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Subject(_Part):
+class Subject(Part):
     """Someone or something that is seen."""
 
     type: Line = Field(description="kind, from broad to narrow: 'person, woman', 'animal, fox', 'vehicle, tram'")
@@ -56,7 +63,7 @@ class Subject(_Part):
     is_main: bool = False
 
 
-class StructuredCaption(_Part):
+class StructuredCaption(Part):
     """A clip field by field. None: not known or not there. Sound is written in the order in which it is heard."""
 
     subjects: list[Subject] = Field([], max_length=12)
@@ -75,8 +82,8 @@ class StructuredCaption(_Part):
     def render(self) -> str:
         """The tagged text: labelled lines for what is seen, then <text> <sfx> <dialogue> <singing> <bgm>."""
         lines = [line for subject in self.subjects for line in _subject_lines(subject)]
-        lines += [f"{label}: {_escape(value)}" for name, label in _LABELS.items() if (value := getattr(self, name))]
-        lines += [f"<{tag}>{_escape(value)}</{tag}>" for tag in TAGS for value in getattr(self, tag)]
+        lines += [f"{label}: {escape(value)}" for name, label in _LABELS.items() if (value := getattr(self, name))]
+        lines += [f"<{tag}>{escape(value)}</{tag}>" for tag in TAGS for value in getattr(self, tag)]
         return "\n".join(lines)
 
     @classmethod
@@ -89,11 +96,11 @@ class StructuredCaption(_Part):
         return cls.model_validate(fields)
 
 
-class Caption(_Part):
+class Caption(Part):
     """A clip's captions in three forms, and who wrote them. `caption_source` "measured": no model looked at it."""
 
     short: Line
-    long: Annotated[str, BeforeValidator(_one_line), Field(max_length=6000)]
+    long: Annotated[str, BeforeValidator(one_line), Field(max_length=6000)]
     structured: StructuredCaption
     caption_source: CaptionSource
     model: str
@@ -129,9 +136,9 @@ _MAIN, _OTHER = "Main subject", "Subject"
 
 
 def _subject_lines(subject: Subject) -> list[str]:
-    lines = [f"{_MAIN if subject.is_main else _OTHER}: {_escape(subject.appearance)}"]
+    lines = [f"{_MAIN if subject.is_main else _OTHER}: {escape(subject.appearance)}"]
     return lines + [
-        f"{label}: {_escape(value)}" for name, label in _OF_SUBJECT.items() if (value := getattr(subject, name))
+        f"{label}: {escape(value)}" for name, label in _OF_SUBJECT.items() if (value := getattr(subject, name))
     ]
 
 
@@ -157,11 +164,6 @@ def _read_label(line: str, fields: dict[str, Any]) -> bool:
     else:
         return False
     return True
-
-
-def _escape(value: str) -> str:
-    """No value can open or close a tag."""
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _unescape(value: str) -> str:

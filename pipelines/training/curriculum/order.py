@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -42,11 +42,16 @@ class Finished(Config):
     git_sha: str = ""
     finished_at: str
     parents: dict[str, str] = Field(default_factory=dict)
+    held_out: dict[str, float] = Field(
+        default_factory=dict, description="losses on held-out samples: of start, trained and averaged weights"
+    )
+    exported: Literal["trained", "averaged", ""] = Field("", description="which weights; empty: nothing was trained")
 
     @property
     def digest(self) -> str:
         """16 hex digits; another run of the stage has others."""
-        unsaid = set() if self.datasets else {"datasets"}  # so that records from before it keep their digest
+        later = {"datasets", "held_out", "exported"}  # records from before them keep their digest
+        unsaid = {name for name in later if not getattr(self, name)}
         return _digest(self.model_dump(mode="json", exclude=unsaid))
 
 
@@ -112,6 +117,8 @@ class Curriculum:
         data: str,
         datasets: Mapping[str, str] | None = None,
         git_sha: str = "",
+        held_out: Mapping[str, float] | None = None,
+        exported: Literal["trained", "averaged", ""] = "",
     ) -> Finished:
         """Write the record of a stage that is done; its export must be complete."""
         record = Finished(
@@ -125,6 +132,8 @@ class Curriculum:
             git_sha=git_sha,
             finished_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             parents={name: parent.digest for name, parent in self.parents(stage).items()},
+            held_out=dict(held_out or {}),
+            exported=exported,
         )
         self.storage.write(f"{stage}/{RECORD}", record.model_dump_json(indent=1).encode())
         return record

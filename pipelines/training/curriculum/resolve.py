@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from model.config import Preset, from_mapping
 from model.sampling.flow import FlowConfig
 from pipelines.training.curriculum.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
 from pipelines.training.data.assembler import IndexedSample, SparsitySchedule
+from pipelines.training.data.held_out import held_out
 from pipelines.training.data.sampler import Sampler
 from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
@@ -109,18 +111,26 @@ def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) 
     )
 
 
+def held_out_of(stage: Stage, index: LatentIndex | LatentUnion) -> frozenset[str]:
+    """Keys of the samples that the stage's steps never see."""
+    tasks = [partial(_usable, stage, task) for task in stage.mix]
+    return held_out(_samples_of(stage, index), tasks)
+
+
 def sampler_for(
-    stage: Stage, index: LatentIndex | LatentUnion, tokens: Callable[[str, str], int]
+    stage: Stage,
+    index: LatentIndex | LatentUnion,
+    tokens: Callable[[str, str], int],
+    held: frozenset[str] = frozenset(),
 ) -> Sampler[IndexedSample]:
-    """The sampler of a stage over its cache; `tokens(task, bucket)` are of one sample.
+    """The sampler of a stage over its cache without `held`; `tokens(task, bucket)` are of one sample.
 
     Raises SamplerError for a task that finds no sample.
     """
-    mine = {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
     return Sampler[IndexedSample](
-        mine,
+        _samples_of(stage, index),
         stage.mix,
-        usable=lambda task, entry: TASKS[task].usable(entry, stage.streams),
+        usable=lambda task, entry: entry.key not in held and _usable(stage, task, entry),
         tokens=tokens,
         slots=stage.recipe.slots,
         tokens_per_slot=stage.recipe.tokens_per_slot,
@@ -133,6 +143,14 @@ def sampler_for(
 def steps_for(stage: Stage, sampler: Sampler[Any]) -> int:
     """How many steps the stage runs: those that are set, or its epochs over the samples there are."""
     return stage.steps or math.ceil(stage.recipe.epochs * sampler.steps_per_epoch)
+
+
+def _samples_of(stage: Stage, index: LatentIndex | LatentUnion) -> dict[str, Sequence[IndexedSample]]:
+    return {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
+
+
+def _usable(stage: Stage, task: str, entry: IndexedSample) -> bool:
+    return TASKS[task].usable(entry, stage.streams)
 
 
 def _sizes(recipe: StageRecipe, preset: Preset) -> tuple[int, ...]:

@@ -107,7 +107,7 @@ class Assembler:
         for name in [bucket] if bucket else clips_first:
             entries = buckets[name]
             usable = (entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches]))
-            samples = list(islice(self._readable(usable), count))
+            samples = self.readable(usable, count)
             if samples:
                 return samples
         raise ValueError(f"{bucket or 'the latents'}: no sample that {task} can use")
@@ -120,6 +120,10 @@ class Assembler:
         batch = self.undropped().batch(task, self.first(task, 1, bucket), torch.Generator().manual_seed(0))
         branches = sum(latents is not None for latents in (batch.inputs.video, batch.inputs.audio))
         return batch.tokens + branches * batch.inputs.text.shape[1]
+
+    def readable(self, entries: Iterable[IndexedSample], count: int) -> list[LatentSample]:
+        """The first `count` of them that can be read."""
+        return list(islice(self._readable(entries), count))
 
     def _readable(self, entries: Iterable[IndexedSample]) -> Iterator[LatentSample]:
         for entry in entries:

@@ -158,6 +158,10 @@ class Sampler(Generic[E]):
             batches[shelf.bucket] = max(batches.get(shelf.bucket, 0), shelf.batches)
         return sum(batches.values())
 
+    def shelves(self, task: str) -> tuple[Shelf[E], ...]:
+        """What a task of the mix draws from."""
+        return self._pool_of[task].shelves
+
     def task(self, step: int) -> str:
         """The task of a step, counted from 0; the same for all slots."""
         return self._mix.task(step)

@@ -1,6 +1,7 @@
 """What a latent cache holds: sizes and lengths, what is encoded of each clip, and which bucket a clip falls into."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -99,6 +100,9 @@ class Misfit:
     detail: str
 
 
+_PART_OF_CLIP = re.compile(r"-[iw]\d+$")  # of a sample's key
+
+
 @dataclass(frozen=True)
 class Placed:
     """A sample to make: which clip, its bucket, and where its window starts (seconds, on a frame of the clip)."""
@@ -107,6 +111,11 @@ class Placed:
     clip: Clip
     bucket: Bucket
     start_s: float
+
+
+def clip_of(key: str) -> str:
+    """The key of the clip that a sample is a window or a frame of."""
+    return _PART_OF_CLIP.sub("", key)
 
 
 def clip_shape(

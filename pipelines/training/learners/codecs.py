@@ -28,6 +28,7 @@ from model.config import Preset
 from model.generation.components import INDEX, GenerationConfig, encoder_of
 from pipelines.training.curriculum.resolve import Stage
 from pipelines.training.data.datasets import Datasets, open_together
+from pipelines.training.data.held_out import chosen_of
 from pipelines.training.data.windows import RandomWindows
 from pipelines.training.latents.spec import sides
 from pipelines.training.learners.preview import write_media
@@ -45,6 +46,9 @@ costs as much as learning from what was decoded, and light codecs need many step
 
 SOUNDS_PER_CLIP = 2
 """Windows of sound for every window of a clip: they cost a quarter."""
+
+COMPARED = 4
+"""Batches that weights are compared on."""
 
 MEASURED = 64
 """Windows that latent statistics are measured on."""
@@ -118,6 +122,10 @@ class CodecStage:
         sums = {f"loss/codecs/{name}": (loss.detach(), 1.0) for name, loss in losses.items()}
         return StepLoss(torch.stack(list(losses.values())).sum(), sums)
 
+    def held_out(self) -> list[CodecBatch]:
+        """Windows of clips that no slot holds; of the clips it learns from, where there are few."""
+        return [self._window_batch(self._held_out, step, 0) for step in range(COMPARED)]
+
     def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
         """One clip and its sound through the codecs and back."""
         batch = self._decoded(0, 0)
@@ -130,7 +138,10 @@ class CodecStage:
 
     @lru_cache(maxsize=2 * DISTINCT_STEPS)  # noqa: B019 (a worker holds one stage, as long as it lives)
     def _decoded(self, step: int, index: int) -> CodecBatch:
-        windows, hop = self._windows, self.stage.preset.audio.hop
+        return self._window_batch(self._windows, step, index)
+
+    def _window_batch(self, windows: RandomWindows, step: int, index: int) -> CodecBatch:
+        hop = self.stage.preset.audio.hop
         samples = self._latents * hop
         seen = windows.pixels(step, index, self._count)
         heard = windows.sounds(step, index, SOUNDS_PER_CLIP * self._count, samples)
@@ -150,6 +161,34 @@ class CodecStage:
 
     @cached_property
     def _windows(self) -> RandomWindows:
+        return self._of_clips(lambda key: key not in self._held)
+
+    @cached_property
+    def _held_out(self) -> RandomWindows:
+        return self._of_clips(lambda key: key in self._held)
+
+    def _of_clips(self, wanted: Callable[[str], bool]) -> RandomWindows:
+        """Windows of the clips whose keys are wanted; of all, where none are held out."""
+        whole = self._all_windows
+        if not self._held:
+            return whole
+        clips = tuple(clip for clip in whole.dataset.clips if wanted(clip.key))
+        return dataclasses.replace(whole, dataset=dataclasses.replace(whole.dataset, clips=clips))
+
+    @cached_property
+    def _held(self) -> frozenset[str]:
+        """Keys of the clips that are held out: such as are both seen and heard for the length of a window."""
+        windows = self._all_windows
+        whole_s = windows.frames / windows.fps
+        full = (
+            clip
+            for clip in windows.dataset.clips
+            if clip.kind == "video" and clip.has_audio and clip.seconds >= whole_s
+        )
+        return frozenset(chosen_of(clip.key for clip in full))
+
+    @cached_property
+    def _all_windows(self) -> RandomWindows:
         return codec_windows(self.stage, self.datasets)
 
     @property

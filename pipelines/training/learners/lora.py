@@ -66,6 +66,9 @@ class LoraStage:
     def loss(self, module: nn.Module, batch: TrainingBatch) -> StepLoss:
         return self.stage.loss(module, batch)
 
+    def held_out(self) -> list[TrainingBatch]:
+        return self.stage.held_out()
+
     def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
         self.stage.write_samples(module, step, folder)
 

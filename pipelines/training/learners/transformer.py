@@ -1,6 +1,8 @@
 """Every stage that trains a transformer: its network, start, batches, and flow-matching loss (paper, section 3.1)."""
 
 import dataclasses
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +13,22 @@ from torch import Tensor, nn
 
 from model.network.inputs import AUDIO, VIDEO, JointOutputs
 from model.network.mmdit import MMDiT
-from pipelines.training.curriculum.resolve import Stage, sampler_for
+from pipelines.training.curriculum.resolve import Stage, held_out_of, sampler_for
 from pipelines.training.data.assembler import Assembler, IndexedSample
-from pipelines.training.data.sampler import Draw, Sampler
+from pipelines.training.data.sampler import SHARES_PER, Draw, Sampler
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.latents.union import Caches, open_caches
-from pipelines.training.learners.network import freeze, network_config
+from pipelines.training.learners.network import STREAMS, freeze, network_config
 from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
 from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.tasks import TASKS
 from pipelines.training.tasks.batch import Target, TrainingBatch
 from skyreels.training.trainable import Slot, StepLoss
 from skyreels.training.ulysses import sequence_ranks
+
+COMPARED = 32
+"""Samples that weights are compared on: the comparison is of pairs, on the same noise, so few tell enough."""
 
 MOST_REPLACEMENTS = 8
 """For one sample; data where so many in a row cannot be read is no data."""
@@ -32,12 +38,14 @@ MOST_REPLACEMENTS = 8
 class TransformerStage:
     """Implements `skyreels.training.trainable.Trainable`.
 
-    `starts_from` are folders of transformers (see `warm_start`); `freeze` names parameters that stay as they start
-    (see `network.freeze`). `components` is a folder with codecs, which only `write_samples` needs.
+    `held` are keys of samples that the sampler never draws. `starts_from` are folders of transformers (see
+    `warm_start`); `freeze` names parameters that stay as they start (see `network.freeze`). `components` is a folder
+    with codecs, which only `write_samples` needs.
     """
 
     assembler: Assembler
     sampler: Sampler[IndexedSample]
+    held: frozenset[str] = frozenset()
     starts_from: Sequence[str | Path] = ()
     freeze: Sequence[str] = ()
     seed: int = 0
@@ -72,6 +80,39 @@ class TransformerStage:
 
     def loss(self, module: nn.Module, batch: TrainingBatch) -> StepLoss:
         return objective(module, batch)
+
+    def held_out(self) -> list[TrainingBatch]:
+        """About `COMPARED` samples, as the mix has its tasks, from all buckets; in no slot, where that can be.
+
+        A task that nothing is held out for takes samples that it learns from. Nothing is dropped, sparse attention is
+        as sparse as it gets, and the noise is the same at every call, another where a sample comes again.
+        """
+        batches: list[TrainingBatch] = []
+        for task, thousandths in sorted(self.sampler.mix.items()):
+            generator = torch.Generator().manual_seed(self.seed)
+            count = max(1, round(COMPARED * thousandths / SHARES_PER))
+            samples = self._compared(task, count)
+            while samples and count > 0:
+                for group in samples[:count]:
+                    batches.append(self.assembler.undropped().batch(task, group, generator, step=sys.maxsize))
+                    count -= len(group)
+        return batches
+
+    def _compared(self, task: str, count: int) -> list[list[LatentSample]]:
+        """Samples of the task, as they go together into a batch, from no more than `count` buckets."""
+        shelves = self.sampler.shelves(task)[:count]
+        spared = [[entry for entry in shelf.entries if self._spared(task, entry)] for shelf in shelves]
+        if not any(spared):
+            spared = [[shelf.entry(place) for place in range(min(count, len(shelf.chosen)))] for shelf in shelves]
+        wanted = math.ceil(count / len(shelves))
+        groups = (
+            self.assembler.readable(entries, min(wanted, shelf.batch))
+            for entries, shelf in zip(spared, shelves, strict=True)
+        )
+        return [group for group in groups if group]
+
+    def _spared(self, task: str, entry: IndexedSample) -> bool:
+        return entry.key in self.held and TASKS[task].usable(entry, STREAMS[self.assembler.branches])
 
     def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
         """One file per task of the mix and sample, of the same conditions and noise at every step."""
@@ -124,9 +165,11 @@ class StageMaker:
         assembler = Assembler(
             stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
         )
+        held = held_out_of(stage, index)
         return TransformerStage(
             assembler,
-            sampler_for(stage, index, assembler.tokens),
+            sampler_for(stage, index, assembler.tokens, held),
+            held=held,
             starts_from=self.starts,
             freeze=recipe.freeze,
             seed=recipe.seed,

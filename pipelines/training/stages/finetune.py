@@ -91,8 +91,7 @@ def finetune(request: Request) -> Finetuned:
     if outcome.stopped:
         return Finetuned(None, outcome.step, latents, outcome.checkpoint)
     with open_checkpoint(str(run)) as checkpoint:
-        weights = checkpoint.weights(ema=checkpoint.has_ema)
-        adapter = save_adapter(weights, request.lora, request.model, request.output / "adapter")
+        adapter = save_adapter(checkpoint.better_weights(), request.lora, request.model, request.output / "adapter")
     return Finetuned(adapter, outcome.step, latents, outcome.checkpoint)
 
 

@@ -17,6 +17,7 @@ from skyreels.training.events import (
     CheckpointDamaged,
     CheckpointWritten,
     Event,
+    HeldOut,
     SamplesUnreadable,
     SamplesWritten,
     Started,
@@ -78,6 +79,8 @@ class Observer:
             self._run.metrics({"checkpoint/seconds": event.seconds, "checkpoint/bytes": event.bytes}, event.step)
         elif isinstance(event, CheckpointDamaged):
             self._say(f"the checkpoint of step {event.step} is damaged and left aside: {'; '.join(event.problems)}")
+        elif isinstance(event, HeldOut):
+            self._run.metrics({f"held_out/{name}": loss for name, loss in event.losses.items()}, event.step)
         elif isinstance(event, SamplesWritten):
             for file in event.files:
                 if not is_remote(file):

@@ -1,13 +1,18 @@
 """Run the stages of a request: latents, plan, training, export, record; one MLflow run each, over all restarts."""
 
 import dataclasses
+import math
 import os
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
 
 from model.generation.components import GenerationConfig
 from pipelines.training.cost import Samples, summary
@@ -27,8 +32,9 @@ from pipelines.training.stages.export import export_refiner, export_transformer
 from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run, read_run
 from skyreels import cluster, tracking
-from skyreels.training.checkpoints import open_checkpoint
+from skyreels.training.checkpoints import OpenCheckpoint, open_checkpoint
 from skyreels.training.fit import Outcome
+from skyreels.training.held_out import AVERAGED, START, TRAINED
 from skyreels.training.trainable import Trainable
 
 
@@ -64,22 +70,16 @@ def _run_codecs(training: TrainingPlan, stage: Stage) -> bool:
     with _tracked(training, stage, {"datasets": str(datasets)}) as run:
         if not codecs_learn(training.preset):
             finish_codecs({}, stage, datasets, training.components)
-            _finish(training, stage, 0, training.components, data, run)
+            _finish(training, stage, 0, training.components, data, run, Compared())
             return True
         maker = CodecMaker(stage, datasets)
-        outcome = fit_observed(
-            maker,
-            stage.engine(maker().steps),
-            training.folder(stage.name),
-            stage.name,
-            run,
-            quiet=training.request.quiet,
-        )
+        outcome = _fit(training, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
         with open_checkpoint(str(training.folder(stage.name))) as checkpoint:
-            finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, datasets, training.components)
-        _finish(training, stage, outcome.step, training.components, data, run)
+            finish_codecs(checkpoint.better_weights(), stage, datasets, training.components)
+            compared = Compared.of(checkpoint)
+        _finish(training, stage, outcome.step, training.components, data, run, compared)
     return True
 
 
@@ -102,8 +102,10 @@ def _run_transformer(training: TrainingPlan, stage: Stage) -> bool:
         outcome = _fit(training, stage, maker, steps, run)
         if outcome.stopped:
             return False
-        export = _export(training, stage, starts)
-        _finish(training, stage, outcome.step, export, data, run)
+        with open_checkpoint(str(training.folder(stage.name))) as checkpoint:
+            export = _export(training, stage, starts, checkpoint.better_weights())
+            compared = Compared.of(checkpoint)
+        _finish(training, stage, outcome.step, export, data, run, compared)
     return True
 
 
@@ -126,32 +128,67 @@ def _fit(
     return fit_observed(make, stage.engine(steps), folder, stage.name, run, quiet=training.request.quiet)
 
 
-def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...]) -> Path:
-    """Averaged weights, where there are any, as a generator."""
+def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...], weights: Mapping[str, Tensor]) -> Path:
+    """The weights as a generator."""
     folder = training.folder(stage.name)
     network = network_config(training.preset, stage.branches)
-    with open_checkpoint(str(folder)) as checkpoint:
-        weights = checkpoint.weights(ema=checkpoint.has_ema)
-        if stage.kind == "refiner":
-            return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
-        generation = GenerationConfig.of(training.preset)
-        sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
-        generation = dataclasses.replace(generation, sampling=sampling)
-        return export_transformer(weights, network, generation, training.components, folder / "export")
+    if stage.kind == "refiner":
+        return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
+    generation = GenerationConfig.of(training.preset)
+    sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
+    generation = dataclasses.replace(generation, sampling=sampling)
+    return export_transformer(weights, network, generation, training.components, folder / "export")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Losses on held-out samples by the name of the weights, and which of them are exported."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    exported: Literal["trained", "averaged", ""] = ""
+
+    @classmethod
+    def of(cls, checkpoint: OpenCheckpoint) -> "Compared":
+        return cls(checkpoint.held_out, checkpoint.better)
+
+    @property
+    def in_words(self) -> str:
+        """Such as `trained 1.61, averaged 1.62, at the start 1.82: trained are exported`."""
+        said = [f"{name} {self.losses[name]:.4g}" for name in (TRAINED, AVERAGED) if name in self.losses]
+        said += [f"at the start {self.losses[START]:.4g}"] if START in self.losses else []
+        worse = START in self.losses and self.losses[START] < self.losses.get(self.exported, math.inf)
+        warning = "; that is no better than the start: train longer, or at a lower rate" if worse else ""
+        return f"{', '.join(said)}: {self.exported} weights are exported{warning}"
 
 
 def _finish(
-    training: TrainingPlan, stage: Stage, step: int, export: Path, data: Mapping[str, str], run: tracking.TrackedRun
+    training: TrainingPlan,
+    stage: Stage,
+    step: int,
+    export: Path,
+    data: Mapping[str, str],
+    run: tracking.TrackedRun,
+    compared: Compared,
 ) -> None:
     """Record and register it; `data` are fingerprints of what it learned from, by dataset."""
     training.curriculum.mark_finished(
-        stage.name, step=step, export=str(export), data=together(data), datasets=data, git_sha=tracking.git_sha()
+        stage.name,
+        step=step,
+        export=str(export),
+        data=together(data),
+        datasets=data,
+        git_sha=tracking.git_sha(),
+        held_out=compared.losses,
+        exported=compared.exported,
     )
+    run.tags({"exported": compared.exported})
     version = run.register(f"skyreels-{training.preset.name}", export.as_uri(), (stage.name,))
     if stage.kind != "codecs":
         _point(training.request.output / "model", export)
     folder = training.folder(stage.name)
     print(f"steps     {step}, checkpoints in {folder / 'checkpoints'}\nexport    {export}")
+    if compared.losses:
+        print(f"held out  {compared.in_words}")
     if (folder / "samples").is_dir():
         print(f"samples   {folder / 'samples'}")
     if run.run_id:

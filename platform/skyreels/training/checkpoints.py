@@ -12,16 +12,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import Tensor
 
 from skyreels.commits import Commit, CommitLog, CommittedFile, verify
 from skyreels.storage import Storage, join, local_copy
 from skyreels.training.errors import TrainingError
+from skyreels.training.held_out import AVERAGED, TRAINED, better
 from skyreels.training.partition import bounds, spans
 
 
@@ -42,6 +43,8 @@ class CheckpointFacts(BaseModel):
     """Parameters that do not train."""
     holds_frozen: bool = True
     ema: bool
+    held_out: dict[str, float] = Field(default_factory=dict)
+    """Losses on held-out samples, those that are finite: of the start, and at the end of both kinds of weights."""
 
     def numel(self, name: str) -> int:
         return int(torch.Size(self.shapes[name]).numel())
@@ -198,6 +201,16 @@ class OpenCheckpoint:
         self._reader = reader
         self.step = reader.facts.step
         self.has_ema = reader.facts.ema
+        self.held_out = reader.facts.held_out
+
+    @property
+    def better(self) -> Literal["trained", "averaged"]:
+        """Which weights to use, `trained` or `averaged`: those with the lower loss on held-out samples."""
+        return better(self.held_out) if self.has_ema else TRAINED
+
+    def better_weights(self) -> Mapping[str, Tensor]:
+        """Full tensors by parameter name of the weights that `better` names."""
+        return self.weights(ema=self.better == AVERAGED)
 
     def weights(self, ema: bool = False) -> Mapping[str, Tensor]:
         """Full tensors by parameter name; `ema` gives the averages, and parameters that do not train as they are."""

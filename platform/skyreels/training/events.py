@@ -72,4 +72,21 @@ class SamplesWritten:
     files: tuple[str, ...] = field(default=())
 
 
-Event = Started | StepDone | StepSkipped | SamplesUnreadable | CheckpointWritten | CheckpointDamaged | SamplesWritten
+@dataclass(frozen=True)
+class HeldOut:
+    """Losses on held-out samples after `step` steps: `start`, `trained`, `averaged`, as far as they are known."""
+
+    step: int
+    losses: Mapping[str, float]
+
+
+Event = (
+    Started
+    | StepDone
+    | StepSkipped
+    | SamplesUnreadable
+    | CheckpointWritten
+    | CheckpointDamaged
+    | SamplesWritten
+    | HeldOut
+)

@@ -26,6 +26,8 @@ class State:
     """Steps that are done."""
     norms: tuple[float, ...]
     """Gradient norms of the last ones."""
+    held_out: Mapping[str, float]
+    """Losses on held-out samples that were measured before."""
 
 
 def start(
@@ -49,12 +51,12 @@ def start(
     sharded.fill(sharded.flat_state(), source.read, rank, world)
     ema = ShardedEma(sharded.flat_weights, config.ema) if config.ema is not None else None
     if reader is None:
-        return State(sharded, ema, 0, ())
+        return State(sharded, ema, 0, (), {})
     sharded.updates = reader.facts.updates
     if ema:
         sharded.fill({"ema": ema.averages}, reader.read, rank, world)
     reader.close()
-    return State(sharded, ema, reader.facts.step, reader.facts.norms)
+    return State(sharded, ema, reader.facts.step, reader.facts.norms, reader.facts.held_out)
 
 
 def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged], None]) -> PieceReader | None:

@@ -73,5 +73,8 @@ class Trainable(Protocol):
     def loss(self, module: nn.Module, batch: Any) -> StepLoss:
         """Forward. Every rank calls the same submodules in the same order within a step (ZeRO-3 gathers by module)."""
 
+    def held_out(self) -> Sequence[Any]:
+        """Batches of samples that no slot holds, the same at every call: what the run's ends are compared on."""
+
     def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
         """Make validation samples. All ranks call it and forward alike; `folder` is None on all but the first."""

@@ -16,8 +16,9 @@ from skyreels.training.checkpoints import CheckpointFacts, Checkpoints
 from skyreels.training.config import EngineConfig
 from skyreels.training.device import device_name, memory_bytes, peak_flops
 from skyreels.training.errors import TrainingError
-from skyreels.training.events import Event, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
+from skyreels.training.events import Event, HeldOut, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
 from skyreels.training.guard import Guard, UnreadableCount
+from skyreels.training.held_out import HeldOutLosses
 from skyreels.training.prefetch import Prefetch
 from skyreels.training.ranks import Ranks
 from skyreels.training.resume import start
@@ -78,6 +79,7 @@ class _Worker:
         self.unreadable = UnreadableCount(job.config.guard)
         state = start(self.trainable, job.config, job.settings, self.ranks.accumulation, self.checkpoints, self.post)
         self.sharded, self.ema, self.start = state.sharded, state.ema, state.step
+        self.held_out = dict(state.held_out)
         self.writer.last = state.step or None
         self.guard = Guard(job.config.guard, state.norms)
         self.sharded.set_gate(self._may_update)
@@ -88,12 +90,17 @@ class _Worker:
         """The step loop."""
         config = self.config
         self._announce_start()
+        losses = HeldOutLosses(self.trainable, self.sharded, self.device)
+        if not self.start:
+            self._compare(0, losses.of_start())
         ahead = Prefetch(self.trainable.batch, self._slots(), config.prefetch, max(1, int(config.cpus_per_worker) - 1))
         stopping = False
         for step in range(self.start, config.steps):
             totals = self._step(step, ahead)
             done = step + 1
             stopping = totals.stop
+            if done == config.steps:
+                self._compare(done, losses.of_end(self.ema))
             if done % config.checkpoint.every_steps == 0 or done == config.steps or stopping:
                 self._checkpoint(done)
             if config.samples_every_steps and (done % config.samples_every_steps == 0 or done == config.steps):
@@ -120,7 +127,7 @@ class _Worker:
             self.sharded.backward(step_loss.loss * share)
             self.sharded.step(rate)
         if self.ema and self.reason is None:
-            self.ema.update()
+            self.ema.update(self.sharded.updates)
         self._report(step, rate, time.perf_counter() - begin)
         return self.totals
 
@@ -185,12 +192,17 @@ class _Worker:
             frozen=tuple(self.sharded.frozen()),
             holds_frozen=self.config.checkpoint.frozen,
             ema=self.ema is not None,
+            held_out=self.held_out,
         )
         self.writer.wait()
         rank, world = self.ranks.rank, self.ranks.world
         self.writer.write(facts, host_copy(self.sharded, self.ema, rank, world, frozen=facts.holds_frozen))
         if not self.config.checkpoint.background:
             self.writer.wait()
+
+    def _compare(self, done: int, losses: dict[str, float]) -> None:
+        self.held_out |= losses
+        self.post(HeldOut(done, dict(self.held_out)))
 
     def _announce_start(self) -> None:
         parameters = [param for _, param in partitioned(self.sharded.module)]

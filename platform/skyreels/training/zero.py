@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,6 +149,30 @@ class ShardedModule:
             return found if may_update(norm) else [invalid]
 
         self._zero._get_norm_groups = norms
+
+    @contextmanager
+    def exchanged(self, values: Sequence[Tensor]) -> Iterator[None]:
+        """The module with `values`, laid out as `flat_weights`, in the place of its trainable weights.
+
+        The two change places and change back, bit by bit; nothing may update within.
+        """
+        self._exchange(values)
+        try:
+            yield
+        finally:
+            self._exchange(values)
+
+    @torch.no_grad()
+    def _exchange(self, values: Sequence[Tensor]) -> None:
+        self._zero._partition_all_parameters()
+        for group, (weight, value) in enumerate(zip(self.flat_weights, values, strict=True)):
+            before = weight.detach().clone()
+            weight.detach().copy_(value)
+            value.copy_(before)
+            self._zero._reassign_or_swap_out_partitioned_parameters(group)
+        kept = self._zero.persistent_parameters
+        if kept:
+            kept[0].all_gather(kept)
 
     @property
     def flat_weights(self) -> list[Tensor]:

@@ -15,6 +15,7 @@ from skyreels.training.checkpoints import Checkpoints, open_checkpoint, rank_fil
 from skyreels.training.config import CheckpointConfig, EngineConfig, OptimizerConfig, ScheduleConfig
 from skyreels.training.events import (
     CheckpointDamaged,
+    HeldOut,
     SamplesUnreadable,
     SamplesWritten,
     Started,
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 12
 NAN_STEP = 7
-DECAY = 0.8
+DECAY = 0.5  # the ramp reaches it after eight updates
 
 
 def settings(**changes):
@@ -81,8 +82,9 @@ def plain_loop(toy):
         torch.nn.utils.clip_grad_norm_(trained, 0.2)
         optimizer.step()
         found[step] = loss.item()
+        decay = min(DECAY, (1 + len(found)) / (10 + len(found)))
         for name, value in module.state_dict().items():
-            averages[name] = DECAY * averages[name] + (1 - DECAY) * value
+            averages[name] = decay * averages[name] + (1 - decay) * value
     return found, module.state_dict(), averages
 
 
@@ -97,6 +99,28 @@ def test_it_trains_as_a_plain_loop_does(undisturbed, toy):
             assert set(found) == set(expected)
             for name in expected:
                 torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_start_and_both_kinds_of_weights_are_compared_on_what_is_held_out(undisturbed, toy):
+    """Against losses that the plain modules have; and nothing of it changes what is trained (see the test before)."""
+    run, events = undisturbed
+    _, weights, averages = plain_loop(toy)
+    expected = {}
+    for name, state in (("start", toy.toy_weights(13)), ("trained", weights), ("averaged", averages)):
+        module = toy.ToyModule(13)
+        module.load_state_dict(state)
+        expected[name] = toy.toy_loss(module, toy.toy_batch(-1, 0)).item()
+    first, last = [event for event in events if isinstance(event, HeldOut)]
+    assert (first.step, first.losses) == (0, pytest.approx({"start": expected["start"]}, rel=1e-5))
+    assert (last.step, last.losses) == (STEPS, pytest.approx(expected, rel=1e-5))
+    with open_checkpoint(str(run)) as checkpoint:
+        assert checkpoint.held_out == last.losses
+        best = min(("averaged", "trained"), key=expected.__getitem__)
+        assert checkpoint.better == best
+        chosen = checkpoint.better_weights()
+        torch.testing.assert_close(
+            chosen["inner.weight"], (averages if best == "averaged" else weights)["inner.weight"], rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

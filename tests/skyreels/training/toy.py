@@ -72,6 +72,8 @@ class Toy:
     scratch: str = ""
     pause_s: float = 0.0
     slots: int = field(default=SLOTS)
+    held: int = 1
+    """Batches that are held out."""
 
     def build(self):
         if self.kill_in_write_of is not None:
@@ -97,6 +99,9 @@ class Toy:
         if where in self.nan_at:
             loss = loss * float("nan")
         return StepLoss(loss, {"loss/toy": (loss.detach() * len(batch.x), len(batch.x))})
+
+    def held_out(self):
+        return [ToyBatch((-1, 0), toy_batch(-1, 0), ["held-0", "held-1"], []) for _ in range(self.held)]
 
     def write_samples(self, module, step, folder):
         out = module(torch.ones(1, 7))

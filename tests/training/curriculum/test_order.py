@@ -133,3 +133,13 @@ def test_records_on_s3(s3_root):
     finish(curriculum, "codecs", "audio")
     assert curriculum.plan("audio") == ()
     assert curriculum.parents("audio")["codecs"].step == 10
+
+
+def test_a_record_says_what_the_weights_scored_and_records_from_before_keep_their_digest(curriculum):
+    losses = {"start": 1.8, "trained": 1.6, "averaged": 1.7}
+    made = curriculum.mark_finished("codecs", step=1, export="", data="0", held_out=losses, exported="trained")
+    assert curriculum.finished("codecs") == made
+    assert (made.held_out, made.exported) == (losses, "trained")
+    before = made.model_copy(update={"held_out": {}, "exported": ""})
+    assert before.digest == made.model_validate(before.model_dump(exclude={"held_out", "exported"})).digest
+    assert before.digest != made.digest

@@ -9,7 +9,7 @@ from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from pipelines.training.data.assembler import Assembler, SparsitySchedule
 from pipelines.training.latents.index import LatentError
 from pipelines.training.learners.preview import PreviewSettings
-from pipelines.training.learners.transformer import TransformerStage
+from pipelines.training.learners.transformer import COMPARED, TransformerStage
 from pipelines.training.tasks import TASKS, TaskSettings
 from skyreels.training.trainable import Slot
 
@@ -184,3 +184,23 @@ def test_samples_are_written_as_media_that_plays(stage_of, tmp_path):
     stage.write_samples(module, 5, None)  # the other ranks run forward and write nothing
     stage.write_samples(module, 5, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+
+
+def test_weights_are_compared_on_what_is_held_out_and_always_on_the_same_noise(stage_of):
+    held = frozenset({"video-3", "image-0"})
+    one, again = (stage_of("joint", ["t2av", "i2v", "t2i", "edit"], held=held).held_out() for _ in range(2))
+    assert len(one) == len(again)
+    assert all(same(*pair) for pair in zip(one, again, strict=True))
+    assert sum(len(batch.keys) for batch in one) == COMPARED
+    for batch in one:
+        if batch.task == "edit":  # no pair is held out
+            assert set(batch.keys) <= {f"pair-{number}" for number in range(4)}
+        else:
+            assert set(batch.keys) == {"image-0" if batch.task == "t2i" else "video-3"}
+    noises = {float(batch.inputs.timesteps[0, 0]) for batch in one if batch.task == "t2av"}
+    assert len(noises) == sum(batch.task == "t2av" for batch in one)
+
+
+def test_what_an_unreadable_sample_would_have_said_is_said_by_another(stage_of, damaged):
+    batches = stage_of("video", ["t2v"], damaged, held=frozenset({"video-1", "video-3"})).held_out()
+    assert {key for batch in batches for key in batch.keys} == {"video-3"}

@@ -7,6 +7,7 @@ import pytest
 from pipelines.training.stages.observe import METRICS_FILE, Observer, read_metrics
 from skyreels.training.events import (
     CheckpointWritten,
+    HeldOut,
     SamplesUnreadable,
     SamplesWritten,
     Started,
@@ -82,3 +83,13 @@ def test_what_goes_wrong_is_counted_and_samples_are_kept_by_step(run, tmp_path):
     assert (5, {"unreadable_samples": 7}) in run.points
     assert (5, {"checkpoint/seconds": 0.5, "checkpoint/bytes": 100}) in run.points
     assert run.files == [("t2av.mp4", "samples/step-00000005")]
+
+
+def test_losses_on_what_is_held_out_are_logged(run, tmp_path):
+    with Observer(run, tmp_path, "joint", 4, quiet=True) as observe:
+        observe(HeldOut(0, {"start": 1.8}))
+        observe(HeldOut(4, {"start": 1.8, "trained": 1.5, "averaged": 1.6}))
+    assert run.points == [
+        (0, {"held_out/start": 1.8}),
+        (4, {"held_out/start": 1.8, "held_out/trained": 1.5, "held_out/averaged": 1.6}),
+    ]

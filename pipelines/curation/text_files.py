@@ -1,0 +1,31 @@
+"""Text as people save it: UTF-8 with or without a mark, UTF-16 and UTF-32 with one."""
+
+import codecs
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with that one
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+MAX_TEXT_BYTES = 16 << 20  # of a caption or annotation
+
+
+class UnreadableText(ValueError):
+    """Bytes that are no text: which file and line, why, and what to do."""
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """The text of a file. Eight-bit encodings look alike, so they are refused rather than guessed."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UnreadableText(
+            f"{where}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}; "
+            "save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, if it comes from Windows)"
+        ) from None
