@@ -12,6 +12,8 @@ OUTPUT ?= runs/demo
 INPUT ?= $(OUTPUT)/world
 ARGS ?=
 TESTS ?= tests
+# Test files run beside each other in this many processes, about three gigabytes of memory each; 0: in one.
+LANES ?= 3
 
 # make train: what, how large, from which data (default: the demo's world, made if absent), on how many workers.
 STAGE ?= sft
@@ -48,8 +50,8 @@ $(STAMP): pyproject.toml
 demo: setup ## Render a small world, curate it, print where the shards and the report are
 	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(ARGS)
 
-test: setup lint ## Lint, type-check and run every test
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+test: setup lint ## Lint, type-check and run every test  [TESTS=tests/curation LANES=1 ARGS="-k name"]
+	$(BIN)/python -m pytest $(TESTS) -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## ruff, mypy and import-linter
 	$(BIN)/ruff format --check .

@@ -1,26 +1,88 @@
-"""Fixtures that every room's tests may use: one Ray cluster and one S3 server per session, both on loopback."""
+"""Fixtures that every room's tests may use: one Ray cluster and one S3 server per process, both on loopback.
 
+`make test` runs files beside each other in several processes (pytest-xdist), which are alike but for the basename of
+their temporary folder. What takes long to make and is only read is made once for all of them: `made_once`.
+"""
+
+import fcntl
 import os
+import shutil
 import uuid
+from contextlib import ExitStack, contextmanager
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Of every process here and of those it starts: matrices are small, and threads that wait for each other spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 import skyreels  # noqa: F401  (before Ray: it keeps a private cluster on loopback)
 
+hypothesis.settings.load_profile("ci")  # the same examples in every run, and none fails for being slow
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first, so that processes which run files beside each other end together.
+
+    Within a file, and among files that are alike, the order stays.
+    """
+    weights = {}
+    for item in items:
+        weight = 2 * (item.get_closest_marker("e2e") is not None) + (item.get_closest_marker("slow") is not None)
+        weights[item.path] = max(weight, weights.get(item.path, 0))
+    items.sort(key=lambda item: -weights[item.path])
+
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3_endpoint):
+def run_folder(tmp_path_factory):
+    """A folder that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def alone(run_folder):
+    """`with alone(name)`: no other process of this test run is in the block of that name."""
+
+    @contextmanager
+    def locked(name):
+        with open(run_folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    return locked
+
+
+@pytest.fixture(scope="session")
+def made_once(run_folder, alone):
+    """`made_once(name, make)`: the folder that `make(folder)` fills, in the first process that asks. Read only."""
+
+    def folder_of(name, make):
+        folder, done = run_folder / name, run_folder / f"{name}.done"
+        with alone(name):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what is left where `make` failed in another process
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_endpoint, alone):
     """A two-CPU Ray cluster, started by the first test that asks; its address. Its workers reach the S3 server."""
     import ray
 
     from skyreels import cluster
 
-    with cluster.connect(num_cpus=2, object_store_bytes=512 << 20):
+    with ExitStack() as stack:
+        with alone("ray-start"):  # it looks for free ports and takes them later
+            stack.enter_context(cluster.connect(num_cpus=2, object_store_bytes=512 << 20))
         yield ray.get_runtime_context().gcs_address
 
 

@@ -128,16 +128,23 @@ def test_running_again_changes_nothing_and_new_files_touch_only_new_shards(copie
     assert len(after) == len(before) + 1
 
 
-def test_refilter_makes_another_dataset_without_decoding(copied, small_world, tmp_path):
+def test_refilter_makes_another_dataset_without_decoding(ray_cluster, tmp_path):
+    """Of sources that are no longer there."""
+    world, output = tmp_path / "in", tmp_path / "out"
+    world.mkdir()
+    _film(world / "film.mp4", seed=1)
+    _picture(world / "picture.png")
+    assert _curate(world, output) == 0
+    before = _dataset(output)
+    assert {row["kind"] for row in before[0]} == {"image", "video"}
+    shutil.rmtree(world)
     recipe = tmp_path / "strict.yaml"
     recipe.write_text("name: strict\nfilters: {bright: {score: visual.luma_mean, min: 1000, kinds: [video]}}\n")
-    for path in small_world.iterdir():
-        assert path.exists()
-    assert curate.main(["refilter", "--output", str(copied), "--recipe", str(recipe), "--quiet"]) == 0
-    manifest, rejects = _dataset(copied, "strict")
-    assert not [row for row in manifest if row["kind"] == "video"]
+    assert curate.main(["refilter", "--output", str(output), "--recipe", str(recipe), "--quiet"]) == 0
+    manifest, rejects = _dataset(output, "strict")
+    assert [row["kind"] for row in manifest] == ["image"]
     assert {row["reason"] for row in rejects if row["stage"] == "filter"} == {"basic:visual.luma_mean"}
-    assert _dataset(copied)[0] == _dataset(copied, "default")[0] != []
+    assert _dataset(output) == before
 
 
 def test_takedown_removes_every_trace_and_it_never_comes_back(copied, small_world):
@@ -255,6 +262,12 @@ def _film(path, seed, size=(160, 120), seconds=3.0, sound=True):
     write_video(path, frames, Fraction(24), audio=tone.astype(np.float32) if sound else None)
 
 
+def _picture(path):
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)).save(path)
+
+
 def _bad_inputs(folder):
     """Write good and bad files; returns why each bad one is turned away."""
     folder.mkdir()
@@ -265,9 +278,7 @@ def _bad_inputs(folder):
     _film(folder / "odd.name with (spaces) & 'ü'.mp4", 4)
     (folder / "twin").mkdir()
     _film(folder / "twin" / "good.mp4", 5)
-    from PIL import Image
-
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)).save(folder / "p.png")
+    _picture(folder / "p.png")
     (folder / "p.png").rename(folder / "picture.mp4")
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "noise.mp4").write_bytes(os.urandom(5000))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,14 +66,15 @@ def _committed(output):
 
 def _disturbed(world, output, address, kill, kills, seed):
     """Run the job again and again, killing something each time at a random amount of progress; then let it finish."""
-    rng = random.Random(seed)
+    rng, killed = random.Random(seed), 0
     for _ in range(kills):
         job = _start(world, output, address)
         _wait_for_files(job, output, more=rng.randint(1, 6))
         time.sleep(rng.uniform(0, 0.4))
-        kill(job, rng)
+        killed += kill(job, rng)
         if job.poll() is None:
             job.wait(PATIENCE_S)
+    assert killed >= kills // 2, f"of {kills} runs only {killed} were still at work when something was to be killed"
     last = _start(world, output, address)
     out, _ = last.communicate(timeout=PATIENCE_S)
     assert last.returncode == 0, out.decode()[-3000:]
@@ -94,17 +96,29 @@ def _wait_for_files(job, output, more):
 
 
 def _kill_driver(job, rng):
+    """Whether it was there to be killed."""
+    alive = job.poll() is None
     job.send_signal(signal.SIGKILL)
+    return alive
 
 
 def _kill_a_worker(job, rng):
-    """One of the Ray workers that run our stages, or a decoding child; the driver goes on or fails cleanly."""
-    victims = [process for process in psutil.process_iter(["cmdline"]) if _is_ours(process.info["cmdline"] or [])]
+    """One of the Ray workers that run our stages, or a decoding child; the driver goes on or fails cleanly.
+
+    Of this process alone, which has started both the cluster and the job: others on the machine have their own.
+    """
+    victims = [process for process in psutil.Process().children(recursive=True) if _is_ours(process)]
     if victims:
-        rng.choice(victims).send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            rng.choice(victims).kill()
+    return bool(victims)
 
 
-def _is_ours(command):
+def _is_ours(process):
+    try:
+        command = process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
     return "skyreels.media.sandbox_child" in command or any(
         word.startswith(("ray::Map", "ray::_extract", "ray::_write", "ray::MapWorker")) for word in command[:1]
     )

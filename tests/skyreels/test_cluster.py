@@ -1,13 +1,24 @@
 """Ray: lazily joined, private ones on loopback, workers prepared."""
 
+import subprocess
+import sys
+
 import ray
 
 from skyreels import cluster
 
+UNJOINED = """
+import psutil, ray
+from skyreels import cluster
+with cluster.LazyCluster():
+    print(ray.is_initialized(), psutil.Process().children(recursive=True))
+"""
+
 
 def test_a_lazy_cluster_that_nobody_joins_starts_nothing():
-    with cluster.LazyCluster():
-        pass
+    """In a process of its own: here an earlier test may have started Ray."""
+    done = subprocess.run([sys.executable, "-c", UNJOINED], capture_output=True, text=True, check=True)
+    assert done.stdout == "False []\n"
 
 
 def test_the_private_cluster_is_on_loopback(ray_cluster):
@@ -18,8 +29,8 @@ def test_joining_uses_the_connection_that_is_open(ray_cluster):
     with cluster.LazyCluster() as lazy:
         lazy.join()
         lazy.join()
-        assert ray.is_initialized()
-    assert ray.is_initialized()
+        assert ray.get_runtime_context().gcs_address == ray_cluster
+    assert ray.get_runtime_context().gcs_address == ray_cluster
 
 
 def test_workers_can_import_torchvision_and_our_packages(ray_cluster):
@@ -27,6 +38,13 @@ def test_workers_can_import_torchvision_and_our_packages(ray_cluster):
     def imported():
         import sys
 
-        return "skyreels" in sys.modules
+        prepared = "skyreels" in sys.modules
+        import torchvision
 
-    assert ray.get(imported.remote())
+        import jobs
+        import model
+        import pipelines
+
+        return prepared, [module.__name__ for module in (torchvision, model, pipelines, jobs)]
+
+    assert ray.get(imported.remote()) == (True, ["torchvision", "model", "pipelines", "jobs"])

@@ -11,7 +11,7 @@ from pydantic import Field
 from model.costs.memory import Precision
 from skyreels.config import Config, load_config
 
-CALIBRATIONS = Path(__file__).parents[3] / "cluster" / "calibration"
+CALIBRATIONS = Path(__file__).parent / "calibration"
 
 
 class Fact(Config):

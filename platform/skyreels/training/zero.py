@@ -24,7 +24,7 @@ Settings = dict[str, Any]
 Read = Callable[[str, str, int, int], Tensor | None]
 """(kind, parameter, start, stop) -> those elements of the flattened tensor, or None to keep what is there."""
 
-_TEMPLATES = Path(__file__).parents[3] / "cluster" / "deepspeed"
+_TEMPLATES = Path(__file__).parent / "deepspeed"
 
 
 def load_settings(config: EngineConfig) -> Settings:

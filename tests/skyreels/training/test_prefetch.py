@@ -32,11 +32,21 @@ def test_order_is_kept_and_nothing_is_read_too_far_ahead():
 
 
 def test_waiting_is_what_the_caller_waited():
-    prefetch = Prefetch(lambda slot: time.sleep(0.1), slots(2), ahead=1, threads=1)
-    assert prefetch.take()[1] == pytest.approx(0.1, abs=0.08)
-    time.sleep(0.2)
-    assert prefetch.take()[1] < 0.05
+    gates = {step: threading.Event() for step in range(2)}
+    prefetch = Prefetch(lambda slot: gates[slot.step].wait(), slots(2), ahead=2, threads=1)
+    asked = time.perf_counter()
+    opening = threading.Timer(0.1, gates[0].set)
+    opening.start()
+    begin = time.perf_counter()
+    waited = prefetch.take()[1]
+    end = time.perf_counter()
+    assert 0.1 - (begin - asked) <= waited <= end - begin
+    gates[1].set()
     prefetch.close()
+    while any(thread.name.startswith("batch") for thread in threading.enumerate()):
+        time.sleep(0.001)
+    waited = prefetch.take()[1]
+    assert waited < 0.1, "the batch was there before it was asked for"
 
 
 def test_an_error_is_raised_where_its_batch_is_taken():

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,22 +29,40 @@ CHECKS = (
     "two_groups_of_two",
     "what_does_not_divide_is_refused",
 )
+PATIENCE_S = 200
+"""More than the ranks themselves have for one collective: what hangs ends with their stacks."""
 
 
 def run(folder: Path, *checks: str) -> dict[str, list[str]]:
     """What failed in each check, over all ranks."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(PROGRAM), str(folder), *checks]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
-        try:
-            _, errors = program.communicate(timeout=180)
-        except subprocess.TimeoutExpired:
-            os.killpg(program.pid, signal.SIGKILL)  # the ranks too, which would hold the pipe open
-            raise
+    with (folder / "errors.txt").open("w+") as errors:
+        command = [sys.executable, str(PROGRAM), str(folder), *checks]
+        with subprocess.Popen(command, stderr=errors, start_new_session=True) as program:
+            try:
+                wait(program, folder)
+            finally:
+                if program.returncode is None:
+                    os.killpg(program.pid, signal.SIGKILL)  # the ranks too
+        errors.seek(0)
+        said = errors.read()
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
     failed = {check: [report[check] for report in reports if report[check] is not None] for check in checks}
-    assert program.returncode == 0 or any(failed.values()), errors
+    assert program.returncode == 0 or any(failed.values()), said
     return failed
+
+
+def wait(program: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Until the program ends, or no rank has come one step further for `PATIENCE_S`.
+
+    A limit on the whole would measure the machine: a collective of four ranks takes some twenty changes of process,
+    each as long as all others that want a core take theirs.
+    """
+    while program.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(timeout=1)
+        idle_s = time.time() - max(path.stat().st_mtime for path in folder.iterdir())
+        assert idle_s < PATIENCE_S, f"no rank went on for {PATIENCE_S} s:\n{(folder / 'errors.txt').read_text()}"
 
 
 @pytest.fixture(scope="module")

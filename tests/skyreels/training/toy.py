@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from skyreels.training.stop import stop_requested
 from skyreels.training.trainable import StepLoss
 
 SLOTS = 4
@@ -70,6 +71,8 @@ class Toy:
     kill_in_write_of: int | None = None
     """Step of the checkpoint during whose writing the second rank dies, once."""
     scratch: str = ""
+    hold_at: int | None = None
+    """The step that is not done before the run is asked to stop."""
     pause_s: float = 0.0
     slots: int = field(default=SLOTS)
     held: int = 1
@@ -91,6 +94,8 @@ class Toy:
     def loss(self, module, batch):
         where = batch.where
         time.sleep(self.pause_s)
+        while where[0] == self.hold_at and os.environ["RANK"] == "0" and not stop_requested():
+            time.sleep(0.01)
         if where == self.kill_at and self._once("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         if where == self.sigterm_at:

@@ -1,10 +1,12 @@
 """What `test_ulysses.py` runs on four ranks: `python ulysses_checks.py FOLDER CHECK ...` writes one report per rank.
 
-A report maps each check to null, or to the traceback of what failed. A rank that fails ends all of them, with or
-without a report. The ranks are forks of one process, so that PyTorch is imported once.
+A report maps each check to null, or to the traceback of what failed, and is written anew as each check begins. A rank
+that fails ends all of them, with or without a report. The ranks are forks of one process, so that PyTorch is imported
+once.
 """
 
 import dataclasses
+import faulthandler
 import json
 import os
 import sys
@@ -26,6 +28,8 @@ from model.network.parallel import Shards
 from skyreels.training.ulysses import sequence_ranks
 
 WORLD = 4
+STUCK_S = 150
+"""A check that takes longer has its rank's stack printed."""
 TINY = TransformerConfig(
     width=48, heads=4, dual_blocks=1, single_blocks=1, text_width=20, video_channels=3, audio_channels=5, mlp_ratio=2.0
 )
@@ -266,9 +270,12 @@ def run(rank: int, folder: Path, checks: list[str]) -> None:
     rendezvous = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", rendezvous, timedelta(seconds=120), world_size=WORLD, rank=rank)
     report: dict[str, str | None] = dict.fromkeys(checks, "it did not come to this check")
+    path = folder / f"rank-{rank}.json"
     try:
         for name in checks:
             report[name] = "it did not come to its end"
+            path.write_text(json.dumps(report))
+            faulthandler.dump_traceback_later(STUCK_S)
             globals()[name]()
             report[name] = None
         dist.barrier()
@@ -276,7 +283,7 @@ def run(rank: int, folder: Path, checks: list[str]) -> None:
         report[name] = traceback.format_exc()
         raise  # which ends the other ranks, that wait for this one
     finally:
-        (folder / f"rank-{rank}.json").write_text(json.dumps(report))
+        path.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
