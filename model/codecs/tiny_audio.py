@@ -99,7 +99,8 @@ class Spectrum(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         frames = F.pad(waveform, (self.margin, self.margin)).unfold(-1, len(self.window), self.hop)
-        return torch.fft.rfft(frames * self.window, dim=-1).transpose(-1, -2)
+        made: Tensor = torch.fft.rfft(frames * self.window, dim=-1).transpose(-1, -2)
+        return made
 
     def inverse(self, spectra: Tensor) -> Tensor:
         """Windowed overlap-add, divided by the overlapped squared windows."""
@@ -162,7 +163,8 @@ class _Decoder(nn.Module):
         """(B, C, L) -> (B, A, bins, L * spectra)."""
         cells = self.unfold(self.blocks(self.embed(latents)))
         spectra = F.gelu(rearrange(cells, "b (c s) t -> b c (t s)", s=self.spectra))
-        return rearrange(self.bins_out(spectra), "b (a f) n -> b a f n", a=self.audio_channels)
+        made: Tensor = rearrange(self.bins_out(spectra), "b (a f) n -> b a f n", a=self.audio_channels)
+        return made
 
 
 class _Block(nn.Module):

@@ -68,7 +68,8 @@ class TinyVideoCodec(LightCodec):
 
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Frames of latents that are not normalised, differentiable and not clamped."""
-        return self.decoder(latents)[:, :, TIME - 1 :]
+        made: Tensor = self.decoder(latents)[:, :, TIME - 1 :]
+        return made
 
 
 class _Encoder(nn.Module):
@@ -104,7 +105,8 @@ class _Decoder(nn.Module):
         cells = self.unfold(self.blocks(self.embed(latents)))
         patches = rearrange(cells, "b (c r p q) t h w -> (b t r) c (h p) (w q)", r=TIME, p=SPACE, q=SPACE)
         patches = self.patch_out(self.patch_blocks(patches))
-        return rearrange(patches, "(b f) (c p q) h w -> b c f (h p) (w q)", b=batch, p=PATCH, q=PATCH)
+        made: Tensor = rearrange(patches, "(b f) (c p q) h w -> b c f (h p) (w q)", b=batch, p=PATCH, q=PATCH)
+        return made
 
 
 class _CausalBlock(nn.Module):

@@ -54,7 +54,8 @@ def audio_codec_loss(
 
 def spectral_convergence(heard: Tensor, wanted: Tensor) -> Tensor:
     """Distance between magnitude spectra relative to the wanted one (Parallel WaveGAN, equation 5)."""
-    return (heard - wanted).norm() / wanted.norm().clamp(min=1e-3)
+    made: Tensor = (heard - wanted).norm() / wanted.norm().clamp(min=1e-3)
+    return made
 
 
 def aggregate_kl(latents: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class CrossAttention(nn.Module):
         q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).to(keys.dtype).transpose(1, 2)
         q = key_shards.own_heads(rotate(q, rotary) if rotary else q)
         out = key_shards.all_heads(attend(q, keys, values, key_mask))
-        return self.out(out.transpose(1, 2).flatten(2))
+        made: Tensor = self.out(out.transpose(1, 2).flatten(2))
+        return made
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:

@@ -265,7 +265,8 @@ def coarse_gate(width: int) -> nn.Linear:
 def _coarse_weights(gate: nn.Linear, media: Tensor, plan: SparsePlan, shards: Shards, head_width: int) -> Tensor:
     """(B, heads, grid tokens, d) of the normed media (B, N, width)."""
     if shards.ranks is None:
-        return gate(plan.slice_grid(media, 1)).unflatten(-1, (-1, head_width)).transpose(1, 2)
+        made: Tensor = gate(plan.slice_grid(media, 1)).unflatten(-1, (-1, head_width)).transpose(1, 2)
+        return made
     weights = gate(media).unflatten(-1, (-1, head_width)).transpose(1, 2)
     return plan.slice_grid(shards.to_heads(weights), 2)
 

@@ -119,7 +119,8 @@ class Branch(nn.Module):
     def project_out(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens after the last layer to latent values in float32, for a time embedding (B, width)."""
         shift, scale = self.head_modulation(embedding).unsqueeze(2).unbind(1)
-        return self.head(modulated_norm(tokens, shift, scale)).float()
+        made: Tensor = self.head(modulated_norm(tokens, shift, scale)).float()
+        return made
 
     def table(self, positions: Tensor) -> RotaryTable:
         """Rotation for positions (..., N, axes); text stands at the origin, where the clip starts."""

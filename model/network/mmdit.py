@@ -146,4 +146,5 @@ class MMDiT(nn.Module):
 @torch.no_grad()
 def predict(model: MMDiT, inputs: JointInputs, cache: StepCache | None = None) -> JointOutputs:
     """One sampling step's velocities, without gradients. `cache` is `model.cache` of another step's inputs."""
-    return model(inputs, cache)
+    made: JointOutputs = model(inputs, cache)
+    return made

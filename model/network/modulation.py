@@ -53,7 +53,8 @@ class ModulationProjection(Float32Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return super().forward(embedding).unflatten(-1, (self.count, -1))
+        made: Tensor = super().forward(embedding).unflatten(-1, (self.count, -1))
+        return made
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def flex_fine(
     chosen = _chosen_blocks(selected, cubes, (rest + spare) // tokens)
     mask = _block_mask(chosen, exists, tokens)
     out = compiled_flex_attention(q.device.type)(q.flatten(2, 3), keys, values, block_mask=mask)
-    return out.unflatten(2, (cubes, tokens))
+    made: Tensor = out.unflatten(2, (cubes, tokens))
+    return made
 
 
 @cache

@@ -29,7 +29,7 @@ def gather_fine(
     q, k, v: (B, heads, cubes, tokens, d). selected: (B, heads, cubes, kept) cube indices. valid: (cubes, tokens) bool
     or None for all. rest_k, rest_v: (B, heads, R, d); rest_mask (B, R) bool or None. Returns q's shape.
     """
-    out: Tensor = _GatheredAttention.apply(q, k, v, rest_k, rest_v, selected, valid, rest_mask)
+    out: Tensor = _GatheredAttention.apply(q, k, v, rest_k, rest_v, selected, valid, rest_mask)  # type: ignore[no-untyped-call]  # torch's own has no annotation
     return out
 
 
@@ -129,7 +129,8 @@ def _probabilities(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
     if mask is not None:
         scores = scores.masked_fill_(~mask, float("-inf"))
-    return scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
+    made: Tensor = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
+    return made
 
 
 def _key_mask(

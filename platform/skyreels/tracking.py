@@ -69,7 +69,8 @@ class TrackedRun:
                 client.set_registered_model_alias(model, alias, version)
             return str(version)
 
-        return self._call(create)
+        made: str | None = self._call(create)
+        return made
 
     def _call(self, action: Callable[[Any], Any]) -> Any:
         if not self.run_id:

@@ -13,8 +13,8 @@ from pipelines.curation.visual.transitions import TransitionThresholds, find_tra
 from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
 from pipelines.curation.visual_events import MotionEvents
 from skyreels.media.decode import DecodeReport, iter_video_frames
+from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
-from skyreels.media.probe import Probe
 
 
 class Consumer(Protocol):

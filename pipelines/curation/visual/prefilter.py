@@ -14,8 +14,8 @@ from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.exposure import exposure
 from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
 from skyreels.media.decode import iter_video_frames
+from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
-from skyreels.media.probe import Probe
 
 
 class PrefilterScores(BaseModel):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.checkpoint import saved_identity
-from model.inspect import meta_model
+from model.costs.memory import meta_model
 from model.network.lora import ADAPTER_WEIGHTS, BASE_IDENTITY, PREFIX
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import TransformerStage

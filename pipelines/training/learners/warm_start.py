@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.checkpoint import CONFIG, CheckpointError, StoredState, read_config
 from model.config import TransformerConfig, from_mapping
-from model.inspect import meta_model
+from model.costs.memory import meta_model
 
 BRANCH_FIELDS = frozenset({"video_channels", "audio_channels"})
 LATER_FIELDS = frozenset({"sparse", "sparse_cube", "sparse_min_tokens", "sparse_kernel"})

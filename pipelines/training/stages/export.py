@@ -15,8 +15,8 @@ from torch import Tensor
 
 from model.checkpoint import SHARD_BYTES, CheckpointError, save_state
 from model.config import TransformerConfig
+from model.costs.memory import meta_model
 from model.generation.components import INDEX, GenerationConfig
-from model.inspect import meta_model
 
 PARTS = ("video_codec", "audio_codec", "encoder")
 

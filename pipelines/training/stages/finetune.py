@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.checkpoint import CONFIG, read_config, saved_identity
 from model.config import Preset, TransformerConfig, from_mapping, load_preset
-from model.inspect import meta_model
+from model.costs.memory import meta_model
 from pipelines.training.cost import ClusterSpec, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.recipe import shares
 from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage, steps_for

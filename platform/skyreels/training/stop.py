@@ -11,7 +11,7 @@ from ray.train.torch import TorchConfig
 _requested = threading.Event()  # of this process: signals have no other way to the training thread
 
 
-class StoppableTorchConfig(TorchConfig):
+class StoppableTorchConfig(TorchConfig):  # type: ignore[misc]  # Ray's classes are Any here
     """Ray's torch set-up on workers that take SIGTERM as a request to stop.
 
     A training function runs in a thread, where Python installs no signal handlers; a backend's `on_start` runs

@@ -51,11 +51,12 @@ class UlyssesRanks:
 
     def split(self, x: Tensor, dim: int) -> Tensor:
         """This rank's share of dimension `dim` of an `x` that all ranks hold. Backward: zeros outside of it."""
-        return x.split(self.shares(x.shape[dim]), dim)[self.rank]
+        made: Tensor = x.split(self.shares(x.shape[dim]), dim)[self.rank]
+        return made
 
     def join(self, x: Tensor, dim: int, total: int) -> Tensor:
         """The whole of `total` along `dim` from every rank's share. Backward: the sum of all ranks' gradients."""
-        out: Tensor = _Join.apply(x, dim, total, self)
+        out: Tensor = _Join.apply(x, dim, total, self)  # type: ignore[no-untyped-call]  # torch's own has no annotation
         return out
 
     def exchange(self, x: Tensor, split: int, join: int, total: int) -> Tensor:
@@ -63,7 +64,7 @@ class UlyssesRanks:
 
         Backward: the same with both swapped.
         """
-        out: Tensor = _Exchange.apply(x, split, join, total, self)
+        out: Tensor = _Exchange.apply(x, split, join, total, self)  # type: ignore[no-untyped-call]  # torch's own has no annotation
         return out
 
 
