@@ -91,8 +91,8 @@ def upsample_latents(low: Tensor, target: tuple[int, int, int]) -> Tensor:
     flat = F.interpolate(flat, target[1:], mode="bilinear", align_corners=False)
     spatial = flat.unflatten(0, (batch, frames)).transpose(1, 2)
     if frames == 1:
-        made: Tensor = spatial.expand(-1, -1, target[0], -1, -1).to(low.dtype)
-        return made
+        still: Tensor = spatial.expand(-1, -1, target[0], -1, -1).to(low.dtype)
+        return still
     lines = spatial.flatten(3).movedim(2, -1).flatten(0, 1).flatten(1, -2)
     lines = F.interpolate(lines, target[0], mode="linear", align_corners=True)
     made: Tensor = lines.unflatten(0, low.shape[:2]).unflatten(2, target[1:]).movedim(-1, 2).to(low.dtype)
