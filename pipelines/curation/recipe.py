@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.curation.filters import Rule
+from pipelines.dataset.buckets import BucketSteps
 from skyreels.commits import stable_json
 from skyreels.config import Config, load_config
 
@@ -180,12 +181,10 @@ class CaptionConfig(Config):
     workers: WorkersConfig = WorkersConfig()
 
 
-class ShardConfig(Config):
+class ShardConfig(BucketSteps):
     max_bytes: PositiveInt = 256 << 20
     max_samples: PositiveInt = 10_000
     pack_bytes: PositiveInt = 1 << 30  # survivors packed by one task
-    short_sides: tuple[PositiveInt, ...] = (256, 480, 720, 1080)
-    seconds: tuple[PositiveFloat, ...] = (2, 5, 10, 15)
 
 
 class Recipe(Config):

@@ -6,11 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-
-class Kind(StrEnum):
-    VIDEO = "video"
-    IMAGE = "image"
-    AUDIO = "audio"
+from pipelines.dataset.manifest import Kind
 
 
 class Status(StrEnum):

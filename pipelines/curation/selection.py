@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipelines.curation.balance import Cell, balance, concept_labels, motion_pattern
-from pipelines.curation.buckets import bucket_of
 from pipelines.curation.dedup import DedupTable, Duplicate, find_duplicates
 from pipelines.curation.filters import first_broken
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Kind, Rejection
+from pipelines.dataset.buckets import bucket_of
 
 Row = dict[str, Any]
 Decisions = dict[str, Rejection | None]

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.curation.captions.parts import FORMS, CaptionParts, forms_of, joined
-from pipelines.curation.captions.schema import StructuredCaption
 from pipelines.curation.records import Source
 from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text
+from pipelines.dataset.captions import StructuredCaption
 from skyreels import storage
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Short, long and structured captions, written from the description of the film.
 
-The structured form is the one that curation gives real clips (`pipelines.curation.captions.schema`), so that training
+The structured form is the one that curation gives real clips (`pipelines.dataset.captions`), so that training
 reads one language. A film of several shots has one structured caption, whose fields tell the shots in order of time;
 `shot_captions` has one for each shot. `caption_parts` is what curation cuts to its clips: the shots, and what is read
 and heard with its times.
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from pipelines.curation.captions import schema
 from pipelines.curation.captions.parts import CaptionParts, ShotCaption, Tag, TimedLine, listed, tagged_lines
+from pipelines.dataset import captions as schema
 from pipelines.synthesis.film import NARRATOR, Film, Overlay, Scene, Shot, Subject
 from pipelines.synthesis.soundtrack import SoundEvent
 

@@ -22,10 +22,10 @@ from pipelines.curation.annotators import (
     transcript_layer,
 )
 from pipelines.curation.captions.requests import CaptionError, CaptionResult
-from pipelines.curation.captions.schema import Caption, StructuredCaption
 from pipelines.curation.embedding_backends.descriptor import Descriptor
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe
 from pipelines.curation.records import Clip, Kind
+from pipelines.dataset.captions import Caption, StructuredCaption
 from skyreels.media.encode import write_flac, write_video
 from skyreels.shards import open_shards
 from skyreels.storage import Storage

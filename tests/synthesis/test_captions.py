@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.curation.captions.schema import StructuredCaption
+from pipelines.dataset.captions import StructuredCaption
 from pipelines.synthesis.captions import structured
 from pipelines.synthesis.film import Overlay
 from pipelines.synthesis.sampler import sample_film

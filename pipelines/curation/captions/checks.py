@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from pipelines.curation.captions.schema import TAGS, Caption
+from pipelines.dataset.captions import TAGS, Caption
 
 _SHORT_WORDS = (3, 60)
 _LONG_WORDS = (15, 600)

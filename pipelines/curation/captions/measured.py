@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.curation.captions import checks
 from pipelines.curation.captions.requests import CaptionError, CaptionRequest, CaptionResult, check_keys
-from pipelines.curation.captions.schema import Caption, StructuredCaption
+from pipelines.dataset.captions import Caption, StructuredCaption
 
 MODEL = "measured-1"
 _CAMERA = {"static": "is static", "handheld": "is handheld and shakes", "pan": "pans", "tilt": "tilts", "zoom": "zooms"}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.curation.captions.schema import TAGS, Part, StructuredCaption, escape, one_line
+from pipelines.dataset.captions import TAGS, Part, StructuredCaption, escape, one_line
 
 FORMS = ("short", "long", "structured")
 MOST_CHARACTERS = 20_000  # of one text: a page or ten; more than that is no caption

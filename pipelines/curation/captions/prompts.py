@@ -12,7 +12,7 @@ import soundfile
 
 from pipelines.curation.captions.replies import reply_schema
 from pipelines.curation.captions.requests import CaptionRequest, Samples
-from pipelines.curation.captions.schema import ShotAngle, ShotPosition, ShotType
+from pipelines.dataset.captions import ShotAngle, ShotPosition, ShotType
 
 _LANGUAGES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese"}
 _MAX_AUDIO_BYTES = 32 << 20

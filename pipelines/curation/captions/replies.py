@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.curation.captions import checks
 from pipelines.curation.captions.requests import CaptionError, CaptionFailed, CaptionRequest, CaptionResult
-from pipelines.curation.captions.schema import Caption, StructuredCaption
+from pipelines.dataset.captions import Caption, StructuredCaption
 
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 _MAX_CHARACTERS = 200_000

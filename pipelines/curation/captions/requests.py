@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.captions.schema import Caption
+from pipelines.dataset.captions import Caption
 
 Samples = tuple[NDArray[np.float32], int]  # (C, N) in [-1, 1], rate in Hz
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.curation.buckets import bucket_of
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Kind, Rejection
 from pipelines.curation.report.previews import Preview, retained_of
+from pipelines.dataset.buckets import bucket_of
 
 MAX_PREVIEW_BYTES = 2_900_000  # of all previews; base64 makes it 3.9 MB of page
 KEPT = "kept"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import soundfile
 from PIL import Image
 
-from pipelines.curation.buckets import bucket_of
 from pipelines.curation.recipe import ShardConfig
 from pipelines.curation.records import Kind, Rejection
+from pipelines.dataset.buckets import bucket_of
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.encode import write_video
 from skyreels.media.image import read_image

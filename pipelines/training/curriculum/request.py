@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import Preset, load_preset
+from pipelines.dataset.reader import MANIFEST
 from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import StageRecipe, load_recipe
 from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage
-from pipelines.training.data.clips import MANIFEST
 from pipelines.training.data.datasets import Datasets
 from skyreels.config import ConfigError
 from skyreels.storage import Storage, normalise

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipelines.training.data.clips import Clip, ClipDataset, open_dataset
+from pipelines.dataset.reader import Clip, ClipDataset, open_dataset
 from skyreels.commits import digest
 from skyreels.storage import Storage
 

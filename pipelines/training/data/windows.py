@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.training.data.clips import Clip, ClipDataset, open_video, read_sound
+from pipelines.dataset.reader import Clip, ClipDataset, open_video, read_sound
 from pipelines.training.data.draws import drawn_by
 from skyreels.media.errors import MediaError
 

@@ -16,7 +16,7 @@ from model.generation.refining import refined_source
 from model.media import cover_mask
 from model.network.refiner import refined_clip
 from model.shapes import ClipShape
-from pipelines.training.data.clips import (
+from pipelines.dataset.reader import (
     CAPTION_FORMS,
     Clip,
     Times,

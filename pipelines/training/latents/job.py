@@ -15,8 +15,8 @@ import ray
 
 from model.config import Preset
 from model.shapes import AudioCodecSpec, VideoCodecSpec
+from pipelines.dataset.reader import ClipDataset, ClipKind, open_dataset
 from pipelines.training.curriculum.resolve import Stage
-from pipelines.training.data.clips import ClipDataset, ClipKind, open_dataset
 from pipelines.training.latents.components import Identities, load_encoders
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.pairs import open_pairs

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.training.data.clips import Clip, ClipDataset, fitted_sound, member_bytes
+from pipelines.dataset.reader import Clip, ClipDataset, fitted_sound, member_bytes
 from skyreels.commits import stable_json
 from skyreels.media.sound import decode_audio
 from skyreels.shards import Member

@@ -12,7 +12,7 @@ from model.conditioning import (
     encode_visual_references,
 )
 from model.shapes import ClipShape
-from pipelines.training.data.clips import Clip, VideoFile, read_sound
+from pipelines.dataset.reader import Clip, VideoFile, read_sound
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.spec import LatentSpec, Placed, ReferenceKind

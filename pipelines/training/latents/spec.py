@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
-from pipelines.curation.buckets import ASPECTS, nearest_aspect
-from pipelines.training.data.clips import Clip
+from pipelines.dataset.buckets import ASPECTS, nearest_aspect
+from pipelines.dataset.reader import Clip
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.sample import LatentKind
 from skyreels.config import Config

@@ -15,11 +15,11 @@ from typing import Literal
 from torch import Tensor
 
 from model.generation.components import GenerationConfig
+from pipelines.dataset.reader import open_dataset
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum.recipe import stages_of
 from pipelines.training.curriculum.request import Request, TrainingPlan, check
 from pipelines.training.curriculum.resolve import Stage, steps_for
-from pipelines.training.data.clips import open_dataset
 from pipelines.training.data.datasets import together
 from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.union import Caches, LatentUnion, open_caches

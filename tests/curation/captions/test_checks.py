@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipelines.curation.captions import checks
-from pipelines.curation.captions.schema import Caption
+from pipelines.dataset.captions import Caption
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.curation.captions.parts import CaptionParts, ShotCaption, TimedLine, forms_of, joined
-from pipelines.curation.captions.schema import StructuredCaption
+from pipelines.dataset.captions import StructuredCaption
 
 SHOTS = [
     {

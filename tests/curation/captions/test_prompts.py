@@ -7,7 +7,7 @@ import soundfile
 
 from pipelines.curation.captions import prompts
 from pipelines.curation.captions.requests import CaptionRequest
-from pipelines.curation.captions.schema import TAGS, ShotAngle, ShotPosition, ShotType
+from pipelines.dataset.captions import TAGS, ShotAngle, ShotPosition, ShotType
 
 
 def test_the_instruction_names_every_word_of_the_vocabulary_and_every_tag():

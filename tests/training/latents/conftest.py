@@ -13,7 +13,7 @@ from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.config import load_preset
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from pipelines.curation import tables
-from pipelines.training.data.clips import open_dataset
+from pipelines.dataset.reader import open_dataset
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.spec import LatentSpec

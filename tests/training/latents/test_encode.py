@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, StartEndToVideo
-from pipelines.training.data.clips import open_video, read_sound
+from pipelines.dataset.reader import open_video, read_sound
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.encode import (
     encode_extensions,

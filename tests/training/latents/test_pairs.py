@@ -9,10 +9,10 @@ import torch
 
 from model.conditioning import Editing, Inpainting, edited_reference, tagged
 from model.media import cover_mask
+from pipelines.dataset.reader import VideoFile
 from pipelines.synthesis.__main__ import main as synthesise
 from pipelines.synthesis.pairs import make_pair, write_pair
 from pipelines.synthesis.sampler import sample_film
-from pipelines.training.data.clips import VideoFile
 from pipelines.training.latents.cache import cache
 from pipelines.training.latents.encode import encode_sample, frame_times
 from pipelines.training.latents.index import open_latents

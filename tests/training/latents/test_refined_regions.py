@@ -15,8 +15,8 @@ from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
 from model.network.refiner import refined_clip, warm_start
 from model.shapes import ClipShape
+from pipelines.dataset.reader import open_video
 from pipelines.training.data.assembler import Assembler
-from pipelines.training.data.clips import open_video
 from pipelines.training.latents.encode import encode_sample, frame_times
 from pipelines.training.latents.masks import draw_refined_mask
 from pipelines.training.latents.spec import RefinedSpec, place

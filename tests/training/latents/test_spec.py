@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.shapes import VideoCodecSpec
-from pipelines.training.data.clips import Clip
+from pipelines.dataset.reader import Clip
 from pipelines.training.latents.spec import Bucket, LatentSpec, Misfit, clip_shape, place, sides
 
 CODEC = VideoCodecSpec(16)

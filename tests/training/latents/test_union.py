@@ -9,9 +9,9 @@ import torch
 
 from jobs import train
 from pipelines.curation import tables
+from pipelines.dataset.reader import member_bytes, open_dataset
 from pipelines.training.curriculum.request import Request, TrainingPlan
 from pipelines.training.curriculum.resolve import sampler_for
-from pipelines.training.data.clips import member_bytes, open_dataset
 from pipelines.training.data.datasets import Datasets, open_together, together
 from pipelines.training.latents.cache import cache
 from pipelines.training.latents.index import LatentError, open_latents

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.training.data.clips import open_dataset, open_video, read_image, read_sound
+from pipelines.dataset.reader import open_dataset, open_video, read_image, read_sound
 from pipelines.training.data.windows import RandomWindows
 from skyreels.media.errors import MediaError
 from skyreels.shards import read_member

@@ -2,9 +2,8 @@
 
 import pytest
 
-from pipelines.curation.buckets import bucket_of, nearest_aspect
-from pipelines.curation.recipe import ShardConfig
 from pipelines.curation.records import Kind
+from pipelines.dataset.buckets import BucketSteps, bucket_of, nearest_aspect
 
 
 @pytest.mark.parametrize(
@@ -19,7 +18,7 @@ from pipelines.curation.records import Kind
     ],
 )
 def test_the_bucket_is_the_largest_it_fills(kind, width, height, seconds, bucket):
-    assert bucket_of(kind, width, height, seconds, ShardConfig()) == bucket
+    assert bucket_of(kind, width, height, seconds, BucketSteps()) == bucket
 
 
 def test_aspect_is_symmetric():

@@ -3,18 +3,27 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from pipelines.curation.recipe import ShardConfig
-from pipelines.curation.records import Kind
+from pydantic import PositiveFloat, PositiveInt
+
+from pipelines.dataset.manifest import Kind
+from skyreels.config import Config
 
 ASPECTS = {"16x9": 16 / 9, "4x3": 4 / 3, "1x1": 1.0, "3x4": 3 / 4, "9x16": 9 / 16}
 
 
-def bucket_of(kind: Kind, width: int, height: int, seconds: float, config: ShardConfig) -> str:
+class BucketSteps(Config):
+    """Short sides in pixels and lengths in seconds at which buckets begin."""
+
+    short_sides: tuple[PositiveInt, ...] = (256, 480, 720, 1080)
+    seconds: tuple[PositiveFloat, ...] = (2, 5, 10, 15)
+
+
+def bucket_of(kind: Kind, width: int, height: int, seconds: float, steps: BucketSteps) -> str:
     """Such as `video-480p-16x9-5s`: the largest size and length it fills, the nearest aspect ratio."""
     if kind is Kind.AUDIO:
-        return f"audio-{_floor(config.seconds, seconds):g}s"
-    size = f"{kind.value}-{_floor(config.short_sides, min(width, height)):g}p-{nearest_aspect(width, height)}"
-    return size if kind is Kind.IMAGE else f"{size}-{_floor(config.seconds, seconds):g}s"
+        return f"audio-{_floor(steps.seconds, seconds):g}s"
+    size = f"{kind.value}-{_floor(steps.short_sides, min(width, height)):g}p-{nearest_aspect(width, height)}"
+    return size if kind is Kind.IMAGE else f"{size}-{_floor(steps.seconds, seconds):g}s"
 
 
 def nearest_aspect(width: int, height: int, among: Iterable[str] = tuple(ASPECTS)) -> str:

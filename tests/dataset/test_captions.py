@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.curation.captions.schema import TAGS, Caption, StructuredCaption, Subject
+from pipelines.dataset.captions import TAGS, Caption, StructuredCaption, Subject
 
 LINES = st.text(min_size=1, max_size=60).filter(lambda text: text.split())
 NASTY = LINES | st.sampled_from(
