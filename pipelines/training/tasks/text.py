@@ -10,9 +10,10 @@ from pipelines.training.tasks.example import Scene
 
 
 def caption(sample: LatentSample, scene: Scene) -> Tensor:
-    """(S, D): a caption in a form drawn by the recipe's shares, or the empty prompt for the share that is dropped.
+    """(S, D): a caption in the batch's form, or the empty prompt for the share that is dropped.
 
-    Forms that the sample lacks leave their share to the others. Raises ValueError where it has none of them.
+    The form is drawn once for a batch, by the recipe's shares: texts of unequal length would be padding. Forms that the
+    sample lacks leave their share to the others. Raises ValueError where it has none of them.
     """
     return _told(sample, scene.settings.captions, scene)
 
@@ -32,6 +33,8 @@ def _told(sample: LatentSample, shares: Mapping[str, float], scene: Scene) -> Te
     if not held:
         found = ", ".join(sorted(sample.texts)) or "no texts"
         raise ValueError(f"{sample.key} has {found} but none of {', '.join(shares) or 'those read with its reference'}")
-    dropped = scene.chance(scene.settings.dropout.text)
-    drawn = int(torch.multinomial(torch.tensor(list(held.values())), 1, generator=scene.generator))
-    return scene.null_text if dropped else sample.texts[list(held)[drawn]]
+    if scene.chance(scene.settings.dropout.text):
+        return scene.null_text
+    edges = torch.tensor(list(held.values()), dtype=torch.float64).cumsum(0)
+    drawn = int(torch.searchsorted(edges, scene.form * edges[-1], right=True))
+    return sample.texts[list(held)[min(drawn, len(held) - 1)]]
