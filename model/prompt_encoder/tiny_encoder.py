@@ -12,13 +12,13 @@ import torch
 from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}"
+    "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_bos|><|IMAGE|><|vision_eos|>"
     "{% elif part['type'] == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>"
     "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
 )
+"""What is read, and one token for its end: roles and turns would be half of a short caption."""
 
 TINY_LIMITS = EncoderConfig(max_pixels=112 * 112, max_frames=8)
 
@@ -44,7 +44,23 @@ Subjects: one. Action: it moves up and down. Setting: a plain grey background, d
 <text>OPEN</text> <sfx>metal impact at 0.52 s</sfx> <dialogue>hello</dialogue> <singing>la la</singing> <bgm>calm</bgm>
 Keep the background of @video_1 and show @Actor-1 in it; use the voice of @audio_1, the look of @image_1.
 Remove the watermark, the subtitle and the logo. Add snow. Make it evening. Change the style to a pencil drawing.
+A red, orange, yellow, green, teal, blue, purple, pink, white, grey, brown, black, plain, striped, dotted, checkered or
+marbled, wood, metal, glass, rubber or stone circle, square, triangle, star, heart, hexagon, ring, diamond or cross
+moves left, moves right, moves up, moves down, rests, circles, zigzags, bounces, flat background, gradient background,
+textured background, two-tone background of red, orange, yellow, green, teal, blue, purple, pink, white, grey, brown and
+black, wood impacts, metal impacts, glass impacts, rubber impacts, stone impacts, wood impact, metal impact, glass
+impact, rubber impact, stone impact at 0.1 and 0.9 s, music, rain, wind, surf, room tone, speech, singing, silence.
+stays still, glides left, glides right, glides up, glides down, moves in a circle, zigzags up and down, bounces off the
+floor and the walls, faces the camera and speaks, collide. calm plucked chords, bright plucked chords, beats per minute.
+Main subject: a red wood circle. Other subject: an orange star. Type: shape, square. Action: glides right. Setting.
+Camera: The camera is static. The camera pans. The camera pushes in slowly. The camera zooms out slowly. Environment:
+Lighting: soft studio light. hard light, high in contrast. The look is poster-like, with a limited palette, a cartoon
+with dark outlines, pixel art, high-contrast black and white. The setting is a flat blue background. In the background.
+One hears wood impact sounds. There is the sound of room tone. Rain is heard. Wind is heard. Surf is heard.
+Nothing moves. A low voice, a high voice says in English, German, French, Spanish, Italian, Russian, Mandarin, Japanese
+or Korean.
 """
+"""Eleven lines of how people ask, and then the rendered worlds' own words, each of which becomes one token."""
 
 
 def build_tiny_encoder(
@@ -61,7 +77,7 @@ def build_tiny_encoder(
     return MLLMEncoder.load(directory, config)
 
 
-def train_tokenizer(vocabulary: int = 1024) -> Any:
+def train_tokenizer(vocabulary: int = 2048) -> Any:
     """Byte-level BPE trained on the built-in corpus: any text has tokens, and common words have one each."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
@@ -69,7 +85,8 @@ def train_tokenizer(vocabulary: int = 1024) -> Any:
     trained = ByteLevelBPETokenizer()
     structure = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS.values()]
     trained.train_from_iterator(
-        CORPUS.strip().splitlines(),
+        # Words with a space before them, and as they begin a line; of numbers, all pairs of digits.
+        [*(f" {line}" for line in CORPUS.splitlines()), *CORPUS.split(), *(f"{number:02}" for number in range(100))],
         vocab_size=vocabulary,
         min_frequency=1,
         special_tokens=structure,

@@ -17,7 +17,6 @@ from pipelines.synthesis.soundtrack import SoundEvent
 
 MOTION_WORDS = {
     "still": "stays still",
-    "linear": "glides across the frame",
     "circular": "moves in a circle",
     "zigzag": "zigzags up and down",
     "bouncing": "bounces off the floor and the walls",
@@ -29,6 +28,7 @@ CAMERA_WORDS = {
     "zoom-out": "The camera zooms out slowly.",
     "shake": "The camera shakes as if held by hand.",
 }
+SHORT_MOTION_WORDS = {"still": "rests", "circular": "circles", "zigzag": "zigzags", "bouncing": "bounces"}
 STYLE_WORDS = {
     "natural": "soft studio light",
     "palette": "poster-like, with a limited palette",
@@ -57,8 +57,7 @@ _LONGEST = 500  # characters of one field; each shot has its own caption beside
 def captions(film: Film, events: list[SoundEvent]) -> dict[str, str]:
     """{"short", "long", "structured"} of a film."""
     return {
-        "short": _short(film),
-        "long": caption_parts(film, events).forms()["long"],
+        **{form: text for form, text in caption_parts(film, events).forms().items() if form != "structured"},
         "structured": structured(film.shots, film.overlays, events).render(),
     }
 
@@ -81,7 +80,7 @@ def caption_parts(film: Film, events: Iterable[SoundEvent]) -> CaptionParts:
         ShotCaption(
             start_s=start,
             end_s=end,
-            short=f"{_seen(shot.scene)}.",
+            short=_short(shot.scene),
             long=_shot_prose(shot),
             structured=structured([shot], (), ()).render(),
         )
@@ -160,9 +159,12 @@ def _setting(scene: Scene) -> str:
     return f"a flat {first} background" if kind == "flat" else f"a {kind} background of {first} and {second}"
 
 
-def _short(film: Film) -> str:
-    more = f", in {len(film.shots)} shots" if len(film.shots) > 1 else ""
-    return f"{_seen(film.shots[0].scene)}{more}."
+def _short(scene: Scene) -> str:
+    """All that a viewer would miss, in the fewest words: what moves how, before what."""
+    seen = [_named(subject) + ("" if subject.speaks else f" {_short_deed(subject)}") for subject in _visible(scene)]
+    setting = _setting(scene).removeprefix("a ")
+    text = f"{listed(seen)}, {setting}" if seen else setting
+    return text[0].upper() + text[1:] + "."
 
 
 def _seen(scene: Scene) -> str:
@@ -170,6 +172,16 @@ def _seen(scene: Scene) -> str:
     seen = [phrase(subject) for subject in _visible(scene)]
     text = f"{listed(seen)} before {_setting(scene)}" if seen else _setting(scene)
     return text[0].upper() + text[1:]
+
+
+def _named(subject: Subject) -> str:
+    """ "a striped red circle": without the material, which is heard and not seen."""
+    return phrase(replace(subject, material="")).replace("  ", " ")  # type: ignore[arg-type]
+
+
+def _short_deed(subject: Subject) -> str:
+    direction = _direction(subject)
+    return f"moves {direction}" if direction else SHORT_MOTION_WORDS[subject.motion.kind]
 
 
 def _shot_prose(shot: Shot) -> str:
@@ -199,27 +211,27 @@ def _timed(film: Film, events: Iterable[SoundEvent]) -> list[TimedLine]:
 def _heard(event: SoundEvent) -> list[TimedLine]:
     """An event under its tag and in a sentence; an impact of two says as well that they collide."""
 
-    def line(tag: Tag | None, text: str, sentence: str) -> TimedLine:
-        return TimedLine(start_s=event.start, end_s=event.end, tag=tag, text=text, sentence=sentence)
+    def line(tag: Tag | None, text: str, sentence: str, brief: str | None) -> TimedLine:
+        return TimedLine(start_s=event.start, end_s=event.end, tag=tag, text=text, sentence=sentence, brief=brief)
 
     match event.kind:
         case "sfx":
             met = [name.rpartition("/")[2].replace("-", " ") for name in event.details.get("subjects", ())]
-            impact = [line("sfx", event.label, f"One hears {event.label} sounds.")]
+            impact = [line("sfx", event.label, f"One hears {event.label} sounds.", f"{event.label}s")]
             collision = f"The {' and the '.join(met)} collide."
             at = event.start
             return impact + [TimedLine(start_s=at, end_s=at, text=collision, sentence=collision)] * (len(met) > 1)
         case "dialogue":
             said = f'{_who(event)} says in {LANGUAGES[event.details["language"]]}: "{event.label}".'
-            return [line("dialogue", _voiced(event), said)]
+            return [line("dialogue", _voiced(event), said, "speech")]
         case "singing":
-            return [line("singing", _voiced(event), f'{_who(event)} sings: "{event.label}".')]
+            return [line("singing", _voiced(event), f'{_who(event)} sings: "{event.label}".', "singing")]
         case "bgm":
-            return [line("bgm", _music(event), f"In the background, {event.label}.")]
+            return [line("bgm", _music(event), f"In the background, {event.label}.", "music")]
         case _:
             room = event.label == "room"
             heard = "There is the sound of room tone." if room else f"{event.label.capitalize()} is heard."
-            return [line(None, event.label, heard)]
+            return [line(None, event.label, heard, None if room else event.label)]
 
 
 def _heard_in_short(event: SoundEvent) -> str:
@@ -248,7 +260,20 @@ def _action_of(words: str, shot: Shot) -> str | None:
 
 
 def _deed(subject: Subject) -> str:
-    return "faces the camera and speaks" if subject.speaks else MOTION_WORDS[subject.motion.kind]
+    if subject.speaks:
+        return "faces the camera and speaks"
+    direction = _direction(subject)
+    return f"glides {direction}" if direction else MOTION_WORDS[subject.motion.kind]
+
+
+def _direction(subject: Subject) -> str | None:
+    """Where a subject on a straight path goes, as the viewer sees it; None for other motions."""
+    x, y = subject.motion.velocity
+    if subject.motion.kind != "linear":
+        return None
+    if abs(x) >= abs(y):
+        return "right" if x >= 0 else "left"
+    return "down" if y > 0 else "up"
 
 
 def _camera(shot: Shot) -> str:

@@ -34,12 +34,13 @@ class _Span(Part):
 
 class TimedLine(_Span):
     """Something read or heard in [start_s, end_s). `text` goes under the tag of the structured form, if it has one;
-    `sentence` into the long form. A line that takes no time happens at `start_s`."""
+    `sentence` into the long form, `brief` to the end of the short one. A line without length happens at `start_s`."""
 
     end_s: float = Field(ge=0)
     tag: Tag | None = None
     text: Prose
     sentence: Prose | None = None
+    brief: Prose | None = None
 
     def shown_in(self, start_s: float, end_s: float) -> bool:
         """Whether a span tells it: a sound that starts there, words of which most are there, all else that is seen."""
@@ -109,11 +110,17 @@ class CaptionParts(Part):
     def forms(self) -> dict[str, str]:
         """The forms that every shot has, as text; a caption of no shot has none."""
         told: dict[str, str] = {}
-        for form, say in (("short", _short), ("long", self._long), ("structured", self._structured)):
+        for form, say in (("short", self._short), ("long", self._long), ("structured", self._structured)):
             texts = [text for shot in self.shots if (text := getattr(shot, form)) is not None]
             if texts and len(texts) == len(self.shots):
                 told[form] = say(texts)
         return {form: text for form, text in told.items() if text}
+
+    def _short(self, texts: Sequence[str]) -> str:
+        told = [text for text, _ in groupby(texts)]
+        whole = told[0] if len(told) == 1 else "; then ".join(text.rstrip(".") for text in told) + "."
+        heard = list(dict.fromkeys(line.brief for line in self.timed if line.brief))
+        return ", ".join([whole.rstrip("."), *heard]) + "." if heard else whole
 
     def _long(self, texts: Sequence[str]) -> str:
         shots = texts if len(texts) == 1 else [f"Shot {number}: {text}" for number, text in enumerate(texts, 1)]
@@ -174,11 +181,6 @@ def _when(times: Sequence[float]) -> str:
     if len(times) > _MOST_TIMES:
         return f"{len(times)} times from {times[0]:.2f} to {times[-1]:.2f} s"
     return f"at {listed([f'{time:.2f}' for time in times])} s"
-
-
-def _short(texts: Sequence[str]) -> str:
-    told = [text for text, _ in groupby(texts)]
-    return told[0] if len(told) == 1 else "; then ".join(text.rstrip(".") for text in told) + "."
 
 
 def _merged(shots: Sequence[StructuredCaption]) -> StructuredCaption:

@@ -81,6 +81,7 @@ class Assembler:
             streams=TASKS[task].streams_of(STREAMS[self.branches]),
             null_text=self.latents.null_text,
             generator=generator,
+            form=torch.rand((), generator=generator).item(),
             black=None if first.video is None else self.latents.black(first.bucket),
             large_black=self.latents.black(first.bucket, large=True) if task == "keyframes" else None,
         )

@@ -53,6 +53,8 @@ class TaskContext:
     null_text: Tensor
     """(S, D): the empty prompt."""
     generator: torch.Generator
+    form: float = 0.0
+    """In [0, 1): which form of captions all of them read."""
     black: Tensor | None = None
     """(C, 1, h, w); None where the bucket has no picture."""
     large_black: Tensor | None = None

@@ -10,9 +10,10 @@ from pipelines.training.tasks.example import TaskContext
 
 
 def caption(sample: LatentSample, context: TaskContext) -> Tensor:
-    """(S, D): a caption in a form drawn by the recipe's shares, or the empty prompt for the share that is dropped.
+    """(S, D): a caption in the batch's form, or the empty prompt for the share that is dropped.
 
-    Forms that the sample lacks leave their share to the others. Raises ValueError where it has none of them.
+    The form is drawn once for a batch, by the recipe's shares: texts of unequal length would be padding. Forms that the
+    sample lacks leave their share to the others. Raises ValueError where it has none of them.
     """
     return _told(sample, context.settings.captions, context)
 
@@ -32,6 +33,8 @@ def _told(sample: LatentSample, shares: Mapping[str, float], context: TaskContex
     if not held:
         found = ", ".join(sorted(sample.texts)) or "no texts"
         raise ValueError(f"{sample.key} has {found} but none of {', '.join(shares) or 'those read with its reference'}")
-    dropped = context.chance(context.settings.dropout.text)
-    drawn = int(torch.multinomial(torch.tensor(list(held.values())), 1, generator=context.generator))
-    return context.null_text if dropped else sample.texts[list(held)[drawn]]
+    if context.chance(context.settings.dropout.text):
+        return context.null_text
+    edges = torch.tensor(list(held.values()), dtype=torch.float64).cumsum(0)
+    drawn = int(torch.searchsorted(edges, context.form * edges[-1], right=True))
+    return sample.texts[list(held)[min(drawn, len(held) - 1)]]

@@ -28,7 +28,7 @@ def test_hidden_states_are_the_chosen_layer_at_unit_scale(encoder, folder):
     hidden, mask = encoder.encode("a red circle")
     assert hidden.shape == (mask.numel(), encoder.width)
     assert mask.all()
-    inputs = encoder.processor(text=["<|im_start|>user\na red circle<|im_end|>\n"], return_tensors="pt")
+    inputs = encoder.processor(text=["a red circle<|im_end|>"], return_tensors="pt")
     layers = encoder.model(**inputs, output_hidden_states=True).hidden_states
     assert len(layers) == 3
     expected = layers[-2][0] / layers[-2][0].square().mean(-1, keepdim=True).sqrt()
@@ -85,7 +85,8 @@ def test_a_loaded_encoder_reads_as_the_one_that_was_saved(encoder, folder, tmp_p
 
 def test_common_words_have_one_token_and_any_text_comes_back():
     tokenizer = train_tokenizer()
-    assert len(tokenizer.encode(" red")) == len(tokenizer.encode(" circle")) == 1
+    for word in ("red", "circle", "bounces", "background", "impacts", "Environment", "floor"):
+        assert len(tokenizer.encode(f" {word}")) == len(tokenizer.encode(word)) == 1
     for text in ("a red circle", "Grüße, 世界! @image_1", "<sfx>thud</sfx>"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 

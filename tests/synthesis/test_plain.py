@@ -1,0 +1,70 @@
+"""The plain world: everything in view, everything in the caption, few tokens."""
+
+import numpy as np
+import pytest
+
+from model.prompt_encoder.tiny_encoder import train_tokenizer
+from pipelines.synthesis.film import COLOURS
+from pipelines.synthesis.plain import BACKGROUNDS, sample_plain_film
+from pipelines.synthesis.sampler import is_held_out
+from pipelines.synthesis.studio import render
+
+SEEDS = range(24)
+
+
+@pytest.fixture(scope="module")
+def films():
+    return [render(sample_plain_film(seed, size=(64, 64), fps=16)) for seed in SEEDS]
+
+
+def test_the_subject_stays_in_view_and_moves(films):
+    for film in films:
+        (subject,) = film.annotation["subjects"].values()
+        boxes = np.array(subject["boxes"], float)
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        assert areas.min() > 0.5 * areas.max()
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        assert np.linalg.norm(centres - centres[0], axis=1).max() > 0.15 * 64
+
+
+def test_captions_tell_all_of_it_in_few_tokens(films):
+    tokenizer = train_tokenizer()
+    for film in films:
+        scene = film.set.film.shots[0].scene
+        (subject,) = scene.subjects
+        short = film.annotation["captions"]["short"]
+        assert short.startswith(f"A {subject.colour} {subject.shape} ")
+        assert f"flat {scene.background.colours[0]} background" in short
+        heard = {event["kind"] for event in film.annotation["audio_events"]}
+        assert (f"{subject.material} impacts" in short) == ("sfx" in heard)
+        assert len(tokenizer.encode(short)) <= 14
+        assert len(tokenizer.encode(film.annotation["captions"]["structured"])) <= 75
+
+
+def test_a_straight_path_is_told_by_its_direction(films):
+    told = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
+    seen = set()
+    for film in films:
+        (subject,) = film.set.film.shots[0].scene.subjects
+        if subject.motion.kind == "linear":
+            words = film.annotation["captions"]["short"].split(",")[0].split()
+            assert words[-2] == "moves"
+            assert np.allclose(np.sign(subject.motion.velocity), told[words[-1]])
+            assert f"Action: glides {words[-1]}" in film.annotation["captions"]["structured"]
+            seen.add(words[-1])
+    assert len(seen) >= 3
+
+
+def test_the_background_has_its_colour(films):
+    for film in films:
+        name = film.set.film.shots[0].scene.background.colours[0]
+        corner = next(iter(film.frames()))[1, 1].astype(float)
+        nearest = min(BACKGROUNDS, key=lambda other: np.abs(0.7 * np.array(COLOURS[other]) + 37.5 - corner).sum())
+        assert nearest == name
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_combinations_of_shape_and_colour_are_kept_apart(split):
+    for seed in range(50):
+        (subject,) = sample_plain_film(seed, split=split).shots[0].scene.subjects
+        assert is_held_out(subject.shape, subject.colour) == (split == "held-out")
