@@ -5,8 +5,7 @@ JSON of a film with shots or times is cut to each of its clips.
 """
 
 import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,11 +13,10 @@ from pydantic import ValidationError
 
 from pipelines.curation.captions.parts import FORMS, CaptionParts, forms_of, joined
 from pipelines.curation.captions.schema import StructuredCaption
+from pipelines.curation.folders import Folders
 from pipelines.curation.records import Source
 from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text
 from skyreels import storage
-
-logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 _LONE = ("caption", "text", "txt")  # names of a caption of no particular form
@@ -31,13 +29,13 @@ class BadCaption(ValueError):
     """A caption that cannot be used: where it is, why, and what to do."""
 
 
-def with_user_captions(sources: Sequence[Source]) -> list[Source]:
+def with_user_captions(sources: Sequence[Source], folders: Folders) -> list[Source]:
     """The sources with what is written of them, in their manifests and tars and beside them.
 
     What cannot be used is kept as `_caption_error`: nobody knows what it would have said, so its clips are rejected.
     """
     with ThreadPoolExecutor(_READERS) as readers:
-        beside = list(readers.map(_read_beside, _beside(sources)))
+        beside = list(readers.map(_read_beside, [_beside(source, folders) for source in sources]))
     return [
         source.model_copy(update={"meta": _captioned(source.meta | found)})
         for source, found in zip(sources, beside, strict=True)
@@ -259,34 +257,17 @@ def _shallow(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in value.items() if flat(item)}
 
 
-def _beside(sources: Iterable[Source]) -> list[dict[str, str]]:
-    """Per source the locations of its NAME.json and NAME.txt, by extension; a member of a tar has its own."""
-    listings: dict[str, dict[str, dict[str, str]]] = {}
-    found: list[dict[str, str]] = []
-    for source in sources:
-        if "_offset" in source.meta or "_unreadable" in source.meta:
-            found.append({})
-            continue
-        folder, _, name = source.uri.rpartition("/")
-        if folder not in listings:
-            listings[folder] = _texts_in(folder)
-        found.append(listings[folder].get(name.rpartition(".")[0], {}))
-    return found
-
-
-def _texts_in(folder: str) -> dict[str, dict[str, str]]:
-    """stem -> {json | txt: location} of the files in a folder."""
-    stems: dict[str, dict[str, str]] = {}
-    try:
-        names = storage.names_in(folder)
-    except OSError as error:
-        logger.warning("captions beside the files of %s are not read: %s", folder, error)
+def _beside(source: Source, folders: Folders) -> dict[str, str]:
+    """Locations of NAME.json and NAME.txt by extension; a member of a tar has its own."""
+    if "_offset" in source.meta or "_unreadable" in source.meta:
         return {}
-    for name in names:
-        stem, _, extension = name.rpartition(".")
-        if stem and not name.startswith(".") and extension.lower() in _BESIDE:
-            stems.setdefault(stem, {})[extension.lower()] = storage.join(folder, name)
-    return stems
+    folder, _, name = source.uri.rpartition("/")
+    stem = name.rpartition(".")[0]
+    return {
+        extension.lower(): storage.join(folder, f"{stem}.{extension}")
+        for extension in folders.suffixes(folder).get(stem, ())
+        if extension.lower() in _BESIDE
+    }
 
 
 def _read_beside(files: Mapping[str, str]) -> dict[str, Any]:
