@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.curation.captions.parts import FORMS, CaptionParts, forms_of, joined
+from pipelines.curation.captions.parts import FORMS, CaptionParts, filled, forms_of, joined
 from pipelines.curation.captions.schema import StructuredCaption
 from pipelines.curation.folders import Folders
 from pipelines.curation.records import Source
@@ -54,7 +54,7 @@ def user_caption(clip: Row, meta_of: Mapping[str, Mapping[str, Any]], *, fill: b
         return None
     said = [parts for parts in told if parts.forms()]
     row = {
-        **(_filled(forms) if fill else forms),
+        **(filled(forms) if fill else forms),
         "caption_source": "user",
         "user_forms": ",".join(forms),
         "origin": ",".join(dict.fromkeys(parts.origin for parts in said)),
@@ -81,12 +81,6 @@ def _told(clip: Row, meta_of: Mapping[str, Mapping[str, Any]]) -> list[CaptionPa
     if not all(found):
         return []
     return [joined([(told[0], end - start) for told, (_, start, end) in zip(found, pieces, strict=True)])]
-
-
-def _filled(forms: Mapping[str, str]) -> dict[str, str]:
-    """All three forms: prose stands for prose before tagged text does, and the fuller prose for tagged text."""
-    order = {"short": FORMS, "long": ("long", "short", "structured"), "structured": ("structured", "long", "short")}
-    return {form: next(forms[name] for name in names if name in forms) for form, names in order.items()}
 
 
 def _captioned(meta: Mapping[str, Any]) -> dict[str, Any]:
