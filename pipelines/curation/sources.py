@@ -92,7 +92,10 @@ def _in_glob(location: str) -> Iterator[Source]:
 
 def _in_manifest(location: str) -> Iterator[Source]:
     for where, target, meta in read_manifest(location):
-        entries = storage.list_files(target)
+        try:
+            entries = storage.list_files(target)
+        except storage.StorageError as error:
+            raise InputError(f"{where}: {error}") from error
         if entries and entries[0].location != target:
             raise InputError(f"{where}: {target} is a folder; name its files, or give the folder as --input")
         for source in _file(target, entries[0].size if entries else 0, meta, assume_media=True):
