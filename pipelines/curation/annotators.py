@@ -45,11 +45,11 @@ def before_selection(recipe: Recipe, root: Storage) -> list[Layer]:
     return layers
 
 
-def answers_before_selection(recipe: Recipe, root: Storage) -> dict[str, Row]:
-    """What these layers say, merged by clip key; a failed answer says nothing."""
+def answers_before_selection(recipe: Recipe, clips: Sequence[Row], root: Storage) -> dict[str, Row]:
+    """What these layers say of clips, merged by key; a failed answer says nothing."""
     merged: dict[str, Row] = {}
     for layer in before_selection(recipe, root):
-        for key, row in read_layer(layer, root).items():
+        for key, row in read_layer(layer, clips, root).items():
             if row["error"] is None:
                 merged.setdefault(key, {}).update({k: v for k, v in row.items() if k not in ("key", "error")})
     return merged

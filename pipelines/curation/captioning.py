@@ -67,7 +67,7 @@ def _said(
         with progress.shown("caption", len(missing), "clips", quiet=quiet) as bar:
             for count in layers.fill(layer, missing, root):
                 bar.update(count)
-    answers = layers.read_layer(layer, root)
+    answers = layers.read_layer(layer, clips, root)
     for clip in clips:
         error = answers[clip["key"]]["error"]
         if error is not None:

@@ -41,7 +41,8 @@ def finish_dataset(
     """Everything after the pool and its layers."""
     store = root.sub(f"datasets/{recipe.name}")
     sources = pool.sources.to_pylist()
-    clips = with_buckets(_joined(pool, sources, annotators.answers_before_selection(recipe, root)), recipe)
+    cut = pool.clips.to_pylist()
+    clips = with_buckets(_joined(cut, sources, annotators.answers_before_selection(recipe, cut, root)), recipe)
     decisions = select(clips, recipe, _kept_before(store), taken_down, elsewhere.delivered(recipe, root))
     meta_of = {source["source_id"]: json.loads(source["meta"]) for source in sources}
     passed = [clip for clip in clips if decisions[clip["key"]] is None]
@@ -78,11 +79,11 @@ def _is_written(store: Storage, files: dict[str, bytes]) -> bool:
     return all(store.exists(name) for name in names) and all(store.read(name) == data for name, data in files.items())
 
 
-def _joined(pool: Pool, sources: Sequence[Row], answers: dict[str, Row]) -> list[Row]:
+def _joined(clips: Sequence[Row], sources: Sequence[Row], answers: dict[str, Row]) -> list[Row]:
     """Clips with what selection needs of their source and of the layers."""
     by_id = {source["source_id"]: source for source in sources}
     rows = []
-    for clip in pool.clips.to_pylist():
+    for clip in clips:
         source = by_id[clip["source_id"]]
         size = sum(member.size for member in tables.members_of(clip).values())
         extra = {name: source[name] for name in ("uri", "sha256", "meta")}

@@ -3,13 +3,14 @@
     <output>/layers/<name>-<identity>/{parts,_commits}
 
 A layer's identity names what made it (backend, model, settings), so a new model makes a new layer beside the old
-one and no clip is decoded twice for the same answer. Layers are computed by actor pools on Ray Data and committed
-part by part; a clip whose answer failed is asked again by the next run.
+one and no clip is decoded twice for the same answer. An answer is for what its clip is `made_of`: of a clip that was
+cut from other bytes under the same key, the layer is asked again. Layers are computed by actor pools on Ray Data and
+committed part by part; a clip whose answer failed is asked again by the next run.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,8 +58,13 @@ class Layer:
 
 def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]:
     """The clips that this layer is for and has no answer for yet, in order of key."""
-    answered = {key for commit in CommitLog(layer.storage(output)).all() for key in commit.keys}
-    missing = [clip for clip in clips if clip["key"] not in answered and layer.wants(clip)]
+    answered = {
+        (key, commit.facts["made_of"][key])
+        for commit in CommitLog(layer.storage(output)).all()
+        if "made_of" in commit.facts
+        for key in commit.keys
+    }
+    missing = [clip for clip in clips if (clip["key"], clip["made_of"]) not in answered and layer.wants(clip)]
     return sorted(missing, key=lambda clip: str(clip["key"]))
 
 
@@ -88,8 +94,10 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
     """Answers are committed as they come, in parts of whatever clips are ready."""
     assert layer.stream is not None
 
+    made_of = {clip["key"]: clip["made_of"] for clip in clips}
+
     def commit_batch(batch: pa.Table) -> pa.Table:
-        answers = [{"error": None, **row} for row in batch.to_pylist()]
+        answers = [{"error": None, **row, "made_of": made_of[row["key"]]} for row in batch.to_pylist()]
         _commit(layer, layer.storage(Storage(output.root)), answers)
         return pa.table({"clips": [len(answers)]})
 
@@ -100,14 +108,16 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
     )
 
 
-def read_layer(layer: Layer, output: Storage) -> dict[str, Row]:
-    """Answers by clip key; a later success replaces an earlier failure."""
+def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str, Row]:
+    """Answers about these clips, by key; a success replaces a failure."""
     store = layer.storage(output)
+    made_of = {clip["key"]: clip["made_of"] for clip in clips}
     rows: dict[str, Row] = {}
     for commit in CommitLog(store).all():
         for file in commit.files:
             for row in tables.decode(store.read(file.name)).to_pylist():
-                if row["key"] not in rows or row["error"] is None:
+                asked_about = row.pop("made_of", None)
+                if made_of.get(row["key"]) == asked_about and (row["key"] not in rows or row["error"] is None):
                     rows[row["key"]] = row
     return rows
 
@@ -131,12 +141,13 @@ class _LayerWorker:
 def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> None:
     keys = sorted(row["key"] for row in answers if row["error"] is None)
     failed = {row["key"]: row["error"] for row in answers if row["error"] is not None}
-    part_id = hashlib.blake2b(stable_json([keys, failed]), digest_size=10).hexdigest()
+    made_of = {row["key"]: row["made_of"] for row in answers}
+    part_id = hashlib.blake2b(stable_json([keys, failed, made_of]), digest_size=10).hexdigest()
     name = f"parts/{part_id}.parquet"
     with store.staged(name) as path:
         path.write_bytes(tables.encode(pa.Table.from_pylist(list(answers))))
         file = describe(name, path, keys)
-    facts = {"made_by": dict(layer.made_by), "failed": failed}
+    facts = {"made_by": dict(layer.made_by), "failed": failed, "made_of": made_of}
     CommitLog(store).commit(Commit(part_id=part_id, files=(file,), facts=facts))
 
 
@@ -149,7 +160,8 @@ def checked(clips: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
     for clip in clips:
         given = by_key.get(clip["key"], [])
         if len(given) == 1:
-            rows.append({"error": None, **given[0]})
+            rows.append({"error": None, **given[0], "made_of": clip["made_of"]})
         else:
-            rows.append({"key": clip["key"], "error": f"{len(given)} answers came back for this clip, wanted one"})
+            why = f"{len(given)} answers came back for this clip, wanted one"
+            rows.append({"key": clip["key"], "error": why, "made_of": clip["made_of"]})
     return rows

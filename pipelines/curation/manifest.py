@@ -25,7 +25,7 @@ _NO_CLIP = Rejection(
     reason="no_clip",
     remedy="nothing in it was long enough for a clip, or its sound was joined with one that was taken down",
 )
-_INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes"})
+_INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes", "made_of"})
 
 
 def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -> Row:

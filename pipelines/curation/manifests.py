@@ -3,7 +3,6 @@
 import csv
 import datetime
 import io
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.curation.text_files import UnreadableText, decode_text
+from pipelines.curation.text_files import UnreadableText, decode_text, parse_json
 from skyreels import storage
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def _json_list(location: str, text: str) -> Iterator[tuple[str, Row]]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}; write one object a line, or one list of them") from None
 

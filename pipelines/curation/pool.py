@@ -8,7 +8,8 @@
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,7 @@ from pipelines.curation.plan import Part, Plan
 from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
-from skyreels.commits import Commit, CommitLog
+from skyreels.commits import Commit, CommitLog, digest
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
 from skyreels.storage import Storage
@@ -65,7 +66,10 @@ def extract_in_process(parts: Sequence[Part], extract: ExtractConfig, pool: Stor
 
 @dataclass(frozen=True)
 class Pool:
-    """What is committed for a plan: a table of clips and one of sources, the latest attempt of each source."""
+    """What is committed for a plan: a table of clips and one of sources, the latest attempt of each source.
+
+    A clip's `made_of` changes with the bytes that it was cut from, and how; a source's `meta` is as it was last seen.
+    """
 
     clips: pa.Table
     sources: pa.Table
@@ -74,15 +78,36 @@ class Pool:
 def read_pool(pool: Storage, plan: Plan) -> Pool:
     """Both tables; parts that are not committed are absent, sources that were done again count once."""
     log = CommitLog(pool)
-    done = log.done()
-    latest = {source.source_id: part.part_id for part in plan.parts if part.part_id in done for source in part.sources}
+    latest = plan.committed(log)
+    current, known = set(latest.values()), plan.sources
     clips, sources = [], []
     for part in plan.parts:
-        if part.part_id in done:
+        if part.part_id in current:
             commit = log.read(part.part_id)
-            clips.append(_current(pool, commit, "clips/", latest))
-            sources.append(_current(pool, commit, "sources/", latest))
+            read = _as_seen(_current(pool, commit, "sources/", latest), known)
+            clips.append(_made_of(_current(pool, commit, "clips/", latest), read, commit.facts["extract"]))
+            sources.append(read)
     return Pool(tables.concat(clips), tables.concat(sources))
+
+
+def _as_seen(sources: pa.Table, known: Mapping[str, Source]) -> pa.Table:
+    """With what inputs last said of them."""
+    meta = [json.dumps(known[source_id].meta, default=str) for source_id in sources.column("source_id").to_pylist()]
+    return sources.set_column(sources.column_names.index("meta"), "meta", pa.array(meta, pa.string()))
+
+
+def _made_of(clips: pa.Table, sources: pa.Table, extract: str) -> pa.Table:
+    """With a digest of what each clip is: its span of its sources' bytes, cut by this extraction."""
+    sha256 = dict(zip(*(sources.column(name).to_pylist() for name in ("source_id", "sha256")), strict=True))
+    spans = clips.select(["source_id", "start_s", "end_s", "parts"]).to_pylist()
+    made = [
+        digest({"extract": extract, "span": row, "bytes": [sha256.get(i) for i in _pieces(row)]}) for row in spans
+    ]  # fmt: skip
+    return clips.append_column("made_of", pa.array(made, pa.string()))
+
+
+def _pieces(clip: dict[str, Any]) -> list[str]:
+    return [source_id for source_id, _, _ in json.loads(clip["parts"])] or [clip["source_id"]]
 
 
 def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:

@@ -64,7 +64,8 @@ def _purge_layer(store: Storage, keys: set[str]) -> None:
         file = _write_table(store, f"parts/{commit.part_id}-r{revision}.parquet", left)
         file = file.model_copy(update={"keys": tuple(key for key in commit.keys if key not in keys)})
         failed = {key: why for key, why in commit.facts["failed"].items() if key not in keys}
-        facts = {**commit.facts, "revision": revision, "failed": failed}
+        made_of = {key: digest for key, digest in commit.facts.get("made_of", {}).items() if key not in keys}
+        facts = {**commit.facts, "revision": revision, "failed": failed, "made_of": made_of}
         log.commit(Commit(part_id=commit.part_id, files=(file,), facts=facts))
     for name in log.orphans("parts"):
         store.delete(name)

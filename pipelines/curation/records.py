@@ -26,6 +26,8 @@ class Source(Record):
     uri: str
     kind: Kind
     size: int  # bytes
+    modified_ns: int = 0  # when the file, or the tar that it is in, was last written to; 0: not known
+    manifest: str = ""  # the manifest whose row describes it
     meta: dict[str, Any] = {}  # what the input manifest or the tar said of it: licence, caption, url, …
 
     @classmethod

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.curation.folders import Folders, stamped
 from pipelines.curation.manifests import EXTENSIONS as MANIFESTS
 from pipelines.curation.manifests import InputError as InputError
 from pipelines.curation.manifests import read_manifest
@@ -35,7 +36,10 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
     for item in inputs:
         for source in _sources_in(item):
             found[source.uri] = _told_of_again(found[source.uri], source) if source.uri in found else source
-    return with_user_captions([found[uri] for uri in sorted(found)])
+    folders = Folders()
+    ordered = [found[uri] for uri in sorted(found)]
+    dated = stamped([(source, _container(source) or source.uri) for source in ordered], folders)
+    return with_user_captions(list(dated), folders)
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def _told_of_again(before: Source, now: Source) -> Source:
     differ = sorted(name for name, value in now.meta.items() if before.meta.get(name, value) != value)
     if differ:
         logger.warning("%s is described twice, and not alike: %s; the later is used", now.uri, ", ".join(differ))
-    return now.model_copy(update={"meta": before.meta | now.meta})
+    return now.model_copy(update={"meta": before.meta | now.meta, "manifest": now.manifest or before.manifest})
 
 
 def _sources_in(item: str) -> Iterator[Source]:
@@ -88,10 +92,14 @@ def _in_glob(location: str) -> Iterator[Source]:
 
 def _in_manifest(location: str) -> Iterator[Source]:
     for where, target, meta in read_manifest(location):
-        entries = storage.list_files(target)
+        try:
+            entries = storage.list_files(target)
+        except storage.StorageError as error:
+            raise InputError(f"{where}: {error}") from error
         if entries and entries[0].location != target:
             raise InputError(f"{where}: {target} is a folder; name its files, or give the folder as --input")
-        yield from _file(target, entries[0].size if entries else 0, meta, assume_media=True)
+        for source in _file(target, entries[0].size if entries else 0, meta, assume_media=True):
+            yield source.model_copy(update={"manifest": location})
 
 
 def _file(location: str, size: int, meta: dict[str, Any], *, assume_media: bool) -> Iterator[Source]:

@@ -3,7 +3,6 @@
 import bz2
 import errno
 import gzip
-import json
 import lzma
 import posixpath
 import tarfile
@@ -19,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipelines.curation.records import Kind, Source
-from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text
+from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text, parse_json
 from skyreels import storage
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -166,7 +165,7 @@ def _read_said(tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str) ->
         return {"_caption_error": f"{member.name} has {member.size} bytes; of a text at most {MAX_TEXT_BYTES} are read"}
     try:
         text = decode_text(file.read(), member.name)
-        return {extension: json.loads(text) if extension == "json" else text.strip()}
+        return {extension: parse_json(text) if extension == "json" else text.strip()}
     except UnreadableText as error:
         return {"_caption_error": str(error)}
     except ValueError as error:

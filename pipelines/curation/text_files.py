@@ -1,6 +1,9 @@
-"""Text as people save it: UTF-8 with or without a mark, UTF-16 and UTF-32 with one."""
+"""Text as people save it: UTF-8 with or without a mark, UTF-16 and UTF-32 with one; and JSON in it."""
 
 import codecs
+import json
+import re
+from typing import Any
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -11,6 +14,7 @@ _MARKS = (
 )
 
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that takes two escapes
 MAX_TEXT_BYTES = 16 << 20  # of a caption or annotation
 
 
@@ -29,3 +33,14 @@ def decode_text(data: bytes, where: str) -> str:
             f"{where}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}; "
             "save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, if it comes from Windows)"
         ) from None
+
+
+def parse_json(text: str) -> Any:
+    """JSON that can be stored: numbers that are none are null, half a character is "?". Raises ValueError."""
+    try:
+        value = json.loads(text, parse_constant=lambda name: None)
+        if _HALF.search(text):
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+    return value

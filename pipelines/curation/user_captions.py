@@ -5,20 +5,18 @@ JSON of a film with shots or times is cut to each of its clips.
 """
 
 import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.curation.captions.parts import FORMS, CaptionParts, forms_of, joined
+from pipelines.curation.captions.parts import FORMS, CaptionParts, filled, forms_of, joined
+from pipelines.curation.folders import Folders
 from pipelines.curation.records import Source
-from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text
+from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text, parse_json
 from pipelines.dataset.captions import StructuredCaption
 from skyreels import storage
-
-logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 _LONE = ("caption", "text", "txt")  # names of a caption of no particular form
@@ -31,13 +29,13 @@ class BadCaption(ValueError):
     """A caption that cannot be used: where it is, why, and what to do."""
 
 
-def with_user_captions(sources: Sequence[Source]) -> list[Source]:
+def with_user_captions(sources: Sequence[Source], folders: Folders) -> list[Source]:
     """The sources with what is written of them, in their manifests and tars and beside them.
 
     What cannot be used is kept as `_caption_error`: nobody knows what it would have said, so its clips are rejected.
     """
     with ThreadPoolExecutor(_READERS) as readers:
-        beside = list(readers.map(_read_beside, _beside(sources)))
+        beside = list(readers.map(_read_beside, [_beside(source, folders) for source in sources]))
     return [
         source.model_copy(update={"meta": _captioned(source.meta | found)})
         for source, found in zip(sources, beside, strict=True)
@@ -56,7 +54,7 @@ def user_caption(clip: Row, meta_of: Mapping[str, Mapping[str, Any]], *, fill: b
         return None
     said = [parts for parts in told if parts.forms()]
     row = {
-        **(_filled(forms) if fill else forms),
+        **(filled(forms) if fill else forms),
         "caption_source": "user",
         "user_forms": ",".join(forms),
         "origin": ",".join(dict.fromkeys(parts.origin for parts in said)),
@@ -83,12 +81,6 @@ def _told(clip: Row, meta_of: Mapping[str, Mapping[str, Any]]) -> list[CaptionPa
     if not all(found):
         return []
     return [joined([(told[0], end - start) for told, (_, start, end) in zip(found, pieces, strict=True)])]
-
-
-def _filled(forms: Mapping[str, str]) -> dict[str, str]:
-    """All three forms: prose stands for prose before tagged text does, and the fuller prose for tagged text."""
-    order = {"short": FORMS, "long": ("long", "short", "structured"), "structured": ("structured", "long", "short")}
-    return {form: next(forms[name] for name in names if name in forms) for form, names in order.items()}
 
 
 def _captioned(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,43 +113,58 @@ def read_caption(said: Mapping[str, Any], origin: str) -> list[CaptionParts]:
     """The captions in a JSON object or a manifest's row. Raises BadCaption naming the field.
 
     `caption_parts` (`captions/parts.py`) tells everything with its times and stands alone. Else `shots` with times and
-    captions of their own; and forms for the whole: `short`, `long`, `structured`, or `caption`, at the top or in
-    `captions`. What another run only measured is no user's caption.
+    captions of their own; and forms for the whole: `caption_short`, `caption_long`, `caption_structured`, or `short`,
+    `long`, `structured` in `captions`, or `caption`. What another run only measured is no user's caption.
     """
     given = {str(name).lower(): value for name, value in said.items()}
-    within = _decoded(given.get("captions"))
-    flat = {**given, **within} if isinstance(within, Mapping) else {**given, "caption": within or given.get("caption")}
-    if "measured" in (flat.get("caption_source"), flat.get("caption_caption_source")):
+    captions = _decoded(given.get("captions"))
+    within = captions if isinstance(captions, Mapping) else {}
+    if "measured" in (within.get("caption_source"), given.get("caption_source"), given.get("caption_caption_source")):
         return []
-    language = str(flat.get("language") or "und")
-    if (parts := _decoded(given.get("caption_parts") or flat.get("parts"))) and not isinstance(parts, str):
-        whole = parts if isinstance(parts, list) else [parts]
-        return [_checked(one, origin) for one in whole]
-    shots = [shot for shot in map(_shot, _shots(given)) if shot is not None]
-    top = _forms(flat)
-    found = [{"shots": shots}] if shots else []
+    parts = _decoded(given.get("caption_parts") or within.get("parts"))
+    if isinstance(parts, Mapping | list) and parts:
+        return [_checked(one, origin) for one in (parts if isinstance(parts, list) else [parts])]
+    shots = _told_shots(given)
+    top = _forms({**_own_names(given), **within, **({} if within else {"caption": captions or given.get("caption")})})
+    found: list[dict[str, Any]] = [{"shots": shots}] if shots else []
     if top and len(shots) <= 1:  # what is said of a whole film is not true of each of its shots
         found.append({"shots": [top]})
-    return [_checked({"origin": origin, "language": language, **one}, origin) for one in found]
+    language = str(within.get("language") or given.get("language") or "und")
+    return [_checked({"language": language, **one}, origin) for one in found]
 
 
-def _shots(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Shots with their times in seconds, from seconds or from frames."""
+def _own_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without names that mean a caption only among captions: beside a `lat`, `long` is a place on earth."""
+    return {name: value for name, value in given.items() if name not in FORMS}
+
+
+def _told_shots(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shots that have captions, with their times in seconds."""
     shots = _decoded(given.get("shots"))
     if not isinstance(shots, list) or not all(isinstance(shot, Mapping) for shot in shots):
         return []
-    timed = []
+    found = []
     for shot in shots:
-        times = {
-            name: next((shot[key] for key in (name, name.removesuffix("_s")) if shot.get(key) is not None), None)
-            for name in ("start_s", "end_s")
-        }
-        if times["start_s"] is None and "first_frame" in shot and given.get("fps"):
-            rate = _rate(given["fps"])
-            times = {"start_s": shot["first_frame"] / rate, "end_s": shot.get("end_frame", 0) / rate or None}
-        if times["start_s"] is not None:
-            timed.append({**shot, **times})
-    return timed if len(timed) == len(shots) else []
+        captions = shot.get("captions")
+        within = captions if isinstance(captions, Mapping) else {"caption": captions or shot.get("caption")}
+        if forms := _forms({**shot, **within}):
+            found.append({**forms, **_times(shot, given.get("fps"))})
+    return found
+
+
+def _times(shot: Mapping[str, Any], fps: Any) -> dict[str, Any]:
+    """Start and end of a shot: given in seconds, or in frames of a film of `fps`."""
+    start = shot.get("start_s", shot.get("start"))
+    if start is not None:
+        return {"start_s": start, "end_s": shot.get("end_s", shot.get("end"))}
+    if "first_frame" not in shot or fps is None:
+        raise BadCaption("a shot has a caption but no start_s: without its times nobody knows which clips it is of")
+    rate = _rate(fps)
+    try:
+        first, end = (float(shot[name]) / rate for name in ("first_frame", "end_frame"))
+    except (KeyError, TypeError, ValueError):
+        raise BadCaption("a shot has no first_frame and end_frame that are numbers; or give start_s, end_s") from None
+    return {"start_s": first, "end_s": end}
 
 
 def _rate(fps: Any) -> float:
@@ -171,14 +178,6 @@ def _rate(fps: Any) -> float:
     return rate
 
 
-def _shot(shot: Mapping[str, Any]) -> dict[str, Any] | None:
-    within = shot.get("captions")
-    forms = _forms(
-        {**shot, **within} if isinstance(within, Mapping) else {**shot, "caption": within or shot.get("caption")}
-    )
-    return {**forms, "start_s": shot["start_s"], "end_s": shot["end_s"]} if forms else None
-
-
 def _forms(flat: Mapping[str, Any]) -> dict[str, str]:
     """The forms that are written down; a caption of no particular form is both short and long, or structured."""
     found: dict[str, str] = {}
@@ -187,7 +186,8 @@ def _forms(flat: Mapping[str, Any]) -> dict[str, str]:
         if value is not None:
             found[form] = _structured_text(value) if form == "structured" else _text(value, form)
     for name in _LONE:
-        if flat.get(name):
+        # `text` may as well be what is written in the picture, line by line.
+        if flat.get(name) and (name == "caption" or isinstance(flat[name], str)):
             text = _text(flat[name], name)
             forms = ("structured",) if _is_structured(text) else ("short", "long")
             found = dict.fromkeys(forms, text) | found
@@ -202,9 +202,10 @@ def _text(value: Any, name: str) -> str:
 
 def _structured_text(value: Any) -> str:
     """A structured caption given field by field, as the text that it is trained as."""
-    if isinstance(value, Mapping):
+    fields = _decoded(value)
+    if isinstance(fields, Mapping):
         try:
-            return StructuredCaption.model_validate(value).render()
+            return StructuredCaption.model_validate(fields).render()
         except ValidationError as error:
             raise BadCaption(f"structured: {_first(error)}") from None
     return _text(value, "structured")
@@ -241,7 +242,7 @@ def _decoded(value: Any) -> Any:
     """Columns hold nested values as JSON text; a text that is no JSON is itself."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
     return value
@@ -259,34 +260,17 @@ def _shallow(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in value.items() if flat(item)}
 
 
-def _beside(sources: Iterable[Source]) -> list[dict[str, str]]:
-    """Per source the locations of its NAME.json and NAME.txt, by extension; a member of a tar has its own."""
-    listings: dict[str, dict[str, dict[str, str]]] = {}
-    found: list[dict[str, str]] = []
-    for source in sources:
-        if "_offset" in source.meta or "_unreadable" in source.meta:
-            found.append({})
-            continue
-        folder, _, name = source.uri.rpartition("/")
-        if folder not in listings:
-            listings[folder] = _texts_in(folder)
-        found.append(listings[folder].get(name.rpartition(".")[0], {}))
-    return found
-
-
-def _texts_in(folder: str) -> dict[str, dict[str, str]]:
-    """stem -> {json | txt: location} of the files in a folder."""
-    stems: dict[str, dict[str, str]] = {}
-    try:
-        names = storage.names_in(folder)
-    except OSError as error:
-        logger.warning("captions beside the files of %s are not read: %s", folder, error)
+def _beside(source: Source, folders: Folders) -> dict[str, str]:
+    """Locations of NAME.json and NAME.txt by extension; a member of a tar has its own."""
+    if "_offset" in source.meta or "_unreadable" in source.meta:
         return {}
-    for name in names:
-        stem, _, extension = name.rpartition(".")
-        if stem and not name.startswith(".") and extension.lower() in _BESIDE:
-            stems.setdefault(stem, {})[extension.lower()] = storage.join(folder, name)
-    return stems
+    folder, _, name = source.uri.rpartition("/")
+    stem = name.rpartition(".")[0]
+    return {
+        extension.lower(): storage.join(folder, f"{stem}.{extension}")
+        for extension in folders.suffixes(folder).get(stem, ())
+        if extension.lower() in _BESIDE
+    }
 
 
 def _read_beside(files: Mapping[str, str]) -> dict[str, Any]:
@@ -295,7 +279,7 @@ def _read_beside(files: Mapping[str, str]) -> dict[str, Any]:
     for extension, location in files.items():
         try:
             text = decode_text(storage.read_bytes(location, most=MAX_TEXT_BYTES), location)
-            said = json.loads(text) if extension == "json" else text.strip()
+            said = parse_json(text) if extension == "json" else text.strip()
         except (OSError, UnreadableText) as error:
             return {"_caption_error": f"{error}; mend or remove the file, then run the same command again"}
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from model.media import cover
+from pipelines.curation.captions.parts import CaptionParts, window
 from pipelines.curation.tables import members_of
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, read_member
@@ -40,7 +42,8 @@ _FRAMES_AT_ONCE = 16
 class Clip:
     """One curated sample: a clip, a picture or a sound. Sizes in pixels; `members` say where its files lie.
 
-    `edited` is of an edit pair: the seconds between which the edit shows.
+    `caption_parts`: what captions with times are made of. `edited` is of an edit pair: the seconds between which the
+    edit shows.
     """
 
     key: str
@@ -53,7 +56,13 @@ class Clip:
     has_audio: bool
     captions: Mapping[str, str]
     members: Mapping[str, Member]
+    caption_parts: str = "[]"
     edited: tuple[float, float] | None = None
+
+    def captions_between(self, start_s: float, end_s: float) -> Mapping[str, str]:
+        """Its captions as they are true of a window; a picture is a window without length."""
+        told = [CaptionParts.model_validate(parts) for parts in json.loads(self.caption_parts)]
+        return window(self.captions, told, start_s, end_s) if told else self.captions
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ def open_dataset(location: str) -> ClipDataset:
     data = storage.read(MANIFEST)
     file = pq.ParquetFile(io.BytesIO(data))
     columns = set(file.schema_arrow.names)
-    wanted = [*_FACTS, *(f"caption_{form}" for form in CAPTION_FORMS if f"caption_{form}" in columns)]
+    captions = [name for form in (*CAPTION_FORMS, "parts") if (name := f"caption_{form}") in columns]
+    wanted = [*_FACTS, *captions]
     rows = file.read(columns=wanted).to_pylist()
     return ClipDataset(storage, tuple(_clip(row) for row in rows), hashlib.sha256(data).hexdigest()[:16])
 
@@ -190,6 +200,7 @@ def _clip(row: Mapping[str, Any]) -> Clip:
         has_audio=bool(row["has_audio"]),
         captions={form: text for form, text in captions.items() if text},
         members=members_of(dict(row)),
+        caption_parts=row.get("caption_parts") or "[]",
     )
 
 

@@ -198,18 +198,18 @@ def read_bytes(location: str, most: int | None = None) -> bytes:
     return data
 
 
-def names_in(folder: str) -> list[str]:
-    """Names of the files in one folder, not below it, in order; none where there is no such folder."""
+def times_in(folder: str) -> dict[str, int]:
+    """Name -> when it was last written to (ns), of the files in one folder; empty where there is no such folder."""
     if not is_remote(folder):
         try:
             with os.scandir(normalise(folder)) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file())
+                return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return {}
     filesystem, path = resolve(folder)
     with _errors_name(folder):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(item.base_name for item in found if item.type == fs.FileType.File)
+    return {item.base_name: item.mtime_ns for item in found if item.type == fs.FileType.File}
 
 
 @contextmanager

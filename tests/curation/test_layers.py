@@ -6,7 +6,7 @@ from pipelines.curation.layers import Layer, checked, fill, read_layer, unanswer
 from pipelines.curation.recipe import WorkersConfig
 from skyreels.storage import Storage
 
-CLIPS = [{"key": f"k{i}", "value": i} for i in range(7)]
+CLIPS = [{"key": f"k{i}", "value": i, "made_of": f"bytes {i}"} for i in range(7)]
 WORKERS = WorkersConfig(clips_per_part=3, num_cpus=0.5)
 
 
@@ -39,7 +39,9 @@ def test_every_wanted_clip_is_answered_once(ray_cluster, tmp_path, holds_model):
     output = Storage(str(tmp_path))
     layer = _layer(holds_model=holds_model)
     assert _fill(layer, output) == 6
-    assert {key: row["double"] for key, row in read_layer(layer, output).items()} == {f"k{i}": 2 * i for i in range(6)}
+    assert {key: row["double"] for key, row in read_layer(layer, CLIPS, output).items()} == {
+        f"k{i}": 2 * i for i in range(6)
+    }
     assert unanswered(layer, CLIPS, output) == []
 
 
@@ -47,9 +49,9 @@ def test_what_failed_is_asked_again_and_only_that(ray_cluster, tmp_path):
     output = Storage(str(tmp_path))
     _fill(_layer(fails=(1, 4)), output)
     assert [clip["key"] for clip in unanswered(_layer(), CLIPS, output)] == ["k1", "k4"]
-    assert read_layer(_layer(), output)["k1"]["error"] == "no answer"
+    assert read_layer(_layer(), CLIPS, output)["k1"]["error"] == "no answer"
     assert _fill(_layer(), output) == 2
-    assert read_layer(_layer(), output)["k1"] == {"key": "k1", "error": None, "double": 2}
+    assert read_layer(_layer(), CLIPS, output)["k1"] == {"key": "k1", "error": None, "double": 2}
 
 
 def test_another_identity_is_another_layer(ray_cluster, tmp_path):
@@ -68,7 +70,7 @@ def test_engines_that_stream_commit_what_is_ready(ray_cluster, tmp_path):
 
     layer = _layer(make_worker=None, arguments={}, stream=stream)
     assert _fill(layer, output) == 6
-    assert sorted(read_layer(layer, output)) == [f"k{i}" for i in range(6)]
+    assert sorted(read_layer(layer, CLIPS, output)) == [f"k{i}" for i in range(6)]
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,22 @@ def test_missing_double_and_foreign_answers_are_errors_not_mixups(answers, lost)
     rows = checked(CLIPS[:3], answers)
     assert [row["key"] for row in rows] == ["k0", "k1", "k2"]
     assert {row["key"] for row in rows if row["error"]} == lost
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_clip_of_other_bytes_under_the_same_key_is_asked_about_again(ray_cluster, tmp_path, streams):
+    output = Storage(str(tmp_path))
+    stream = {"make_worker": None, "arguments": {}, "stream": _doubled}
+    layer = _layer(**(stream if streams else {}))
+    _fill(layer, output)
+    changed = [clip | ({"value": 40, "made_of": "other bytes"} if clip["key"] == "k4" else {}) for clip in CLIPS]
+    assert [clip["key"] for clip in unanswered(layer, changed, output)] == ["k4"]
+    assert "k4" not in read_layer(layer, changed, output)
+    assert sum(fill(layer, unanswered(layer, changed, output), output)) == 1
+    assert read_layer(layer, changed, output)["k4"]["double"] == 80
+    assert read_layer(layer, CLIPS, output)["k4"]["double"] == 8
+
+
+def _doubled(clips, rows):
+    value = {row["key"]: row["value"] for row in rows}
+    return clips.map(lambda row: {"key": row["key"], "double": 2 * value[row["key"]]})

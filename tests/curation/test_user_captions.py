@@ -11,6 +11,7 @@ from pipelines.curation.sources import find_sources
 from pipelines.curation.user_captions import BadCaption, read_caption, user_caption
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import write_film
+from skyreels.storage import Storage
 
 STRUCTURED = {"subjects": [{"type": "toy", "appearance": "a blue toy", "is_main": True}], "sfx": ["a squeak"]}
 RENDERED = "Main subject: a blue toy\nType: toy\n<sfx>a squeak</sfx>"
@@ -50,10 +51,10 @@ def test_a_text_in_the_structured_form_is_structured(folder):
 @pytest.mark.parametrize(
     "said",
     [
-        {"short": "a", "long": "b", "structured": STRUCTURED},
+        {"captions": {"short": "a", "long": "b", "structured": STRUCTURED}, "long": 13.4, "text": ["SALE"]},
         {"captions": {"short": "a", "long": "b", "structured": RENDERED}},
         {"caption": "b", "captions": {"short": "a", "structured": STRUCTURED}},
-        {"caption_short": "a", "caption_long": "b", "caption_structured": RENDERED},
+        {"caption_short": "a", "caption_long": "b", "caption_structured": json.dumps(STRUCTURED)},
     ],
 )
 def test_json_beside_may_give_each_form(folder, said):
@@ -74,7 +75,7 @@ def test_a_column_of_a_manifest(folder, column):
 
 def test_members_of_a_tar(folder):
     with tarfile.open(folder / "x.tar", "w") as tar:
-        for name, data in {"k.mp4": b"v", "k.json": b'{"short": "a toy"}', "k.txt": b"a long toy"}.items():
+        for name, data in {"k.mp4": b"v", "k.json": b'{"caption_short": "a toy"}', "k.txt": b"a long toy"}.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -84,14 +85,14 @@ def test_members_of_a_tar(folder):
 
 def test_of_each_form_the_manifest_comes_first_then_json_then_text(folder):
     (folder / "list.jsonl").write_text('{"path": "toy.mp4", "caption_short": "of the manifest"}')
-    (folder / "toy.json").write_text('{"short": "of the json", "structured": "a\\nb"}')
+    (folder / "toy.json").write_text('{"captions": {"short": "of the json", "structured": "a\\nb"}}')
     (folder / "toy.txt").write_text("of the text")
     row = _told(_only(folder / "list.jsonl"))
     assert (row["short"], row["long"], row["structured"]) == ("of the manifest", "of the text", "a\nb")
 
 
 def test_forms_that_were_not_written_get_the_words_of_those_that_were(folder):
-    (folder / "toy.json").write_text(json.dumps({"structured": STRUCTURED, "short": "a toy"}))
+    (folder / "toy.json").write_text(json.dumps({"captions": {"structured": STRUCTURED, "short": "a toy"}}))
     row = _told(_only(folder), fill=True)
     assert (row["short"], row["long"], row["structured"]) == ("a toy", "a toy", RENDERED)
     assert row["user_forms"] == "short,structured"
@@ -103,8 +104,16 @@ def test_forms_that_were_not_written_get_the_words_of_those_that_were(folder):
     [
         ("toy.json", '{"short": ', r"toy\.json is not JSON"),
         ("toy.json", '{"caption": ["a", "b"]}', "caption is a list: write it as one text"),
-        ("toy.json", '{"structured": {"subjects": [{"type": "x"}]}}', r"structured: subjects\.0\.appearance"),
+        ("toy.json", '{"caption_structured": {"subjects": [{"type": "x"}]}}', r"structured: subjects\.0\.appearance"),
         ("toy.json", '{"shots": [{"start_s": 3, "end_s": 1, "caption": "x"}]}', "ends at 1 s"),
+        ("toy.json", '{"shots": [{"caption": "x"}]}', "a shot has a caption but no start_s"),
+        (
+            "toy.json",
+            '{"fps": 24, "shots": [{"caption": "x", "first_frame": "a"}]}',
+            "no first_frame and end_frame that",
+        ),
+        ("toy.json", '{"fps": "x", "shots": [{"caption": "x", "first_frame": 1}]}', "fps is 'x': write frames per"),
+        ("toy.json", "[" * 100_000, "is not JSON: it is nested without end"),
         ("toy.txt", "x" * 30_000, "20000 characters"),
     ],
 )
@@ -121,10 +130,28 @@ def test_bytes_that_are_no_text_name_file_line_and_remedy(folder):
 
 
 def test_json_that_says_nothing_of_the_picture_is_no_caption(folder):
-    (folder / "toy.json").write_text('{"licence": "CC0", "views": 3}')
+    said = {"licence": "CC0", "lat": 52.5, "long": "13.4", "short": True}
+    (folder / "toy.json").write_text(json.dumps(said))
     source = _only(folder)
     assert _told(source) is None
-    assert source.meta["json"] == {"licence": "CC0", "views": 3}
+    assert source.meta["json"] == said
+
+
+def test_what_is_read_can_be_stored(folder):
+    (folder / "toy.json").write_text('{"caption": "half \\ud83d of a smile", "whole": "\\ud83d\\ude00", "score": NaN}')
+    source = _only(folder)
+    assert json.loads(source.model_dump_json())["meta"]["json"]["whole"] == "\U0001f600"
+    assert source.meta["json"]["score"] is None
+    assert _told(source)["short"] == "half ? of a smile"
+
+
+def test_captions_beside_files_on_s3(s3_root):
+    store = Storage(s3_root)
+    for name, data in {"in/a.mp4": b"v", "in/a.txt": b"a toy", "in/sub/b.mp4": b"v"}.items():
+        store.write(name, data)
+    first, second = find_sources([f"{s3_root}/in"])
+    assert (_told(first)["short"], _told(second)) == ("a toy", None)
+    assert first.modified_ns > 0
 
 
 def test_what_another_run_only_measured_is_no_user_s_caption():

@@ -1,5 +1,6 @@
 """The job as a user runs it: shards others can read, every input accounted for, bad input named, nothing lost."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -113,6 +114,34 @@ def test_the_report_is_one_file_with_playing_clips(curated):
     assert "https://" not in page
 
 
+def test_words_and_files_that_changed_in_place_are_brought_up_to_date(ray_cluster, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, seed in (("kept", 1), ("told", 2), ("other", 3)):
+        _film(folder / f"{name}.mp4", seed=seed)
+        (folder / f"{name}.txt").write_text(f"the film called {name}")
+    assert _curate(folder, output, "shards.pack_bytes=1") == 0
+    before = {Path(row["uri"]).stem: row for row in _dataset(output)[0]}
+    films = {s["__key__"]: s["mp4"] for s in wds.WebDataset(_shards(output), shardshuffle=False)}
+    assert {name: row["caption_long"] for name, row in before.items()} == {
+        name: f"the film called {name}" for name in ("kept", "told", "other")
+    }
+    (folder / "told.txt").write_text("new words")
+    _film(folder / "other.mp4", seed=4)
+    assert _curate(folder, output, "shards.pack_bytes=1") == 0
+    after = {Path(row["uri"]).stem: row for row in _dataset(output)[0]}
+    assert after["kept"] == before["kept"]
+    assert (after["told"]["caption_long"], after["told"]["sha256"]) == ("new words", before["told"]["sha256"])
+    assert after["other"]["sha256"] == hashlib.sha256((folder / "other.mp4").read_bytes()).hexdigest()
+    samples = {s["__key__"]: s for s in wds.WebDataset(_shards(output), shardshuffle=False)}
+    assert sorted(samples) == sorted(row["key"] for row in after.values())
+    for name, row in after.items():
+        described = json.loads(samples[row["key"]]["json"])
+        assert described["captions"]["long"] == row["caption_long"]
+        assert (described["source"]["sha256"] == before[name]["sha256"]) is (name != "other")
+        assert (samples[row["key"]]["mp4"] == films[row["key"]]) is (name != "other")
+
+
 def test_running_again_changes_nothing_and_new_files_touch_only_new_shards(copied, small_world, tmp_path):
     before = {path: Path(path).read_bytes() for path in _shards(copied)}
     page = copied / "datasets" / "default" / "report.html"
@@ -221,10 +250,12 @@ def test_replay_tries_failed_sources_again(ray_cluster, tmp_path):
     _film(world / "a.mp4", seed=1)
     whole = (world / "a.mp4").read_bytes()
     (world / "a.mp4").write_bytes(b"\0" * len(whole))
+    written = (world / "a.mp4").stat()
     _film(world / "b.mp4", seed=2)
     assert _curate(world, tmp_path / "out") == 0
     assert [Path(row["uri"]).name for row in _dataset(tmp_path / "out")[0]] == ["b.mp4"]
     (world / "a.mp4").write_bytes(whole)
+    os.utime(world / "a.mp4", ns=(written.st_atime_ns, written.st_mtime_ns))  # neither size nor time tells
     assert _curate(world, tmp_path / "out") == 0
     assert len(_dataset(tmp_path / "out")[0]) == 1
     assert _curate(world, tmp_path / "out", "--replay-rejects") == 0

@@ -43,7 +43,13 @@ class TimedLine(_Span):
     brief: Prose | None = None
 
     def shown_in(self, start_s: float, end_s: float) -> bool:
-        """Whether a span tells it: a sound that starts there, words of which most are there, all else that is seen."""
+        """Whether a span tells it: a sound that starts there, words of which most are there, all else that is seen.
+
+        In a picture, a span without length, text can be read and nothing is heard.
+        """
+        if start_s == end_s:
+            at_all = self.tag in ("text", None) and self.start_s == self.end_s == start_s
+            return at_all or (self.tag == "text" and self.start_s <= start_s < self.end_s)
         lasts = self.end_s - self.start_s
         if self.tag == "sfx" or not lasts:
             return start_s <= self.start_s < end_s
@@ -87,7 +93,7 @@ class CaptionParts(Part):
             if shot.overlap(start_s, end_s) >= least
         ]
         timed = [line.model_copy(update=_within(line, start_s, seconds)) for line in self.timed
-                 if line.shown_in(start_s, max(end_s, start_s + 1e-6))]  # fmt: skip
+                 if line.shown_in(start_s, end_s)]  # fmt: skip
         return self.model_copy(update={"shots": shots, "timed": timed})
 
     def after(self, seconds: float) -> "CaptionParts":
@@ -145,6 +151,19 @@ def forms_of(told: Iterable[CaptionParts]) -> dict[str, str]:
     for parts in told:
         found = parts.forms() | found
     return {form: found[form] for form in FORMS if form in found}
+
+
+def filled(forms: Mapping[str, str]) -> dict[str, str]:
+    """All three forms: prose stands for prose before tagged text does, and the fuller prose for tagged text."""
+    order = {"short": FORMS, "long": ("long", "short", "structured"), "structured": ("structured", "long", "short")}
+    return {form: next(forms[name] for name in names if name in forms) for form, names in order.items() if forms}
+
+
+def window(captions: Mapping[str, str], told: Sequence[CaptionParts], start_s: float, end_s: float) -> dict[str, str]:
+    """A clip's captions as they are true of a window of it: those that are made of its parts, made of the window's."""
+    whole = filled(forms_of(told))
+    inside = filled(forms_of(parts.between(start_s, end_s) for parts in told))
+    return {form: inside.get(form, text) if text == whole.get(form) else text for form, text in captions.items()}
 
 
 def joined(pieces: Sequence[tuple[CaptionParts, float]]) -> CaptionParts:

@@ -18,7 +18,6 @@ from model.network.refiner import refined_clip
 from model.shapes import ClipShape
 from pipelines.dataset.reader import (
     CAPTION_FORMS,
-    Clip,
     Times,
     VideoFile,
     member_bytes,
@@ -81,13 +80,13 @@ def encode_extensions(
 
 
 def encode_texts(
-    clip: Clip, references: Sequence[Reference], spec: LatentSpec, encoders: Encoders
+    placed: Placed, seconds: float, references: Sequence[Reference], spec: LatentSpec, encoders: Encoders
 ) -> dict[str, Tensor]:
-    """Hidden states of the captions that the clip has, by form; and of the fullest of them read with each reference."""
+    """Hidden states of the captions that the clip has, as they are true of a window of `seconds`, by form; and of the
+    fullest of them read with each reference."""
     asked: frozenset[str] = frozenset(spec.captions)
-    said: dict[str, str] = {
-        form: clip.captions[form] for form in CAPTION_FORMS if form in asked and form in clip.captions
-    }
+    captions = placed.clip.captions_between(placed.start_s, placed.start_s + seconds)
+    said: dict[str, str] = {form: captions[form] for form in CAPTION_FORMS if form in asked and form in captions}
     texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
     fullest = list(said)[-1]
     for reference in references:
@@ -109,7 +108,7 @@ def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         shape=shape,
         video=encoders.video_latents(pixels[None])[0],
         audio=_sound(placed, shape.audio_samples, storage, spec, encoders),
-        texts=encode_texts(clip, references, spec, encoders),
+        texts=encode_texts(placed, shape.seconds, references, spec, encoders),
         stills=encode_stills(pixels, shape, encoders) if spec.stills else None,
         extensions=tuple(encode_extensions(pixels, placed.key, shape, spec, encoders)),
         regions=tuple(_regions(pixels, placed, spec, encoders)),
@@ -135,7 +134,7 @@ def _encode_image(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         bucket=placed.bucket.name,
         shape=shape,
         video=encoders.video_latents(pictures[0][None])[0],
-        texts=encode_texts(placed.clip, [], spec, encoders),
+        texts=encode_texts(placed, 0.0, [], spec, encoders),
         regions=tuple(_regions(pictures[0], placed, spec, encoders)),
         large=large,
         refined=large,
@@ -154,7 +153,7 @@ def _encode_sound(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         bucket=placed.bucket.name,
         shape=None,
         audio=_sound(placed, samples, storage, spec, encoders),
-        texts=encode_texts(placed.clip, references, spec, encoders),
+        texts=encode_texts(placed, seconds, references, spec, encoders),
         references=encode_references(references, None, encoders),
     )
 

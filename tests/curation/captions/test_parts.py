@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.curation.captions.parts import CaptionParts, ShotCaption, TimedLine, forms_of, joined
+from pipelines.curation.captions.parts import CaptionParts, ShotCaption, TimedLine, filled, forms_of, joined, window
 from pipelines.dataset.captions import StructuredCaption
 
 SHOTS = [
@@ -82,6 +82,25 @@ def test_pieces_that_are_joined_are_told_one_after_another():
     told = joined([(piece, 1.5), (piece, 1.5)]).forms()
     assert told["structured"].count("<sfx>a bark at 0.50 and 2.00 s</sfx>") == 1
     assert told["short"] == "A fox."
+
+
+def test_a_picture_shows_text_and_sounds_like_nothing():
+    assert FILM.between(5.0, 5.0).forms() == {
+        "short": "A den.",
+        "long": "A den at night.",
+        "structured": "Environment: a den\n<text>&lt;LATER&gt;</text>",
+    }
+
+
+def test_a_window_is_told_its_own_part_and_keeps_what_is_not_made_of_parts():
+    clip = FILM.between(0.5, 4.0)
+    captions = clip.forms() | {"short": "A captioner's words."}
+    told = window(captions, [clip], 1.5, 3.0)
+    assert told["short"] == "A captioner's words."
+    assert told["structured"].endswith("<sfx>a bark at 1.00 s</sfx>\n<bgm>a flute</bgm>")
+    assert window(filled({"short": "x"}), [CaptionParts(shots=[ShotCaption(short="x")])], 0.0, 1.0) == dict.fromkeys(
+        ("short", "long", "structured"), "x"
+    )
 
 
 def test_a_line_that_ends_before_it_starts_is_refused():

@@ -1,12 +1,14 @@
 """A sample against the conditioning that generation uses, and nothing in it from pixels that were not given."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
 from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, StartEndToVideo
+from pipelines.curation.captions.parts import CaptionParts
 from pipelines.dataset.reader import open_video, read_sound
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.encode import (
@@ -210,3 +212,19 @@ def test_regions_are_neither_nothing_nor_everything(seed):
     shares = (~keep).float().mean((0, 2, 3))
     assert keep.shape == (1, 9, 48, 64)
     assert ((shares > 0.005) & (shares < 0.6)).all()
+
+
+def test_a_window_is_told_only_what_happens_in_it(placed, sample, dataset, spec, encoders):
+    start, end = placed.start_s, placed.start_s + sample.shape.seconds
+    heard = [
+        {"start_s": at, "end_s": at, "tag": "sfx", "text": f"hit {number}", "sentence": f"Hit {number}."}
+        for number, at in enumerate((max(0.0, start - 0.5), (start + end) / 2, end + 0.5))
+    ]
+    parts = CaptionParts.model_validate(
+        {"shots": [{"long": "A film.", "structured": "Lighting: soft"}], "timed": heard}
+    )
+    clip = dataclasses.replace(placed.clip, captions=parts.forms(), caption_parts=json.dumps([parts.model_dump()]))
+    texts = encode_sample(dataclasses.replace(placed, clip=clip), dataset.storage, spec, encoders).texts
+    told = "A film. Hit 1." if start > 0 else "A film. Hit 0. Hit 1."
+    assert _same(texts["long"], encoders.text_states(told))
+    assert not torch.equal(texts["long"], encoders.text_states(clip.captions["long"])[: len(texts["long"])])
