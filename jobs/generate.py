@@ -30,25 +30,21 @@ from pipelines.generation.media import MediaReader
 from pipelines.generation.output import SUFFIXES, check_output, output_kind
 from pipelines.generation.render import Rendered, render
 from pipelines.generation.request import GenerationRequest, RequestError
+from skyreels.command_line import exit_status
 from skyreels.config import build
-from skyreels.storage import StorageError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_EXPECTED = (ValueError, FileNotFoundError, StorageError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make one clip; 0 when it was written, 1 with the reason on stderr, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
-    try:
+
+    def generate() -> int:
         print_rendered(_generate(arguments))
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_status(generate, (ValueError,), stopped="stopped; nothing was written")
 
 
 def _generate(arguments: argparse.Namespace) -> Rendered:

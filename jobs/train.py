@@ -17,18 +17,15 @@ from pathlib import Path
 
 from pipelines.training import curriculum, run
 from pipelines.training.recipe import GROUPS, STAGES
-from skyreels.config import ConfigError, split_settings
-from skyreels.storage import StorageError
+from skyreels.command_line import exit_status, parse
 from skyreels.training.errors import TrainingError
 
-_EXPECTED = (ConfigError, StorageError, TrainingError, FileNotFoundError, ValueError)
+_EXPECTED = (TrainingError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
-    words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
-    arguments = _parser().parse_args(rest)
+    arguments, settings = parse(_parser(), argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = curriculum.Request(
         stage=arguments.stage,
@@ -45,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         tracked=not arguments.no_tracking,
         quiet=arguments.quiet,
     )
-    try:
+
+    def train() -> int:
         if arguments.dry_run:
             print(curriculum.describe(request))
             return 0
         return 0 if run.train(request) else 3
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return exit_status(train, _EXPECTED, stopped="stopped; the same command goes on from the last checkpoint")
 
 
 def _names(word: str) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ def _joined(pool: Pool, sources: Sequence[Row], answers: dict[str, Row]) -> list
         source = by_id[clip["source_id"]]
         size = sum(member.size for member in tables.members_of(clip).values())
         extra = {name: source[name] for name in ("uri", "sha256", "meta")}
+        extra["name"] = source.get("name") or source["uri"].rpartition("/")[2]  # pools of before have no names
         rows.append({**clip, **extra, "bytes": size, **_shape(clip), **answers.get(clip["key"], {})})
     return rows
 

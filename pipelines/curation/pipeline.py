@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
+from pipelines.curation.account import Account
 from pipelines.curation.dataset import finish_dataset, made_recipes
 from pipelines.curation.plan import Part, Plan, extend_plan, planned_sources, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.records import Status
-from pipelines.curation.sources import find_sources
+from pipelines.curation.records import Source, Status
+from pipelines.curation.sources import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
-from skyreels.storage import Storage, normalise, sweep_temporary
+from skyreels.locations import printable
+from skyreels.storage import Storage, normalise, require_writable, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Options:
 def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Plan, list[Part]]:
     """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
     pool = Storage(normalise(output)).sub("pool")
-    plan = extend_plan(pool, find_sources(inputs), recipe.extract, write=False)
+    plan = extend_plan(pool, _listed(inputs, output), recipe.extract, write=False)
     return plan, plan.remaining(CommitLog(pool))
 
 
@@ -61,10 +63,11 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     root = Storage(normalise(output))
     pool = root.sub("pool")
     started = time.monotonic()
-    elsewhere.stores(recipe, root)  # complains now rather than after hours of work
+    require_writable(root.root)
+    elsewhere.stores(recipe, root)  # both complain now rather than after hours of work
     sweep_temporary(root.root, older_than_s=_STALE_AFTER_S)
     taken = taken_down(root)
-    sources = [source for source in find_sources(inputs) if source.source_id not in taken]
+    sources = [source for source in _listed(inputs, output) if source.source_id not in taken]
     plan = extend_plan(pool, sources, recipe.extract)
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
@@ -116,6 +119,19 @@ def takedown(output: str, patterns: Sequence[str]) -> tuple[list[str], list[Data
 def taken_down(root: Storage) -> frozenset[str]:
     """Source ids that must never come back."""
     return frozenset(json.loads(root.read(_TAKEN_DOWN))) if root.exists(_TAKEN_DOWN) else frozenset()
+
+
+def _listed(inputs: Sequence[str], output: str) -> list[Source]:
+    """The sources of the inputs; what else they hold is logged. Raises InputError where there is nothing to curate."""
+    refuse_own(inputs, output)
+    account = Account()
+    sources = find_sources(inputs, account)
+    if inputs and not sources:
+        places = ", ".join(map(printable, inputs))
+        raise InputError("; ".join([f"nothing to curate: no media in {places}", *account.lines()]))
+    for line in account.lines():
+        logger.info("inputs: %s", line)
+    return sources
 
 
 def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:

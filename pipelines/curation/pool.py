@@ -82,7 +82,10 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
             commit = log.read(part.part_id)
             clips.append(_current(pool, commit, "clips/", latest))
             sources.append(_current(pool, commit, "sources/", latest))
-    return Pool(tables.concat(clips), tables.concat(sources))
+    return Pool(
+        tables.concat(clips or [tables.clip_table([])]),
+        tables.concat(sources or [tables.source_table([])]),
+    )
 
 
 def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:

@@ -50,7 +50,8 @@ def test_webdataset_reads_every_sample_of_the_manifest(curated):
     for row in films:
         assert {"mp4", "flac", "json"} <= samples[row["key"]].keys()
         described = json.loads(samples[row["key"]]["json"])
-        assert described["source"]["uri"] == row["uri"]
+        assert described["source"]["source_id"] == row["source_id"]
+        assert described["source"]["uri"] == Path(row["uri"]).name
         assert described["captions"]["caption_source"] == "measured"
 
 
