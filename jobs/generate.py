@@ -21,17 +21,17 @@ from typing import Any, get_args
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from model.generator import Generator
 from model.requests import VideoUse
-from model.run import Progress
+from model.run import Progress as Step
 from pipelines.generation.media import MediaReader
 from pipelines.generation.output import SUFFIXES, check_output, output_kind
 from pipelines.generation.render import Rendered, render
 from pipelines.generation.request import GenerationRequest, RequestError
 from skyreels.command_line import exit_status
 from skyreels.config import build
+from skyreels.progress import Progress
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -110,13 +110,13 @@ class _Bars:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._stage = ""
-        self._bar: Any = None
+        self._bar: Progress | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: Step) -> None:
         if self._bar is None or progress.stage != self._stage:
             self.__exit__()
             self._stage = progress.stage
-            self._bar = tqdm(total=progress.step.count, desc=progress.stage, unit="step", disable=self._quiet)
+            self._bar = Progress(progress.stage, progress.step.count, "steps", quiet=self._quiet)
         self._bar.update(1)
 
     def __enter__(self) -> "_Bars":

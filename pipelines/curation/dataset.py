@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.curation import annotators, elsewhere, layers, packing, progress, tables
+from pipelines.curation import annotators, elsewhere, layers, packing, tables
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
@@ -23,6 +23,7 @@ from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, digest
 from skyreels.config import build
+from skyreels.progress import Progress
 from skyreels.storage import Storage
 
 
@@ -111,7 +112,7 @@ def _caption(
     missing = layers.unanswered(layer, clips, root)
     if missing:
         cluster.join()
-        with progress.shown("caption", len(missing), "clips", quiet=quiet) as bar:
+        with Progress("caption", len(missing), "clips", quiet=quiet) as bar:
             for count in layers.fill(layer, missing, root):
                 bar.update(count)
     answers = layers.read_layer(layer, root)
@@ -146,7 +147,7 @@ def _pack(
             }
             for key in keys
         }
-        with progress.shown("pack", len(keys), "clips", quiet=quiet) as bar:
+        with Progress("pack", len(keys), "clips", quiet=quiet) as bar:
             for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
                 bar.update(count)
     return plan

@@ -26,6 +26,7 @@ from pipelines.curation.summary import Dataset, Work
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.locations import printable
+from skyreels.progress import Progress
 from skyreels.storage import Storage, normalise, require_writable, sweep_temporary
 
 logger = logging.getLogger(__name__)
@@ -153,15 +154,14 @@ def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, 
     work = Work()
     started = time.monotonic()
     total = sum(len(part.sources) for part in parts)
-    with progress.shown("measure and cut", total, "sources", quiet) as bar:
+    with Progress("measure and cut", total, "sources", quiet=quiet) as bar:
         for outcome in extract_parts(parts, recipe.extract, pool):
             if isinstance(outcome, PartFailure):
                 failures.append(outcome)
                 bar.update(len(outcome.sources))
                 continue
             work = work.plus(outcome.seconds, outcome.clips, outcome.bytes, outcome.failed)
-            bar.update(outcome.sources)
-            bar.set_postfix_str(progress.pool_status(work, time.monotonic() - started))
+            bar.update(outcome.sources, progress.pool_status(work, time.monotonic() - started))
     if failures:
         reasons = "\n".join(f"  part {f.part_id} ({len(f.sources)} sources): {f.reason}: {f.detail}" for f in failures)
         raise Incomplete(
@@ -181,7 +181,7 @@ def _from_pool(
         missing = layers.unanswered(layer, cut, root)
         if missing:
             cluster.join()
-            with progress.shown(layer.name, len(missing), "clips", quiet=quiet) as bar:
+            with Progress(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
     return finish_dataset(root, found, recipe, taken_down(root), cluster, started, work, quiet=quiet)

@@ -12,7 +12,7 @@ import ray
 import torch
 from pydantic import TypeAdapter
 
-from pipelines.curation import progress, tables
+from pipelines.curation import tables
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.index import (
     CACHE,
@@ -29,6 +29,7 @@ from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
 from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, digest
+from skyreels.progress import Progress
 from skyreels.storage import Storage, sweep_temporary
 
 REJECTS = "rejects.parquet"
@@ -98,7 +99,7 @@ def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     rows = [{"work": _WORK.dump_json(item).decode()} for item in work]
     results, failed = [], []
     total = sum(len(part.samples) for part in plan.remaining)
-    with LazyCluster() as cluster, progress.shown("cache", total, "samples", quiet=quiet) as bar:
+    with LazyCluster() as cluster, Progress("cache", total, "samples", quiet=quiet) as bar:
         for row in _in_process(plan, rows) if plan.job.workers == 0 else _on_ray(plan, rows, cluster):
             if row["error"]:
                 failed.append(row["error"])
