@@ -25,7 +25,7 @@ from pipelines.training.recipe import STAGES
 from pipelines.training.resolve import load_stage
 from skyreels.command_line import exit_status, parse
 from skyreels.config import apply_overrides, build, load_config
-from skyreels.storage import join
+from skyreels.storage import join, require_writable
 
 _EXPECTED = (LadderError, LatentError)
 
@@ -51,6 +51,7 @@ def _run(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
     if arguments.dry_run:
         _print_plan(plan_cache(job))
     else:
+        require_writable(arguments.output)
         _print(cache(job, replay_rejects=arguments.replay_rejects, quiet=arguments.quiet))
     return 0
 

@@ -18,6 +18,7 @@ from pipelines.training.finetune import Request, finetune
 from pipelines.training.lora import LoraSettings
 from skyreels.command_line import exit_status, parse
 from skyreels.config import build
+from skyreels.storage import require_writable
 from skyreels.training.errors import TrainingError
 
 _EXPECTED = (ValueError, TrainingError)
@@ -50,6 +51,7 @@ def _finetune(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
         tracked=not arguments.no_tracking,
         quiet=arguments.quiet,
     )
+    require_writable(str(request.output))
     made = finetune(request)
     if made.adapter is None:
         print(f"stopped at step {made.step}; the same command goes on from {made.checkpoint}")

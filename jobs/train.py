@@ -18,6 +18,7 @@ from pathlib import Path
 from pipelines.training import curriculum, run
 from pipelines.training.recipe import GROUPS, STAGES
 from skyreels.command_line import exit_status, parse
+from skyreels.storage import require_writable
 from skyreels.training.errors import TrainingError
 
 _EXPECTED = (TrainingError, ValueError)
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(curriculum.describe(request))
             return 0
+        require_writable(str(request.output))
         return 0 if run.train(request) else 3
 
     return exit_status(train, _EXPECTED, stopped="stopped; the same command goes on from the last checkpoint")

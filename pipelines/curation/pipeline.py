@@ -70,6 +70,8 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     taken = taken_down(root)
     sources = [source for source in _listed(inputs, output) if source.source_id not in taken]
     plan = extend_plan(pool, sources, recipe.extract)
+    if not plan.parts:
+        raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:

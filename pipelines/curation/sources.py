@@ -142,7 +142,7 @@ def _in_glob(item: str, account: Account) -> tuple[str, Iterator[Source]]:
     base, pattern = spelled("/".join(parts[:fixed])), "/".join(parts[fixed:])
     files = [e for e in _listed(base, account) if fnmatch.fnmatchcase(_below(e.location, base), pattern)]
     if not files:
-        raise InputError(f"{printable(item)} matches no file below {printable(base)}")
+        raise InputError(f"nothing to curate: {printable(item)} matches no file below {printable(base)}")
     suffix = PurePosixPath(pattern).suffix
     if suffix and not any(mark in suffix for mark in _MARKS):
         return base, (source for entry in files for source in _file(entry, {}))

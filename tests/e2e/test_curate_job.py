@@ -127,6 +127,25 @@ def test_refilter_makes_another_dataset_without_decoding(copied, small_world, tm
     assert _dataset(copied)[0] == _dataset(copied, "default")[0] != []
 
 
+def test_a_dataset_without_a_sample_is_an_error_that_names_the_rule(copied, tmp_path, capsys):
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text("name: none\nfilters: {long: {score: seconds, min: 1000}}\n")
+    assert curate.main(["refilter", "--output", str(copied), "--recipe", str(recipe), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert "error: nothing was kept: filter:basic:seconds took most" in said
+    assert "change this rule in the recipe" in said
+
+
+def test_inputs_without_media_are_an_error_that_says_what_was_seen(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "readme.txt").write_text("x")
+    assert _curate(tmp_path / "in", tmp_path / "out") == 1
+    assert "nothing to curate: no media in" in (said := capsys.readouterr().err)
+    assert "1 .txt" in said
+    assert curate.main(["--output", str(tmp_path / "new"), "--replay-rejects", "--no-tracking"]) == 1
+    assert "nothing to curate" in capsys.readouterr().err
+
+
 def test_takedown_removes_every_trace_and_it_never_comes_back(copied, small_world):
     manifest, _ = _dataset(copied)
     victim = next(row for row in manifest if row["kind"] == "video")
@@ -154,6 +173,8 @@ def test_the_dry_run_prints_a_plan_and_writes_nothing(small_world, tmp_path, cap
         (["--input", "{out}", "--output", "{out}", "--recipe", "defualt"], "did you mean 'default'"),
         (["--input", "{out}", "--output", "{out}", "extract.segmnts.max_s=9"], "did you mean 'segments'"),
         (["refilter", "--output", "{out}"], "has no pool"),
+        (["--input", "{out}/pool/x", "--output", "{out}"], "is part of what --output"),
+        (["--input", "{out}", "--output", "/dev/null/x"], "is a file, or lies below one: give a folder as --output"),
     ],
 )
 def test_mistakes_are_answered_with_what_would_be_right(tmp_path, capsys, words, message):
@@ -225,6 +246,7 @@ def test_help_teaches():
     done = subprocess.run([sys.executable, curate.__file__, "--help"], capture_output=True, text=True, check=True)
     assert "refilter" in done.stdout
     assert "key=value" in done.stdout
+    assert "--replay-rejects" in done.stdout, "options of the default command"
 
 
 def _names(output):
