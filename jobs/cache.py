@@ -23,36 +23,37 @@ from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.spec import LatentSpec
 from pipelines.training.stages.prune import FoundCache, find_caches, remove
-from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
-from skyreels.storage import StorageError, join
+from skyreels.command_line import exit_status, parse
+from skyreels.config import apply_overrides, build, load_config
+from skyreels.storage import join, require_writable
 
-_EXPECTED = (ConfigError, CurriculumError, LatentError, StorageError, FileNotFoundError)
+_EXPECTED = (CurriculumError, LatentError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
-    words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
     parser = _parser()
-    arguments = parser.parse_args(rest)
+    arguments, settings = parse(parser, argv)
     if (arguments.remove or arguments.unfinished) and not arguments.prune:
         parser.error("--remove and --unfinished go with --prune")
-    try:
-        if arguments.prune:
-            _prune(arguments.output, removing=arguments.remove, unfinished=arguments.unfinished)
-            return 0
-        job = _job(arguments, settings)
-        if arguments.dry_run:
-            _print_plan(plan_cache(job))
-        else:
-            _print(cache(job, replay_rejects=arguments.replay_rejects, quiet=arguments.quiet))
+    return exit_status(
+        lambda: _run(arguments, settings),
+        _EXPECTED,
+        stopped="stopped; the same command goes on from what is committed",
+    )
+
+
+def _run(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
+    if arguments.prune:
+        _prune(arguments.output, removing=arguments.remove, unfinished=arguments.unfinished)
         return 0
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from what is committed", file=sys.stderr)
-        return 130
+    job = _job(arguments, settings)
+    if arguments.dry_run:
+        _print_plan(plan_cache(job))
+    else:
+        require_writable(arguments.output)
+        _print(cache(job, replay_rejects=arguments.replay_rejects, quiet=arguments.quiet))
+    return 0
 
 
 def _job(arguments: argparse.Namespace, settings: Sequence[str]) -> CacheJob:

@@ -1,6 +1,7 @@
 """Raw media in, training shards out.
 
-    ray job submit -- python jobs/curate.py --input films/ --output s3://bucket/data --recipe default
+    python jobs/curate.py --input films/ --output data                    every clip of films/, with the default recipe
+    ray job submit -- python jobs/curate.py --input films/ --output s3://bucket/data --recipe joint
     python jobs/curate.py refilter --output data --recipe sft             other thresholds, nothing decoded again
     python jobs/curate.py takedown --output data --source '*/clip-17.mp4' remove a source from everything
 
@@ -19,27 +20,24 @@ from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
 from pipelines.curation.sources import InputError
 from pipelines.curation.summary import Dataset
 from skyreels import tracking
-from skyreels.config import ConfigError, split_settings
-from skyreels.storage import StorageError, is_remote
+from skyreels.command_line import exit_status, parse
+from skyreels.locations import printable
+from skyreels.storage import is_remote
 
-_EXPECTED = (ConfigError, InputError, StorageError, FileNotFoundError, pipeline.NoSuchSource, pipeline.Incomplete)
+_EXPECTED = (InputError, pipeline.NoSuchSource, pipeline.Incomplete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it ended well, 1 with the reason on stderr, 2 for wrong arguments."""
+    """Run one command; 0 when it ended well, 1 with the reason on stderr (also where nothing was kept), 2 for wrong
+    arguments."""
     words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
-    arguments = _parser().parse_args(_with_command(rest))
+    arguments, settings = parse(_parser(), _with_command(words), many=("input", "source"))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        recipe = load_recipe(arguments.recipe, settings)
-        return int(arguments.run(arguments, recipe))
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from what is committed", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: int(arguments.run(arguments, load_recipe(arguments.recipe, settings))),
+        _EXPECTED,
+        stopped="stopped; the same command goes on from what is committed",
+    )
 
 
 def _curate(arguments: argparse.Namespace, recipe: Recipe) -> int:
@@ -47,23 +45,25 @@ def _curate(arguments: argparse.Namespace, recipe: Recipe) -> int:
         raise InputError("nothing to do: give --input, or --replay-rejects to try again what failed")
     if arguments.dry_run:
         return _print_plan(arguments, recipe)
-    params = {"inputs": " ".join(arguments.input), "output": arguments.output, "recipe": recipe.name}
+    params = {
+        "inputs": printable(" ".join(arguments.input)),
+        "output": printable(arguments.output),
+        "recipe": recipe.name,
+    }
     with tracking.track("curation", run_name=recipe.name, params=params, enabled=not arguments.no_tracking) as run:
         options = pipeline.Options(replay_rejects=arguments.replay_rejects, quiet=arguments.quiet)
         dataset = pipeline.curate(arguments.input, arguments.output, recipe, options)
         _log(run, dataset)
-    _print(dataset)
-    return 0
+    return _finished(dataset)
 
 
 def _refilter(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    _print(pipeline.refilter(arguments.output, recipe, pipeline.Options(quiet=arguments.quiet)))
-    return 0
+    return _finished(pipeline.refilter(arguments.output, recipe, pipeline.Options(quiet=arguments.quiet)))
 
 
 def _takedown(arguments: argparse.Namespace, recipe: Recipe) -> int:
     removed, datasets = pipeline.takedown(arguments.output, arguments.source)
-    print(f"took down {len(removed)} sources:", *removed, sep="\n  ")
+    print(f"took down {len(removed)} sources:", *map(printable, removed), sep="\n  ")
     for dataset in datasets:
         _print(dataset)
     return 0
@@ -84,10 +84,19 @@ def _print_plan(arguments: argparse.Namespace, recipe: Recipe) -> int:
         f"embeddings by {recipe.embedding.backend}, extraction {recipe.extract.identity}"
     )
     for part in remaining[:20]:
-        print(f"  {part.part_id}  {len(part.sources):4d} sources  {part.sources[0].uri} …")
+        print(f"  {part.part_id}  {len(part.sources):4d} sources  {printable(part.sources[0].uri)} …")
     if len(remaining) > 20:
         print(f"  … and {len(remaining) - 20} more")
     return 0
+
+
+def _finished(dataset: Dataset) -> int:
+    """What was made, as text and as exit status: a dataset without a sample is nothing that a later step can use."""
+    _print(dataset)
+    if dataset.kept:
+        return 0
+    print(f"error: nothing was kept: {dataset.took_most}", file=sys.stderr)
+    return 1
 
 
 def _print(dataset: Dataset) -> None:
@@ -129,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--input",
         nargs="+",
+        action="extend",
         default=[],
         help="folders, files, globs, s3://…, manifests (csv, jsonl, parquet) or WebDataset tars",
     )
@@ -136,12 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--replay-rejects", action="store_true", help="try the sources that failed once more")
     run.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     run.set_defaults(run=_curate)
+    top.epilog = "options of run:\n" + run.format_help().partition("options:\n")[2]
 
     refilter = commands.add_parser("refilter", parents=[common], help="another dataset from the same pool")
     refilter.set_defaults(run=_refilter)
 
     takedown = commands.add_parser("takedown", parents=[common], help="remove sources from everything, for good")
-    takedown.add_argument("--source", nargs="+", required=True, help="locations, source ids or globs")
+    takedown.add_argument("--source", nargs="+", action="extend", required=True, help="locations, source ids or globs")
     takedown.set_defaults(run=_takedown)
     return top
 

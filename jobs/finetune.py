@@ -16,39 +16,43 @@ from pathlib import Path
 
 from pipelines.training.learners.lora import LoraSettings
 from pipelines.training.stages.finetune import Request, finetune
-from skyreels.config import build, split_settings
-from skyreels.storage import StorageError
+from skyreels.command_line import exit_status, parse
+from skyreels.config import build
+from skyreels.storage import require_writable
 from skyreels.training.errors import TrainingError
 
-_EXPECTED = (ValueError, FileNotFoundError, StorageError, TrainingError)
+_EXPECTED = (ValueError, TrainingError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when the adapter is written, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
-    words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
-    arguments = _parser().parse_args(rest)
+    arguments, settings = parse(_parser(), argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return exit_status(
+        lambda: _finetune(arguments, settings),
+        _EXPECTED,
+        stopped="stopped; the same command goes on from the last checkpoint",
+    )
+
+
+def _finetune(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
     given = {"steps": arguments.steps, "workers": arguments.workers}
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
-    try:
-        alpha = arguments.rank if arguments.alpha is None else arguments.alpha
-        request = Request(
-            model=arguments.model.resolve(),
-            dataset=arguments.dataset,
-            output=arguments.output.resolve(),
-            preset=arguments.preset,
-            recipe=arguments.recipe,
-            lora=build(LoraSettings, {"rank": arguments.rank, "alpha": alpha}, "the command line"),
-            gpu=arguments.gpu,
-            settings=[*named, *settings],
-            tracked=not arguments.no_tracking,
-            quiet=arguments.quiet,
-        )
-        made = finetune(request)
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    alpha = arguments.rank if arguments.alpha is None else arguments.alpha
+    request = Request(
+        model=arguments.model.resolve(),
+        dataset=arguments.dataset,
+        output=arguments.output.resolve(),
+        preset=arguments.preset,
+        recipe=arguments.recipe,
+        lora=build(LoraSettings, {"rank": arguments.rank, "alpha": alpha}, "the command line"),
+        gpu=arguments.gpu,
+        settings=[*named, *settings],
+        tracked=not arguments.no_tracking,
+        quiet=arguments.quiet,
+    )
+    require_writable(str(request.output))
+    made = finetune(request)
     if made.adapter is None:
         print(f"stopped at step {made.step}; the same command goes on from {made.checkpoint}")
         return 3

@@ -21,34 +21,30 @@ from typing import Any, get_args
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from model.generation.requests import VideoUse
-from model.generation.run import Progress
+from model.generation.run import Progress as Step
 from model.generator import Generator
 from pipelines.generation.media import MediaReader
 from pipelines.generation.output import SUFFIXES, check_output, output_kind
 from pipelines.generation.render import Rendered, render
 from pipelines.generation.request import GenerationRequest, RequestError
+from skyreels.command_line import exit_status
 from skyreels.config import build
-from skyreels.storage import StorageError
+from skyreels.progress import Progress
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_EXPECTED = (ValueError, FileNotFoundError, StorageError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make one clip; 0 when it was written, 1 with the reason on stderr, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
-    try:
+
+    def generate() -> int:
         print_rendered(_generate(arguments))
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_status(generate, (ValueError,), stopped="stopped; nothing was written")
 
 
 def _generate(arguments: argparse.Namespace) -> Rendered:
@@ -114,13 +110,13 @@ class _Bars:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._stage = ""
-        self._bar: Any = None
+        self._bar: Progress | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: Step) -> None:
         if self._bar is None or progress.stage != self._stage:
             self.__exit__()
             self._stage = progress.stage
-            self._bar = tqdm(total=progress.step.count, desc=progress.stage, unit="step", disable=self._quiet)
+            self._bar = Progress(progress.stage, progress.step.count, "steps", quiet=self._quiet)
         self._bar.update(1)
 
     def __enter__(self) -> "_Bars":

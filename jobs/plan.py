@@ -28,20 +28,18 @@ from pipelines.training.cost.plot import plot_plans
 from pipelines.training.cost.report import assumptions, breakdown, table
 from pipelines.training.curriculum.recipe import stages_of
 from pipelines.training.curriculum.resolve import load_stage
-from skyreels.config import ConfigError, split_settings
+from skyreels.command_line import exit_status, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; 0 when every stage fits, 1 with the reason on stderr, 2 for wrong arguments."""
-    words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
-    arguments = _parser().parse_args(rest)
-    try:
-        cluster = cluster_of(arguments.gpu, arguments.gpus, price_per_hour=arguments.price)
-        plans = [_plan(stage, cluster, arguments, settings) for stage in _stages(arguments.stage)]
-    except (ConfigError, ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments, settings = parse(_parser(), argv)
+    return exit_status(lambda: _print_plans(arguments, settings), (ValueError,))
+
+
+def _print_plans(arguments: argparse.Namespace, settings: tuple[str, ...]) -> int:
+    cluster = cluster_of(arguments.gpu, arguments.gpus, price_per_hour=arguments.price)
+    plans = [_plan(stage, cluster, arguments, settings) for stage in _stages(arguments.stage)]
     print(f"{arguments.preset} on {cluster.devices} {cluster.name}\n")
     print(table(plans))
     for plan in plans if len(plans) == 1 else []:

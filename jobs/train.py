@@ -18,18 +18,16 @@ from pathlib import Path
 from pipelines.training.curriculum.recipe import GROUPS, STAGES
 from pipelines.training.curriculum.request import Request, describe
 from pipelines.training.stages.train import train
-from skyreels.config import ConfigError, split_settings
-from skyreels.storage import StorageError
+from skyreels.command_line import exit_status, parse
+from skyreels.storage import require_writable
 from skyreels.training.errors import TrainingError
 
-_EXPECTED = (ConfigError, StorageError, TrainingError, FileNotFoundError, ValueError)
+_EXPECTED = (TrainingError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
-    words = sys.argv[1:] if argv is None else argv
-    settings, rest = split_settings(words)
-    arguments = _parser().parse_args(rest)
+    arguments, settings = parse(_parser(), argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = Request(
         stage=arguments.stage,
@@ -46,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         tracked=not arguments.no_tracking,
         quiet=arguments.quiet,
     )
-    try:
+
+    def run() -> int:
         if arguments.dry_run:
             print(describe(request))
             return 0
+        require_writable(str(request.output))
         return 0 if train(request) else 3
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return exit_status(run, _EXPECTED, stopped="stopped; the same command goes on from the last checkpoint")
 
 
 def _names(word: str) -> tuple[str, ...]:

@@ -141,3 +141,22 @@ def small_disk(tmp_path):
         pytest.skip(f"no small disk could be mounted: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def as_nobody(tmp_path):
+    """Calls a function as a user without rights, whom `tmp_path` lets in. Needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may become somebody else")
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.stat(folder).st_uid == 0 and not os.stat(folder).st_mode & 0o001:
+            folder.chmod(0o711)
+
+    def call(function):
+        os.seteuid(65534)
+        try:
+            return function()
+        finally:
+            os.seteuid(0)
+
+    return call

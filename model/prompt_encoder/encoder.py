@@ -180,10 +180,12 @@ class MLLMEncoder:
 
 @contextmanager
 def _bars_of_slow_work() -> Iterator[None]:
-    """Bars that are full at once only break the lines of whoever loads a small encoder again and again."""
+    """Bars that are full at once only break the lines of whoever loads a small encoder again and again; where output
+    is no terminal (`disable=None`) any bar does."""
     from transformers.utils.logging import set_tqdm_hook
 
-    before = set_tqdm_hook(lambda bar, args, options: bar(*args, **{"delay": BARS_AFTER_S, **options}))
+    settings = {"delay": BARS_AFTER_S, "disable": None}
+    before = set_tqdm_hook(lambda bar, args, options: bar(*args, **{**settings, **options}))
     try:
         yield
     finally:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.curation import annotators, layers, progress
+from pipelines.curation import annotators, layers
 from pipelines.curation.captions.parts import FORMS
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Rejection
 from pipelines.curation.selection import Decisions, Row
 from pipelines.curation.user_captions import BadCaption, user_caption
 from skyreels.cluster import LazyCluster
+from skyreels.progress import Progress
 from skyreels.storage import Storage
 
 
@@ -64,7 +65,7 @@ def _said(
     missing = layers.unanswered(layer, clips, root)
     if missing:
         cluster.join()
-        with progress.shown("caption", len(missing), "clips", quiet=quiet) as bar:
+        with Progress("caption", len(missing), "clips", quiet=quiet) as bar:
             for count in layers.fill(layer, missing, root):
                 bar.update(count)
     answers = layers.read_layer(layer, clips, root)

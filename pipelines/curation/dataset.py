@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.curation import annotators, elsewhere, packing, progress, tables
+from pipelines.curation import annotators, elsewhere, packing, tables
 from pipelines.curation.captioning import caption_clips
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
@@ -24,6 +24,7 @@ from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, digest
 from skyreels.config import build
+from skyreels.progress import Progress
 from skyreels.storage import Storage
 
 
@@ -87,6 +88,7 @@ def _joined(clips: Sequence[Row], sources: Sequence[Row], answers: dict[str, Row
         source = by_id[clip["source_id"]]
         size = sum(member.size for member in tables.members_of(clip).values())
         extra = {name: source[name] for name in ("uri", "sha256", "meta")}
+        extra["name"] = source.get("name") or source["uri"].rpartition("/")[2]  # pools of before have no names
         rows.append({**clip, **extra, "bytes": size, **_shape(clip), **answers.get(clip["key"], {})})
     return rows
 
@@ -126,7 +128,7 @@ def _pack(
         cluster.join()
         keys = [key for pack in packs for key in pack.keys]
         samples = {key: {"members": chosen[key]["members"], "json": described(key)} for key in keys}
-        with progress.shown("pack", len(keys), "clips", quiet=quiet) as bar:
+        with Progress("pack", len(keys), "clips", quiet=quiet) as bar:
             for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
                 bar.update(count)
     return plan

@@ -71,8 +71,8 @@ def extract_source(
     try:
         if "_unreadable" in source.meta:
             raise MediaError("unreadable_container", "repair or replace the tar", source.meta["_unreadable"])
+        sandbox.limits.check_bytes(source.size, source.name or source.uri)  # before it is fetched
         with sources.opened(source, scratch) as path:
-            report.sha256 = sha256_file(path)
             _in_sandbox(report, path, extract, sandbox, scratch)
     except MediaError as error:
         if error.reason == "disk_full":  # not the source's fault: the part fails and is done again
@@ -81,7 +81,7 @@ def extract_source(
         report.rejection = Rejection(
             stage=_stage_of(report), reason=error.reason, remedy=error.remedy, detail=error.detail
         )
-    except (FileNotFoundError, PermissionError, IsADirectoryError, StorageError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError) as error:
         report.status = Status.FAILED
         remedy = "check that the file exists and may be read, then run with --replay-rejects"
         report.rejection = Rejection(stage="open", reason="unreadable", remedy=remedy, detail=str(error))
@@ -108,6 +108,7 @@ def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbo
 
     probed = ask("measure:probe_source", limits.wall_floor_s)
     report.probe, report.seconds = probed["probe"], probed["seconds"]
+    report.sha256 = sha256_file(path)  # only now: what a failed download left may be large, and hold nothing
     report.source = report.source.model_copy(update={"kind": Kind(probed["kind"])})
     request |= {"probe": probed["probe"], "kind": probed["kind"]}
     wall_s = limits.wall_floor_s + limits.wall_per_media_s * report.seconds

@@ -1,6 +1,7 @@
 """What a finished dataset says of itself: `manifest.parquet` (what is in) and `rejects.parquet` (what is not, why)."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,14 +26,19 @@ _NO_CLIP = Rejection(
     reason="no_clip",
     remedy="nothing in it was long enough for a clip, or its sound was joined with one that was taken down",
 )
+_FOLDERS = re.compile(r"(^|:)(?:/|~/|\./|\.\./)(?:[^/]*/)*(?=[^/])")  # of a path, all but its last part
 _INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes", "made_of"})
 
 
 def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -> Row:
-    """The `json` of a training sample: what it is, how it sounds and looks in numbers, captions, where it is from."""
+    """The `json` of a training sample: what it is, how it sounds and looks in numbers, captions, where it is from.
+
+    No path of this machine is in it: a source is named relative to its input, a model by the last part of its path.
+    """
     scores = {name: value for name, value in clip.items() if "." in name and value is not None}
     facts = ("key", "kind", "bucket", "width", "height", "fps", "frames", "has_audio", "speech", "transcript")
-    source = {name: clip[name] for name in ("source_id", "uri", "sha256", "start_s", "end_s", "crop")}
+    source = {name: clip[name] for name in ("source_id", "sha256", "start_s", "end_s", "crop")}
+    source["uri"] = clip["name"]
     source["meta"] = {name: value for name, value in json.loads(clip["meta"]).items() if not name.startswith("_")}
     source["parts"] = json.loads(clip["parts"])
     return {
@@ -41,7 +47,7 @@ def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -
         "captions": _captions(caption or {}),
         "scores": scores,
         "source": source,
-        "provenance": dict(provenance),
+        "provenance": {name: _without_folders(value) for name, value in provenance.items()},
     }
 
 
@@ -49,6 +55,13 @@ def _captions(caption: Row) -> Row:
     """The forms, whose they are, and in parts with times where they came so (`captions/parts.py`)."""
     said = {name: value for name, value in caption.items() if name not in ("key", "error")}
     return said | ({"parts": json.loads(said["parts"])} if "parts" in said else {})
+
+
+def _without_folders(made_by: Any) -> Any:
+    """What made a sample, with `/models/x` and `local-dir:/models/x` as `x` and `local-dir:x`."""
+    if isinstance(made_by, Mapping):
+        return {name: _without_folders(value) for name, value in made_by.items()}
+    return _FOLDERS.sub(r"\1", made_by) if isinstance(made_by, str) else made_by
 
 
 def manifest_table(

@@ -14,17 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
+from pipelines.curation.account import Account
 from pipelines.curation.dataset import finish_dataset, made_recipes
 from pipelines.curation.plan import Part, Plan, extend_plan, planned_sources, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.records import Status
-from pipelines.curation.sources import find_sources
+from pipelines.curation.records import Source, Status
+from pipelines.curation.sources import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
-from skyreels.storage import Storage, normalise, sweep_temporary
+from skyreels.locations import printable
+from skyreels.progress import Progress
+from skyreels.storage import Storage, normalise, require_writable, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class Options:
 def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Plan, list[Part]]:
     """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
     pool = Storage(normalise(output)).sub("pool")
-    plan = extend_plan(pool, find_sources(inputs), recipe.extract, write=False)
+    plan = extend_plan(pool, _listed(inputs, output), recipe.extract, write=False)
     return plan, plan.remaining(CommitLog(pool))
 
 
@@ -61,11 +64,14 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     root = Storage(normalise(output))
     pool = root.sub("pool")
     started = time.monotonic()
-    elsewhere.stores(recipe, root)  # complains now rather than after hours of work
+    require_writable(root.root)
+    elsewhere.stores(recipe, root)  # both complain now rather than after hours of work
     sweep_temporary(root.root, older_than_s=_STALE_AFTER_S)
     taken = taken_down(root)
-    sources = [source for source in find_sources(inputs) if source.source_id not in taken]
+    sources = [source for source in _listed(inputs, output) if source.source_id not in taken]
     plan = extend_plan(pool, sources, recipe.extract)
+    if not plan.parts:
+        raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
@@ -118,6 +124,19 @@ def taken_down(root: Storage) -> frozenset[str]:
     return frozenset(json.loads(root.read(_TAKEN_DOWN))) if root.exists(_TAKEN_DOWN) else frozenset()
 
 
+def _listed(inputs: Sequence[str], output: str) -> list[Source]:
+    """The sources of the inputs; what else they hold is logged. Raises InputError where there is nothing to curate."""
+    refuse_own(inputs, output)
+    account = Account()
+    sources = find_sources(inputs, account)
+    if inputs and not sources:
+        places = ", ".join(map(printable, inputs))
+        raise InputError("; ".join([f"nothing to curate: no media in {places}", *account.lines()]))
+    for line in account.lines():
+        logger.info("inputs: %s", line)
+    return sources
+
+
 def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:
     """Plan every source that failed once more, as a new attempt."""
     rows = read_pool(pool, plan).sources.to_pylist()
@@ -137,15 +156,14 @@ def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, 
     work = Work()
     started = time.monotonic()
     total = sum(len(part.sources) for part in parts)
-    with progress.shown("measure and cut", total, "sources", quiet) as bar:
+    with Progress("measure and cut", total, "sources", quiet=quiet) as bar:
         for outcome in extract_parts(parts, recipe.extract, pool):
             if isinstance(outcome, PartFailure):
                 failures.append(outcome)
                 bar.update(len(outcome.sources))
                 continue
             work = work.plus(outcome.seconds, outcome.clips, outcome.bytes, outcome.failed)
-            bar.update(outcome.sources)
-            bar.set_postfix_str(progress.pool_status(work, time.monotonic() - started))
+            bar.update(outcome.sources, progress.pool_status(work, time.monotonic() - started))
     if failures:
         reasons = "\n".join(f"  part {f.part_id} ({len(f.sources)} sources): {f.reason}: {f.detail}" for f in failures)
         raise Incomplete(
@@ -165,7 +183,7 @@ def _from_pool(
         missing = layers.unanswered(layer, cut, root)
         if missing:
             cluster.join()
-            with progress.shown(layer.name, len(missing), "clips", quiet=quiet) as bar:
+            with Progress(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
     return finish_dataset(root, found, recipe, taken_down(root), cluster, started, work, quiet=quiet)

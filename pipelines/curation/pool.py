@@ -87,7 +87,10 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
             read = _as_seen(_current(pool, commit, "sources/", latest), known)
             clips.append(_made_of(_current(pool, commit, "clips/", latest), read, commit.facts["extract"]))
             sources.append(read)
-    return Pool(tables.concat(clips), tables.concat(sources))
+    return Pool(
+        tables.concat(clips or [tables.clip_table([])]),
+        tables.concat(sources or [tables.source_table([])]),
+    )
 
 
 def _as_seen(sources: pa.Table, known: Mapping[str, Source]) -> pa.Table:

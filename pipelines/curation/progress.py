@@ -1,10 +1,6 @@
-"""Progress of a running curation: drawn by the driver as parts are committed, exported to Prometheus by the workers."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""What is told of a running curation: behind the driver's progress, and to Prometheus by the workers."""
 
 from ray.util import metrics
-from tqdm import tqdm
 
 from pipelines.curation.records import SourceReport
 from pipelines.curation.summary import Work
@@ -30,13 +26,6 @@ class SourceCounter:
         for stage, seconds in report.timings.items():
             if seconds > 0:
                 self._cpu.inc(seconds, {"stage": stage})
-
-
-@contextmanager
-def shown(title: str, total: int, unit: str, quiet: bool = False) -> Iterator[tqdm]:
-    """A progress bar with an estimate of what is left."""
-    with tqdm(total=total, desc=title, unit=f" {unit}", disable=quiet, dynamic_ncols=True, smoothing=0.1) as bar:
-        yield bar
 
 
 def pool_status(work: Work, wall_s: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.dataset.manifest import Kind
+from skyreels.locations import spelled
 
 
 class Status(StrEnum):
@@ -20,19 +21,28 @@ class Record(BaseModel):
 
 
 class Source(Record):
-    """One input: a file, or a member of a WebDataset tar (`shard.tar#member.mp4`)."""
+    """One input: a file, or a member of a tar."""
 
     source_id: str
-    uri: str
+    uri: str  # its location; of a member `shard.tar#member.mp4`, to be read by people: file names may hold `#` too
     kind: Kind
     size: int  # bytes
+    name: str = ""  # its location relative to the input that it was found in, the same on every machine
+    container: str = ""  # the location of the tar that it is a member of
     modified_ns: int = 0  # when the file, or the tar that it is in, was last written to; 0: not known
     manifest: str = ""  # the manifest whose row describes it
     meta: dict[str, Any] = {}  # what the input manifest or the tar said of it: licence, caption, url, …
 
     @classmethod
-    def at(cls, uri: str, kind: Kind, size: int, meta: dict[str, Any] | None = None) -> "Source":
-        return cls(source_id=source_id(uri), uri=uri, kind=kind, size=size, meta=meta or {})
+    def at(cls, uri: str, kind: Kind, size: int, meta: dict[str, Any] | None = None, *, member: str = "") -> "Source":
+        """The file at `uri`, or the `member` of the tar there."""
+        if not member:
+            return cls(source_id=source_id(uri), uri=uri, kind=kind, size=size, meta=meta or {})
+        member = spelled(member)
+        return cls(
+            source_id=source_id(uri, member), uri=f"{uri}#{member}", kind=kind, size=size, container=uri,
+            meta=meta or {},
+        )  # fmt: skip
 
 
 class Rejection(Record):
@@ -92,9 +102,13 @@ class SourceReport(Record):
     timings: dict[str, float] = {}  # CPU seconds per stage
 
 
-def source_id(uri: str) -> str:
-    """16 hex digits from the whole location: equal names in different folders stay apart, odd ones are safe."""
-    return hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+def source_id(uri: str, member: str = "") -> str:
+    """16 hex digits from the whole location: equal names in different folders stay apart, odd ones are safe.
+
+    The first `#` of what is hashed is the one before a tar's member: those of paths become NUL, which no path holds.
+    """
+    place = uri.replace("#", "\0") + (f"#{member}" if member else "")
+    return hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
 
 
 def clip_key(source: str, index: int) -> str:

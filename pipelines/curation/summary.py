@@ -34,7 +34,8 @@ class Dataset:
     seconds_in: float
     seconds_kept: float
     buckets: dict[str, int]
-    rejected: dict[str, int]  # `stage:reason` -> count
+    rejected: dict[str, int]  # `stage:reason` -> count, the largest first
+    took_most: str  # the largest of them in words, with what it saw and what to do; empty where nothing was rejected
     wall_s: float
     cpu_s: dict[str, float]  # per stage, over everything in the pool
 
@@ -63,8 +64,8 @@ def summarise(
     buckets: dict[str, int] = {}
     cpu: dict[str, float] = {}
     for row in rejects:
-        name = f"{row['stage']}:{row['reason']}"
-        rejected[name] = rejected.get(name, 0) + 1
+        rejected[_why(row)] = rejected.get(_why(row), 0) + 1
+    rejected = dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0])))
     for clip in chosen.values():
         buckets[clip["bucket"]] = buckets.get(clip["bucket"], 0) + 1
     for source in sources:
@@ -79,7 +80,22 @@ def summarise(
         seconds_in=sum(source["seconds"] for source in sources),
         seconds_kept=sum(clip["end_s"] - clip["start_s"] for clip in chosen.values()),
         buckets=dict(sorted(buckets.items())),
-        rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
+        rejected=rejected,
+        took_most=_took_most(rejected, rejects),
         wall_s=wall_s,
         cpu_s=cpu,
     )
+
+
+def _took_most(rejected: Mapping[str, int], rejects: Sequence[Row]) -> str:
+    """`filter:basic:short_side took 4 of 5 (short_side = 240 < 480): change this rule …`."""
+    if not rejected:
+        return ""
+    most, count = next(iter(rejected.items()))
+    one = next(row for row in rejects if _why(row) == most)
+    seen = f" (such as: {one['detail']})" if one["detail"] else ""
+    return f"{most} took most, {count} of {len(rejects)}{seen}: {one['remedy']}"
+
+
+def _why(row: Row) -> str:
+    return f"{row['stage']}:{row['reason']}"

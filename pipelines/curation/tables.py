@@ -38,7 +38,7 @@ _CLIP_TYPES: dict[str, pa.DataType] = {
 }
 
 _SOURCE_TYPES: dict[str, pa.DataType] = {
-    **dict.fromkeys(("source_id", "uri", "part_id", "kind"), pa.string()),
+    **dict.fromkeys(("source_id", "uri", "name", "part_id", "kind"), pa.string()),
     "size": pa.int64(),
     "status": pa.string(),
     "attempts": pa.int32(),
@@ -71,6 +71,7 @@ def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[dict[str,
         {
             "source_id": report.source.source_id,
             "uri": report.source.uri,
+            "name": report.source.name,
             "part_id": part_id,
             "kind": report.source.kind.value,
             "size": report.source.size,

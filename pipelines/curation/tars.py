@@ -67,18 +67,18 @@ def sources_in_tar(location: str, size: int, kind_of: KindOf) -> Iterator[Source
     yield from contents.sources(location, packed)
 
 
-def copy_member(source: Source, container: str, scratch: Path, target: Path) -> None:
+def copy_member(source: Source, scratch: Path, target: Path) -> None:
     """Write a member's bytes to `target`. A compressed tar is unpacked once for its members that follow each other."""
     scratch.mkdir(parents=True, exist_ok=True)
     if "_packed" not in source.meta:
-        with storage.open_input(container) as stream:
+        with storage.open_input(source.container) as stream:
             _copy_span(stream, source, target)
         return
-    unpacked = scratch / f"{_UNPACKED}{Source.at(container, Kind.VIDEO, 0).source_id}"
+    unpacked = scratch / f"{_UNPACKED}{Source.at(source.container, Kind.VIDEO, 0).source_id}"
     if not unpacked.exists():
         for last in scratch.glob(f"{_UNPACKED}*"):
             last.unlink()
-        with storage.open_input(container) as packed, unpacked.open("wb") as sink:
+        with storage.open_input(source.container) as packed, unpacked.open("wb") as sink:
             _unpack(packed, sink)  # of a torn tar, the members before the damage are there
     with unpacked.open("rb") as stream:
         _copy_span(stream, source, target)
@@ -140,7 +140,7 @@ class _Contents:
                 meta["_packed"] = True
             if why:
                 meta["_unreadable"] = why
-            yield Source.at(f"{location}#{label}", found.kind, size, meta)
+            yield Source.at(location, found.kind, size, meta, member=label)
 
     def _said_of(self, found: _Media) -> dict[str, Any]:
         """What stands under the name without its suffix, else under its WebDataset key: up to the first dot."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import cv2
-from tqdm import tqdm
 
 from pipelines.synthesis.pairs import render_pairs
 from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
+from skyreels.progress import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,10 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     def progress(entries: list[Entry]) -> Iterator[Entry]:
-        with tqdm(entries, unit="file", desc="rendering") as bar:
-            for entry in bar:
-                bar.set_postfix_str(entry.kind)
+        with Progress("rendering", len(entries), "files") as bar:
+            for entry in entries:
                 yield entry
+                bar.update(1, entry.kind)
 
     rows = render_world(
         arguments.output,
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _write_pairs(arguments: argparse.Namespace) -> None:
     shape = {"size": arguments.size, "fps": arguments.fps, "seconds": arguments.seconds}
     pairs = render_pairs(arguments.output, arguments.pairs, arguments.seed, **shape)
-    with tqdm(pairs, total=arguments.pairs, unit="pair", desc="rendering") as bar:
-        for pair in bar:
-            bar.set_postfix_str(pair.kind)
+    with Progress("rendering", arguments.pairs, "pairs") as bar:
+        for pair in pairs:
+            bar.update(1, pair.kind)
     print(f"{arguments.pairs} edit pairs in {arguments.output}: NAME.edit.json tells what changes and where")
 
 

@@ -1,7 +1,6 @@
 """Typed configs: a pydantic model filled from YAML files and `key=value` overrides; errors name the key."""
 
 import difflib
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,6 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_SETTING = re.compile(r"[a-z][a-z0-9_-]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
-
-
 class ConfigError(ValueError):
     """What is wrong with a config, which key, and what would be right."""
 
@@ -39,12 +35,6 @@ def load_config(
     values = read_yaml(find_config(path, search)) if path is not None else {}
     values = apply_overrides(values, overrides)
     return build(model, values, origin=str(path) if path is not None else "the defaults")
-
-
-def split_settings(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The words of a command line that are settings, such as `shots.threshold=3.5`, and the others."""
-    settings = tuple(word for word in words if _SETTING.fullmatch(word))
-    return settings, [word for word in words if word not in settings]
 
 
 def build(model: type[Model], values: Mapping[str, Any], origin: str) -> Model:

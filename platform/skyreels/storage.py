@@ -4,9 +4,11 @@ A location is a path (`/data/out`) or a URI (`s3://bucket/prefix`). S3 credentia
 environment; another endpoint (MinIO, a test server) from `AWS_ENDPOINT_URL`.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from pyarrow import fs
+
+from skyreels.listing import LeaveOut, Skipped, Why, walk
+from skyreels.locations import is_remote as is_remote
+from skyreels.locations import join as join
+from skyreels.locations import local_path, name_in, printable, spelled
+from skyreels.locations import normalise as normalise
 
 _CHUNK = 1 << 20
 
@@ -32,6 +40,14 @@ class FileEntry:
 
     location: str
     size: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that is at or below a location: the files, and what was passed by. Paths of both are locations."""
+
+    files: list[FileEntry]
+    skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
@@ -66,8 +82,9 @@ class Storage:
         any point, `name` is untouched; a temporary file left by a kill is hidden from `files`.
         """
         if self.is_local:
-            target = Path(self.location(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = local_path(self.location(name))
+            with _errors_name(str(target.parent)):
+                target.parent.mkdir(parents=True, exist_ok=True)
             path = target.with_name(f".tmp-{uuid.uuid4().hex}")
             try:
                 yield path
@@ -103,9 +120,13 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Remove a file; a missing one is no error."""
-        filesystem, path = resolve(self.location(name))
-        with suppress(FileNotFoundError), _errors_name(self.location(name)):
-            filesystem.delete_file(path)
+        location = self.location(name)
+        with suppress(FileNotFoundError), _errors_name(location):
+            if self.is_local:
+                local_path(location).unlink()
+            else:
+                filesystem, path = resolve(location)
+                filesystem.delete_file(path)
 
     def sub(self, name: str) -> "Storage":
         return Storage(self.location(name))
@@ -133,21 +154,6 @@ def sweep_temporary(location: str, *, older_than_s: float) -> None:
                 path.unlink()
 
 
-def is_remote(location: str) -> bool:
-    return "://" in location and not location.startswith("file://")
-
-
-def join(location: str, name: str) -> str:
-    return f"{location.rstrip('/')}/{name.lstrip('/')}"
-
-
-def normalise(location: str) -> str:
-    """The one spelling of a location: an absolute path, or a URI as it is."""
-    if is_remote(location):
-        return location.rstrip("/")
-    return str(Path(location.removeprefix("file://")).expanduser().absolute())
-
-
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
     """The filesystem that holds a location, and its path there."""
     if not is_remote(location):
@@ -158,35 +164,115 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
     return _s3(), path
 
 
+def require_writable(location: str, option: str = "--output") -> None:
+    """Make a local folder and write to it; raises StorageError, naming the `option` that gave it, where that fails."""
+    if is_remote(location):
+        return  # the first upload says so, and no right to delete is needed for it
+    path = local_path(normalise(location))
+    name = printable(str(path))
+    if spelled(str(path)) != str(path):
+        raise StorageError(errno.EINVAL, f"{name} is not UTF-8: give {option} a name that is")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".tmp-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        reason = f"{name} is a file, or lies below one: give a folder as {option}"
+        raise StorageError(errno.ENOTDIR, reason) from None
+    except OSError as error:
+        reason = f"{name} cannot be written to ({error.strerror}): give another {option}, or yourself the right to it"
+        raise StorageError(error.errno, reason) from None
+
+
 def exists(location: str) -> bool:
-    filesystem, path = resolve(location)
     with _errors_name(location):
+        if not is_remote(location):
+            try:
+                os.stat(local_path(location))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+        filesystem, path = resolve(location)
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
+def is_file(location: str) -> bool:
+    """Whether a file, and not a folder or a pipe, is at a location."""
+    with _errors_name(location):
+        if not is_remote(location):
+            return local_path(location).is_file()
+        filesystem, path = resolve(location)
+        return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+
+
 def list_files(location: str) -> list[FileEntry]:
-    """Every file at or below a location, sorted; hidden names (a leading dot) are left out. None where nothing is."""
+    """Every file at or below a location, sorted; hidden names (a leading dot) are left out. None where nothing is.
+
+    Raises StorageError where a folder cannot be read; `survey` goes on.
+    """
+    found = survey(location)
+    for skipped in found.skipped:
+        if skipped.why is Why.UNREADABLE:
+            raise StorageError(errno.EACCES, f"{skipped.path} {skipped.why}: {skipped.detail}")
+    return found.files
+
+
+def survey(location: str, leave_out: LeaveOut | None = None) -> Survey:
+    """Like `list_files`, with what was passed by and what cannot be read; `leave_out` is asked for local folders."""
+    if not is_remote(location):
+        return _survey_folder(str(local_path(normalise(location))), leave_out)
     filesystem, path = resolve(location)
-    scheme = "s3://" if is_remote(location) else ""
     with _errors_name(location):
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            return []
-        found = (
-            [info] if info.type == fs.FileType.File else filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-        )
-    files = [item for item in found if item.type == fs.FileType.File]
-    cut = 0 if info.type == fs.FileType.File else len(path)
-    shown = [item for item in files if not any(part.startswith(".") for part in item.path[cut:].split("/"))]
-    return sorted((FileEntry(scheme + item.path, item.size) for item in shown), key=lambda entry: entry.location)
+            return Survey([], [])
+        if info.type == fs.FileType.File:
+            return Survey([FileEntry(f"s3://{info.path}", info.size)], [])
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    survey = Survey([], [])
+    for item in sorted(found, key=lambda item: item.path):
+        if item.type != fs.FileType.File:
+            continue
+        if any(part.startswith(".") for part in item.path[len(path) :].split("/")):
+            survey.skipped.append(Skipped(f"s3://{item.path}", Why.HIDDEN))
+        else:
+            survey.files.append(FileEntry(f"s3://{item.path}", item.size))
+    return survey
+
+
+def _survey_folder(path: str, leave_out: LeaveOut | None) -> Survey:
+    if not os.path.lexists(path):
+        return Survey([], [])
+    if os.path.isfile(path):
+        return Survey([FileEntry(spelled(path), os.stat(path).st_size)], [])
+    if not os.path.isdir(path):
+        why = Why.SPECIAL if os.path.exists(path) else Why.BROKEN_LINK
+        return Survey([], [Skipped(spelled(path), why)])
+    listing = walk(path, leave_out) if leave_out else walk(path)
+    files = sorted((FileEntry(spelled(path), size) for path, size in listing.files), key=lambda entry: entry.location)
+    return Survey(files, [Skipped(spelled(s.path), s.why, s.detail) for s in listing.skipped])
 
 
 def open_input(location: str) -> IO[bytes]:
     """A seekable binary reader."""
-    filesystem, path = resolve(location)
+    local = None if is_remote(location) else regular_file(location)
     with _errors_name(location):
+        if local is not None:
+            return local.open("rb")
+        filesystem, path = resolve(location)
         stream: Any = filesystem.open_input_file(path)
     return stream  # type: ignore[no-any-return]
+
+
+def regular_file(location: str) -> Path:
+    """The path of a local file that may be opened without waiting for somebody at the other end."""
+    path = local_path(normalise(location))
+    with _errors_name(location):
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+            raise StorageError(errno.EINVAL, f"it is {kind}, not a file")
+    return path
 
 
 def read_bytes(location: str, most: int | None = None) -> bytes:
@@ -202,8 +288,8 @@ def times_in(folder: str) -> dict[str, int]:
     """Name -> when it was last written to (ns), of the files in one folder; empty where there is no such folder."""
     if not is_remote(folder):
         try:
-            with os.scandir(normalise(folder)) as entries:
-                return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.is_file()}
+            with os.scandir(local_path(normalise(folder))) as entries:
+                return {name_in(folder, e.name): e.stat().st_mtime_ns for e in entries if e.is_file()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
     filesystem, path = resolve(folder)
@@ -216,7 +302,7 @@ def times_in(folder: str) -> dict[str, int]:
 def local_copy(location: str, scratch: Path) -> Iterator[Path]:
     """The file as a local path: itself when it is local, else a copy that is removed afterwards."""
     if not is_remote(location):
-        yield Path(normalise(location))
+        yield regular_file(location)
         return
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"copy-{uuid.uuid4().hex}"
@@ -266,4 +352,4 @@ def _errors_name(location: str) -> Iterator[None]:
         raise FileNotFoundError(f"{location} does not exist") from None
     except OSError as error:
         remedy = " (check AWS credentials, region and AWS_ENDPOINT_URL)" if is_remote(location) else ""
-        raise StorageError(error.errno, f"{location}: {error}{remedy}") from error
+        raise StorageError(error.errno, f"{location}: {error.strerror or error}{remedy}") from error

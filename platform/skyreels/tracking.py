@@ -2,10 +2,11 @@
 
 import logging
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _REQUEST_ENV = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_DATABASES = ("postgresql", "mysql", "mssql")
 _PAUSE_S = 60.0  # after a failed call nothing is tried for this long: the work goes on at its own pace
 
 
@@ -82,7 +84,7 @@ class TrackedRun:
 
         try:
             return action(mlflow.MlflowClient(tracking_uri=self.uri))
-        except (mlflow.MlflowException, OSError) as error:
+        except _failures() as error:
             self.lost += 1
             self._silent_until = time.monotonic() + _PAUSE_S
             logger.warning("tracking: going on without it for %.0f s: %s", _PAUSE_S, error)
@@ -126,6 +128,7 @@ def _start(experiment: str, run_name: str, run_id: str) -> TrackedRun:
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     try:
+        _check_database(uri)
         client = mlflow.MlflowClient(tracking_uri=uri)
         if run_id and _resumed(client, run_id):
             return TrackedRun(run_id, uri)
@@ -134,10 +137,38 @@ def _start(experiment: str, run_name: str, run_id: str) -> TrackedRun:
         place = None if "://" in uri and not uri.startswith("sqlite") else (Path.cwd() / "mlartifacts").as_uri()
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
         run = client.create_run(experiment_id, run_name=run_name)
-    except (mlflow.MlflowException, OSError) as error:
-        logger.warning("tracking: %s cannot be reached, going on without it: %s", uri, error)
+    except _failures() as error:
+        remedy = "set MLFLOW_TRACKING_URI to one that can, or give --no-tracking"
+        logger.warning("tracking: %s cannot be used, going on without it (%s): %s", uri, remedy, error)
         return TrackedRun()
     return TrackedRun(run.info.run_id, uri)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a store that is away, full, read-only or damaged raises."""
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError
+
+
+def _check_database(uri: str) -> None:
+    """Raises at once where a database cannot be opened and written to: MLflow would try again for two minutes."""
+    dialect = uri.partition("://")[0].partition("+")[0]
+    if dialect == "sqlite":
+        path = Path(uri.partition(":///")[2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("PRAGMA schema_version")
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:  # busy: another run writes, and MLflow waits for it
+                    raise
+    elif dialect in _DATABASES:
+        import sqlalchemy
+
+        sqlalchemy.create_engine(uri).connect().close()
 
 
 def _resumed(client: Any, run_id: str) -> bool:
@@ -162,5 +193,5 @@ def _end(run: TrackedRun, status: str) -> None:
 
     try:
         mlflow.MlflowClient(tracking_uri=run.uri).set_terminated(run.run_id, status)
-    except (mlflow.MlflowException, OSError) as error:
+    except _failures() as error:
         logger.warning("tracking: the run could not be ended: %s", error)

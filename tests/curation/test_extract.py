@@ -9,6 +9,7 @@ from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Kind, Source, Status
 from skyreels.media.errors import MediaError
 from skyreels.media.limits import DEFAULT_LIMITS
+from skyreels.media.sandbox import Sandbox
 
 
 class Failing:
@@ -61,3 +62,20 @@ def test_a_source_that_is_not_there_or_cannot_be_reached_costs_only_itself(s3_en
     for uri in (str(tmp_path / "gone.mp4"), str(tmp_path), "s3://no-such-bucket/a.mp4"):
         report = _extract(Source.at(uri, Kind.VIDEO, 0), Failing(), tmp_path)
         assert (report.rejection.stage, report.rejection.reason) == ("open", "unreadable")
+
+
+def test_what_is_too_large_is_neither_fetched_nor_read(tmp_path):
+    sandbox = Failing()
+    far = Source.at("s3://no-such-bucket/huge.mp4", Kind.VIDEO, DEFAULT_LIMITS.max_file_bytes + 1)
+    assert _extract(far, sandbox, tmp_path).rejection.reason == "file_too_large"
+    assert sandbox.calls == 0
+
+
+def test_a_preallocated_file_of_zeros_is_refused_without_being_read_whole(tmp_path):
+    path = tmp_path / "part.mp4"
+    with path.open("wb") as file:
+        file.truncate(12 * 2**30)  # of which hashing would read every byte
+    with Sandbox() as sandbox:
+        report = _extract(Source.at(str(path), Kind.VIDEO, 12 * 2**30), sandbox, tmp_path)
+    assert report.rejection.reason == "unknown_container"
+    assert report.sha256 == ""

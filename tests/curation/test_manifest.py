@@ -129,12 +129,24 @@ def test_the_manifest_says_where_each_file_of_a_sample_lies():
 
 
 def test_a_sample_s_json_tells_what_is_known_and_keeps_the_inner_workings_out():
-    clip = _clip("a", parts=[("a", 0.0, 1.0)]) | {"bucket": "b", "uri": "/in/a", "sha256": "h", "embedding": [1.0]}
+    clip = _clip("a", parts=[("a", 0.0, 1.0)]) | {
+        "bucket": "b",
+        "uri": "/in/a",
+        "name": "films/a.mp4",
+        "sha256": "h",
+        "embedding": [1.0],
+    }
     clip |= {"meta": '{"licence": "CC0", "_offset": 5}', "visual.sharpness": 0.6, "audio.snr_db": None}
-    said = sample_json(clip, {"key": "a_00000", "error": None, "short": "A fox."}, {"captions": "measured"})
+    made_by = {"caption_model": "/models/Qwen-7B", "embedding": {"model": "local-dir:/m/x/", "pretrained": "laion/b"}}
+    said = sample_json(clip, {"key": "a_00000", "error": None, "short": "A fox."}, made_by)
     assert said["captions"] == {"short": "A fox."}
     assert said["scores"] == {"visual.sharpness": 0.6}
     assert said["source"]["meta"] == {"licence": "CC0"}
     assert said["source"]["parts"] == [["a", 0.0, 1.0]]
     assert said["seconds"] == pytest.approx(4.0)
-    assert "embedding" not in json.dumps(said)
+    assert "embedding" not in said["scores"]
+    assert said["source"]["uri"] == "films/a.mp4", "no path of this machine"
+    assert said["provenance"] == {
+        "caption_model": "Qwen-7B",
+        "embedding": {"model": "local-dir:x/", "pretrained": "laion/b"},
+    }

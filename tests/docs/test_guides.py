@@ -20,7 +20,7 @@ from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.synthesis.__main__ import main as render_world
 from pipelines.training.curriculum.recipe import STAGES
 from pipelines.training.stages.observe import read_metrics
-from skyreels.config import split_settings
+from skyreels.command_line import parse
 from skyreels.media import errors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -153,16 +153,14 @@ def test_every_command_of_the_guide_has_arguments_and_settings_that_exist(words,
             (tmp_path / block.mark.removeprefix("file: ")).write_text(block.text)
     (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
     monkeypatch.chdir(tmp_path)
-    settings, rest = split_settings(words)
-    arguments = curate._parser().parse_args(curate._with_command(rest))
+    arguments, settings = parse(curate._parser(), curate._with_command(words), many=("input", "source"))
     load_recipe(arguments.recipe, settings)
 
 
 @pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
 def test_every_command_of_the_training_guide_has_arguments_that_exist(words):
     job = re.fullmatch(r"jobs/(\w+)\.py", words[0])[1]
-    _, rest = split_settings(words[1:])
-    JOBS[job]._parser().parse_args(curate._with_command(rest) if job == "curate" else rest)
+    parse(JOBS[job]._parser(), curate._with_command(words[1:]) if job == "curate" else words[1:], many=("input",))
 
 
 def test_the_guide_knows_every_reason_that_a_source_can_be_refused_for():

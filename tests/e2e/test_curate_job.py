@@ -51,7 +51,8 @@ def test_webdataset_reads_every_sample_of_the_manifest(curated):
     for row in films:
         assert {"mp4", "flac", "json"} <= samples[row["key"]].keys()
         described = json.loads(samples[row["key"]]["json"])
-        assert described["source"]["uri"] == row["uri"]
+        assert described["source"]["source_id"] == row["source_id"]
+        assert described["source"]["uri"] == Path(row["uri"]).name
         assert described["captions"]["caption_source"] == "user"
         assert _is_of_one_shot(described, Path(row["uri"]).with_suffix(".json"))
 
@@ -60,13 +61,15 @@ def _is_of_one_shot(described, annotation):
     """Whether all three captions tell the subjects of the shot that a clip was cut from, and of no other."""
     film = json.loads(annotation.read_text("utf-8"))
     middle = (described["source"]["start_s"] + described["source"]["end_s"]) / 2 * float(Fraction(film["fps"]))
-    told = "\n".join(described["captions"][form] for form in ("short", "long", "structured")).lower()
-    names = [
-        {f"{s['colour']} {s['material']} {s['shape']}" for s in shot["scene"]["subjects"]} for shot in film["shots"]
-    ]
     number = next(n for n, shot in enumerate(film["shots"]) if shot["first_frame"] <= middle < shot["end_frame"])
-    others = set().union(*names) - names[number]
-    return all(told.count(name) >= 3 for name in names[number]) and not any(name in told for name in others)
+    full = ("colour", "material", "shape")
+    for form, words in {"short": ("colour", "shape"), "long": full, "structured": full}.items():
+        told = described["captions"][form].lower()
+        names = [{" ".join(s[word] for word in words) for s in shot["scene"]["subjects"]} for shot in film["shots"]]
+        others = set().union(*names) - names[number]
+        if not all(name in told for name in names[number]) or any(name in told for name in others):
+            return False
+    return True
 
 
 def test_ray_data_reads_the_shards(curated):
@@ -176,6 +179,25 @@ def test_refilter_makes_another_dataset_without_decoding(ray_cluster, tmp_path):
     assert _dataset(output) == before
 
 
+def test_a_dataset_without_a_sample_is_an_error_that_names_the_rule(copied, tmp_path, capsys):
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text("name: none\nfilters: {long: {score: seconds, min: 1000}}\n")
+    assert curate.main(["refilter", "--output", str(copied), "--recipe", str(recipe), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert "error: nothing was kept: filter:basic:seconds took most" in said
+    assert "change this rule in the recipe" in said
+
+
+def test_inputs_without_media_are_an_error_that_says_what_was_seen(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "readme.txt").write_text("x")
+    assert _curate(tmp_path / "in", tmp_path / "out") == 1
+    assert "nothing to curate: no media in" in (said := capsys.readouterr().err)
+    assert "1 .txt" in said
+    assert curate.main(["--output", str(tmp_path / "new"), "--replay-rejects", "--no-tracking"]) == 1
+    assert "nothing to curate" in capsys.readouterr().err
+
+
 def test_takedown_removes_every_trace_and_it_never_comes_back(copied, small_world):
     manifest, _ = _dataset(copied)
     victim = next(row for row in manifest if row["kind"] == "video")
@@ -203,6 +225,8 @@ def test_the_dry_run_prints_a_plan_and_writes_nothing(small_world, tmp_path, cap
         (["--input", "{out}", "--output", "{out}", "--recipe", "defualt"], "did you mean 'default'"),
         (["--input", "{out}", "--output", "{out}", "extract.segmnts.max_s=9"], "did you mean 'segments'"),
         (["refilter", "--output", "{out}"], "has no pool"),
+        (["--input", "{out}/pool/x", "--output", "{out}"], "is part of what --output"),
+        (["--input", "{out}", "--output", "/dev/null/x"], "is a file, or lies below one: give a folder as --output"),
     ],
 )
 def test_mistakes_are_answered_with_what_would_be_right(tmp_path, capsys, words, message):
@@ -276,6 +300,7 @@ def test_help_teaches():
     done = subprocess.run([sys.executable, curate.__file__, "--help"], capture_output=True, text=True, check=True)
     assert "refilter" in done.stdout
     assert "key=value" in done.stdout
+    assert "--replay-rejects" in done.stdout, "options of the default command"
 
 
 def _names(output):

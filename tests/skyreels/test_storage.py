@@ -104,3 +104,31 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(small_disk):
     assert caught.value.errno == errno.ENOSPC
     assert store.read("x.bin") == b"old"
     assert store.names() == ["x.bin"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path, as_nobody):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    with pytest.raises(storage.StorageError, match="closed cannot be read: Permission denied"):
+        as_nobody(lambda: Storage(str(tmp_path)).names())
+
+
+def test_a_place_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path, as_nobody):
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/below"):
+        with pytest.raises(storage.StorageError, match="is a file, or lies below one: give a folder as --output"):
+            storage.require_writable(str(tmp_path / place))
+    (tmp_path / "ro").mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    with pytest.raises(storage.StorageError, match=r"ro/x cannot be written to \(Permission denied\): give another"):
+        as_nobody(lambda: storage.require_writable(str(tmp_path / "ro" / "x")))
+    with pytest.raises(storage.StorageError, match="not UTF-8"):
+        storage.require_writable(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    storage.require_writable(str(tmp_path / "new" / "folder"))
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(storage.StorageError, match=r"pipe\.mp4: it is a pipe, a socket or a device, not a file"):
+        storage.open_input(str(tmp_path / "pipe.mp4"))

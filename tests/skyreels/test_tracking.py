@@ -2,6 +2,9 @@
 
 import logging
 import socket
+import sqlite3
+import time
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -78,6 +81,41 @@ def test_an_unreachable_server_costs_a_warning_and_nothing_else(monkeypatch, cap
         run.metrics({"kept": 3})
     assert run.run_id == ""
     assert "going on without it" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["garbage", "folder", "below a file", "read-only"])
+def test_a_database_that_cannot_be_made_costs_one_warning_at_once(tmp_path, monkeypatch, caplog, fault, as_nobody):
+    path = tmp_path / "mlflow.db"
+    if fault == "garbage":
+        path.write_bytes(b"not a database " * 1000)
+    elif fault == "folder":
+        path.mkdir()
+    elif fault == "below a file":
+        path.write_text("")
+        path = path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    tmp_path.chmod(0o755)
+
+    def tracked():
+        with caplog.at_level(logging.WARNING), tracking.track("curation", run_name="r", params={"a": 1}) as run:
+            run.metrics({"kept": 3})
+        return run
+
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (not part of what is timed)
+
+    started = time.monotonic()
+    assert (as_nobody(tracked) if fault == "read-only" else tracked()) == tracking.TrackedRun()
+    assert time.monotonic() - started < 10
+    assert len(caplog.records) == 1
+    assert "going on without it (set MLFLOW_TRACKING_URI" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_database_in_use_is_waited_for(store, tmp_path):
+    store.search_experiments()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tracking._check_database(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_nothing_is_tracked_unless_asked():

@@ -13,7 +13,7 @@ import ray
 import torch
 from pydantic import TypeAdapter
 
-from pipelines.curation import progress, tables
+from pipelines.curation import tables
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.index import (
     CACHE,
@@ -30,6 +30,7 @@ from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources
 from skyreels import parts
 from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, digest
+from skyreels.progress import Progress
 from skyreels.storage import Storage, sweep_temporary
 
 REJECTS = "rejects.parquet"
@@ -99,7 +100,7 @@ def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     make_worker = partial(_Worker, plan.job, plan.location, plan.sources)
     results = []
     total = sum(len(part.samples) for part in plan.remaining)
-    with LazyCluster() as cluster, progress.shown("cache", total, "samples", quiet=quiet) as bar:
+    with LazyCluster() as cluster, Progress("cache", total, "samples", quiet=quiet) as bar:
         if plan.job.workers == 0:
             outcomes = parts.run_in_process(todo, make_worker)
         else:

@@ -188,9 +188,14 @@ def _looked_at(job: CacheJob) -> Networks:
 def _nothing_fits(job: CacheJob, datasets: Sequence[ClipDataset], latents: LatentPlan) -> str:
     where = " and ".join(dataset.storage.root for dataset in datasets)
     clips = sum(len(dataset.clips) for dataset in datasets)
+    if not clips:
+        return (
+            f"{where} holds no samples: its rejects.parquet says why none was kept; loosen the recipe and run "
+            "`jobs/curate.py refilter`, or give another dataset"
+        )
     if not latents.misfits:
         kinds = sorted({clip.kind for dataset in datasets for clip in dataset.clips})
-        return f"{where} holds {clips} samples ({', '.join(kinds) or 'none'}), none of kinds={list(job.spec.kinds)}"
+        return f"{where} holds {clips} samples ({', '.join(kinds)}), none of kinds={list(job.spec.kinds)}"
     reasons = Counter((misfit.reason, misfit.remedy) for misfit in latents.misfits.values())
     lines = [f"  {count} {reason}: {remedy}" for (reason, remedy), count in reasons.most_common()]
     return "\n".join([f"none of the {clips} samples of {where} fits the spec:", *lines])

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from tqdm import tqdm
-
+from skyreels.progress import Progress
 from skyreels.storage import is_remote
 from skyreels.tracking import TrackedRun
 from skyreels.training.config import EngineConfig
@@ -28,6 +27,7 @@ from skyreels.training.fit import Outcome, fit
 from skyreels.training.trainable import Trainable
 
 METRICS_FILE = "metrics.jsonl"
+_SHOWN = ("loss", "tokens_per_second")
 _LOGGED_POINTS = 500  # of a run, at most: curves stay quick to draw however long it is
 
 
@@ -52,7 +52,7 @@ class Observer:
         self._run, self._folder, self._stage, self._steps = run, folder, stage, steps
         self._every = max(1, steps // _LOGGED_POINTS)
         self._window: dict[str, list[float]] = {}
-        self._bar = tqdm(total=steps, desc=stage, unit="step", disable=quiet, dynamic_ncols=True)
+        self._bar = Progress(stage, steps, "steps", quiet=quiet)
         self._lines: TextIO = (folder / METRICS_FILE).open("a")
         self._starts = self._skipped = 0
 
@@ -88,7 +88,7 @@ class Observer:
 
     def _started(self, event: Started) -> None:
         self._starts += 1
-        self._bar.update(event.step - self._bar.n)
+        self._bar.update(event.step - self._bar.done)
         self._run.tags({"workers": event.workers, "device": event.device, "starts_by_this_driver": self._starts})
         self._run.metrics({"sharded_state_bytes": event.state_bytes, "workers": event.workers}, event.step)
         word = "starts" if self._starts == 1 else "goes on"
@@ -98,9 +98,8 @@ class Observer:
     def _step(self, event: StepDone) -> None:
         self._lines.write(json.dumps({"step": event.step, **event.metrics}) + "\n")
         self._lines.flush()
-        self._bar.update(event.step + 1 - self._bar.n)
-        shown = {name: f"{event.metrics[name]:.3g}" for name in ("loss", "tokens_per_second") if name in event.metrics}
-        self._bar.set_postfix(shown, refresh=False)
+        shown = [f"{name}={event.metrics[name]:.3g}" for name in _SHOWN if name in event.metrics]
+        self._bar.update(event.step + 1 - self._bar.done, ", ".join(shown))
         for name, value in event.metrics.items():
             self._window.setdefault(name, []).append(value)
         if (event.step + 1) % self._every == 0 or event.step + 1 == self._steps:
@@ -108,8 +107,7 @@ class Observer:
             self._window = {}
 
     def _say(self, line: str) -> None:
-        if not self._bar.disable:
-            self._bar.write(line)
+        self._bar.say(line)
 
 
 def read_metrics(folder: Path) -> dict[int, Mapping[str, float]]:

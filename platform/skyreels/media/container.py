@@ -76,11 +76,7 @@ def read_packets(container: InputContainer, *streams: Stream, failed: Callable[[
 
 
 def check_file_bytes(path: Path, limits: MediaLimits) -> None:
-    size = path.stat().st_size
-    if size > limits.max_file_bytes:
-        raise MediaError(
-            "file_too_large", f"Split it below {limits.max_file_bytes} bytes.", f"{path.name} has {size} bytes"
-        )
+    limits.check_bytes(path.stat().st_size, path.name)
 
 
 def check_pixels(width: int, height: int, limits: MediaLimits, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from skyreels.media.errors import MediaError
+
 
 @dataclass(frozen=True)
 class MediaLimits:
@@ -18,6 +20,12 @@ class MediaLimits:
     wall_s: float = 900.0
     cpu_s: float = 900.0
     memory_bytes: int = 3 * 2**30
+
+    def check_bytes(self, size: int, name: str) -> None:
+        """Raises MediaError where a file of `size` bytes is not to be read at all."""
+        if size > self.max_file_bytes:
+            remedy = f"Split it below {self.max_file_bytes} bytes."
+            raise MediaError("file_too_large", remedy, f"{name} has {size} bytes")
 
 
 DEFAULT_LIMITS = MediaLimits()

@@ -6,6 +6,7 @@ import shutil
 import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -206,6 +207,14 @@ def test_nothing_fits(job, spec, dataset_folder):
     assert not list(Storage(job.output).names())
     with pytest.raises(LatentError, match=r"none of kinds=\['pair'\]"):
         cache(dataclasses.replace(job, spec=spec.model_copy(update={"kinds": ("pair",)})), quiet=True)
+
+
+def test_a_dataset_that_kept_nothing_says_where_to_look(job, dataset_folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pq.write_table(pq.read_table(f"{dataset_folder}/manifest.parquet").slice(0, 0), empty / "manifest.parquet")
+    with pytest.raises(LatentError, match=r"empty holds no samples: its rejects\.parquet says why none was kept"):
+        cache(dataclasses.replace(job, dataset=str(empty)), quiet=True)
 
 
 def test_a_store_that_fails_fails_the_part_and_no_sample(job, monkeypatch):
