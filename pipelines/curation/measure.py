@@ -172,8 +172,9 @@ def _segments(
     cuts = [cut.time_s for cut in timeline.cuts]
     transitions = [(transition.start_s, transition.end_s) for transition in timeline.transitions]
     speech = speech_intervals(sound) if sound is not None else []
-    likeness = {cut: _likeness(timeline, cut) for cut in cuts} | dict.fromkeys(_breaks(task, timeline), 0.0)
-    held = held_pictures(timeline.frames.time_s, 1.0 / timeline.frame_rate, _video_end(task), config.min_s)
+    breaks = _breaks(task, timeline)
+    likeness = {cut: _likeness(timeline, cut) for cut in cuts} | dict.fromkeys(breaks, 0.0)
+    held = held_pictures(timeline.frames.time_s, 1.0 / timeline.frame_rate, _video_end(task), config.min_s, breaks)
     picture = float(timeline.frames.time_s[0]), max([_picture_end(timeline), *(end_s for _, end_s in held)])
     limits = SegmentLimits(config.min_s, config.max_s, merge_above=config.merge_above)
     spans, uncovered = segment(
@@ -181,7 +182,10 @@ def _segments(
         picture=picture, held=held, similarities=[likeness[cut] for cut in sorted(likeness)],
     )  # fmt: skip
     spans, uncovered = on_pictures(spans, uncovered, timeline.frames.time_s, 1.0 / timeline.frame_rate, limits)
-    return [tuple(span) for span in spans], [tuple(span) for span in uncovered if not _is_padding(span)]
+    told = [tuple(span) for span in uncovered if not _is_padding(span)]
+    if task.probe.unread_bytes:
+        told.append((task.probe.duration_s, task.probe.duration_s, "unread"))
+    return [tuple(span) for span in spans], told
 
 
 def _breaks(task: Task, timeline: Timeline) -> list[float]:

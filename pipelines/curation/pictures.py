@@ -1,6 +1,6 @@
 """What the times of a source's pictures say about where clips may lie. Pure functions of times."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,18 +8,21 @@ from numpy.typing import NDArray
 from pipelines.curation.segments import SegmentLimits, Span, Uncovered
 
 _NEAR_S = 1e-3  # containers round to milliseconds
+_AT_BREAK = 2.0  # steps between the last picture of one recording and the first of the next: packing, not a gap
 
 
 def held_pictures(
-    times: NDArray[np.float64], step_s: float, end_s: float, longest_s: float
+    times: NDArray[np.float64], step_s: float, end_s: float, longest_s: float, breaks: Collection[float] = ()
 ) -> list[tuple[float, float]]:
     """Where one picture stays for more than `longest_s`, or none decodes: from when the next was due until it comes.
 
-    `times` are those of the pictures, one every `step_s` where they move; the last one stays until `end_s`.
+    `times` are those of the pictures, one every `step_s` where they move; the last one stays until `end_s`. At
+    `breaks`, the first pictures of other recordings, what is before has ended and nothing is held at all.
     """
     due_s = step_s if step_s < longest_s / 2 else 0.0  # slides are held from the start
     ends = np.append(times[1:], max(float(times[-1]) + step_s, end_s))
-    long = np.flatnonzero(ends - times > longest_s + _NEAR_S)
+    allowed_s = np.where(np.isin(ends, list(breaks)), min(_AT_BREAK * step_s, longest_s), longest_s)
+    long = np.flatnonzero(ends - times > allowed_s + _NEAR_S)
     return [(float(times[index]) + due_s, float(ends[index])) for index in long]
 
 

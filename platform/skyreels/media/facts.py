@@ -105,7 +105,8 @@ class ImageInfo(_Record):
 class Probe(_Record):
     """What a file holds. `clock_zero_s` is the container time that every other time is counted from.
 
-    `clock_breaks_s` are the times at which stamps restarted or leapt: two recordings meet there.
+    `clock_breaks_s` are the times at which stamps restarted or leapt: two recordings meet there. `unread_bytes` at the
+    end of the file are another recording that its reader does not go on to.
     """
 
     container: str
@@ -117,6 +118,7 @@ class Probe(_Record):
     audio: AudioInfo | None = None
     image: ImageInfo | None = None
     clock_breaks_s: tuple[float, ...] = ()
+    unread_bytes: int = 0
 
 
 class SoundReport(_Record):

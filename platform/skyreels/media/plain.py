@@ -38,6 +38,7 @@ class Deinterlacer:
         if self._graph is None and not picture.interlaced_frame:
             yield picture
             return
+        resolve_matrix(picture)
         if self._graph is None or _shape(picture) != self._shape:
             yield from self.rest()
             self._graph, self._shape = _graph(picture, _DEINTERLACE), _shape(picture)
@@ -75,6 +76,7 @@ class OverBlack:
     def __call__(self, picture: VideoFrame) -> VideoFrame:
         if not has_alpha(picture):
             return picture
+        resolve_matrix(picture)
         if self._graph is None or _shape(picture) != self._shape:
             self._graph, self._shape = _graph(picture, _over_black(picture)), _shape(picture)
         self._graph.vpush(picture)
@@ -99,7 +101,6 @@ def _shape(picture: VideoFrame) -> tuple[object, ...]:
 
 
 def _graph(picture: VideoFrame, filters: Filters) -> Graph:
-    resolve_matrix(picture)
     graph = Graph()
     graph.threads = 1
     base = picture.time_base

@@ -36,6 +36,7 @@ from skyreels.media.image import probe_image
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.orientation import orientation_of
 from skyreels.media.plain import has_alpha
+from skyreels.media.rest import unread_bytes
 from skyreels.media.sniff import IMAGES, sniff
 from skyreels.media.sound import first_heard
 
@@ -81,6 +82,7 @@ class _Track:
     hidden: list[bool] = field(default_factory=list)
     picture: VideoFrame | None = None
     shifts: tuple[ClockShift, ...] = ()
+    read_to: int = 0  # bytes of the file
 
     def add(self, packet: Packet, place: int) -> None:
         pts = packet.pts if packet.pts is not None else packet.dts
@@ -90,6 +92,7 @@ class _Track:
         self.ends.append(pts + (packet.duration or 0))
         self.keys.append(packet.is_keyframe)
         self.hidden.append(packet.is_discard)
+        self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
         base = float(packet.time_base)
         self.stamps.add(pts * base, self.ends[-1] * base, None if packet.dts is None else packet.dts * base, place)
 
@@ -136,6 +139,7 @@ def _probe_container(
         video=pictures,
         audio=sound,
         clock_breaks_s=tuple(time_s - zero for time_s in breaks),
+        unread_bytes=unread_bytes(path, kind, max(track.read_to for track in tracks.values())),
     )
 
 
@@ -167,7 +171,17 @@ def _read_tracks(
             raise MediaError("too_many_frames", f"Split it below {limits.max_frames} frames.", path.name)
         if video is not None and packet.stream_index == video.index and track.picture is None:
             track.picture = _first_picture(video, packet, len(track.pts))
+        if audio is not None and packet.stream_index == audio.index and not audio.codec_context.sample_rate:
+            _learn_format(audio, packet)
     return tracks, broken
+
+
+def _learn_format(stream: AudioStream, packet: Packet) -> None:
+    """Decode a packet of sound whose format no header told, as where it begins late in the file."""
+    try:
+        stream.decode(packet)
+    except av.error.FFmpegError:
+        return  # the next packet may tell; decoding counts the damage
 
 
 def _first_picture(stream: VideoStream, packet: Packet, position: int) -> VideoFrame | None:
