@@ -19,8 +19,8 @@ from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
 from pipelines.curation.audio.scores import scores_for_span
 from pipelines.curation.audio.vad import active_intervals, speech_intervals
 from pipelines.curation.filters import first_broken
-from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.pictures import held_pictures, on_pictures
+from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, clip_key
 from pipelines.curation.segments import SegmentLimits, Uncovered, segment
 from pipelines.curation.sync import measure_sync
@@ -182,10 +182,10 @@ def _segments(
         picture=picture, held=held, similarities=[likeness[cut] for cut in sorted(likeness)],
     )  # fmt: skip
     spans, uncovered = on_pictures(spans, uncovered, timeline.frames.time_s, 1.0 / timeline.frame_rate, limits)
-    told = [tuple(span) for span in uncovered if not _is_padding(span)]
+    told: list[Span] = [(u.start_s, u.end_s, u.reason) for u in uncovered if not _is_padding(u)]
     if task.probe.unread_bytes:
         told.append((task.probe.duration_s, task.probe.duration_s, "unread"))
-    return [tuple(span) for span in spans], told
+    return [(span.start_s, span.end_s) for span in spans], told
 
 
 def _breaks(task: Task, timeline: Timeline) -> list[float]:

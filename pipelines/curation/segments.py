@@ -24,8 +24,11 @@ class Span(NamedTuple):
 
 
 class Uncovered(NamedTuple):
-    """A stretch in no clip, and why: "transition", "held" (one picture stays), "no_picture" (sound alone), "short_shot",
-    "speech" (a divided utterance) or "remainder"."""
+    """A stretch in no clip, and why.
+
+    "transition", "held" (one picture stays), "no_picture" (sound alone), "short_shot", "speech" (a divided utterance)
+    or "remainder".
+    """
 
     start_s: float
     end_s: float

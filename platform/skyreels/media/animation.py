@@ -11,7 +11,7 @@ from PIL import Image
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import VideoInfo
 from skyreels.media.frame_rate import frame_rate
-from skyreels.media.image import PILLOW_ERRORS, opened, opaque
+from skyreels.media.image import PILLOW_ERRORS, opaque, opened
 from skyreels.media.limits import MediaLimits
 from skyreels.media.orientation import Orientation
 from skyreels.media.picture import DecodedFrame, Scalers

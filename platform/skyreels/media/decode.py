@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av.error
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -18,7 +19,7 @@ from skyreels.media.errors import MediaError
 from skyreels.media.facts import Probe, VideoInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.picture import DecodedFrame, Scalers
-from skyreels.media.plain import Deinterlacer, OverBlack
+from skyreels.media.plain import Deinterlacer, OverBlack, alpha_decoder
 from skyreels.media.report import DecodeReport
 from skyreels.media.sniff import IMAGES
 
@@ -61,8 +62,12 @@ def iter_video_frames(
         yield from wanted.of(animation_frames(path, probe.video, limits, start, end, report))
     else:
         with open_container(path, limits) as container:
-            stream = _stream(container, probe.video, limits, keyframes_only, strict, threads)
-            decoder = _Decoder(container, stream, probe.video, probe.clock_zero_s, path, limits, keyframes_only, report)
+            stream = _stream(container, probe.video)
+            coder = _coder(stream, limits, keyframes_only, strict, threads)
+            clock_zero_s = probe.clock_zero_s
+            decoder = _Decoder(
+                container, stream, coder, probe.video, clock_zero_s, path, limits, keyframes_only, report
+            )
             yield from wanted.of(decoder.from_key_frame(start, end))
     if start_s is None and end_s is None and not keyframes_only:
         report.nominal_frames += max(0, (probe.video.header_frames or 0) - probe.video.packets)
@@ -112,6 +117,7 @@ class _Decoder:
 
     container: InputContainer
     stream: VideoStream
+    coder: VideoCodecContext
     info: VideoInfo
     clock_zero_s: float
     path: Path
@@ -176,7 +182,7 @@ class _Decoder:
                 time_s = self._seconds(packet.pts, packet.dts)
                 self.report.nominal_frames += start <= time_s < end and not packet.is_discard
             try:
-                pictures = self.stream.decode(packet)
+                pictures = self.coder.decode(packet)
             except av.error.FFmpegError as error:
                 self.report.failed(error)
                 continue
@@ -198,20 +204,20 @@ class _Decoder:
         return float(stamp * self._time_base) - self.clock_zero_s
 
 
-def _stream(
-    container: InputContainer,
-    info: VideoInfo,
-    limits: MediaLimits,
-    keyframes_only: bool,
-    strict: bool,
-    threads: int,
-) -> VideoStream:
+def _stream(container: InputContainer, info: VideoInfo) -> VideoStream:
     stream = next((s for s in container.streams.video if s.index == info.stream), None)
     if stream is None or stream.codec_context is None:
         raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", container.name)
-    stream.codec_context.thread_count = threads
-    stream.codec_context.options = {"max_pixels": str(limits.max_pixels)} | (_STRICT if strict else {})
+    return stream
+
+
+def _coder(
+    stream: VideoStream, limits: MediaLimits, keyframes_only: bool, strict: bool, threads: int
+) -> VideoCodecContext:
+    coder = alpha_decoder(stream) or stream.codec_context
+    coder.thread_count = threads
+    coder.options = {"max_pixels": str(limits.max_pixels)} | (_STRICT if strict else {})
     if keyframes_only:
         # Not also stream.discard: with it FFmpeg's mp4 demuxer hands out wrong presentation times.
-        stream.codec_context.skip_frame = "NONKEY"
-    return stream
+        coder.skip_frame = "NONKEY"
+    return coder

@@ -1,26 +1,41 @@
 """Decoded pictures made plain before anybody sees them: fields become frames, and transparency lies over black."""
 
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import cast
 
+from av.codec.context import CodecContext
 from av.error import BlockingIOError as NothingYet
 from av.error import EOFError as NothingMore
 from av.filter import Graph
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from skyreels.media.picture import resolve_matrix
 
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 Filters = tuple[tuple[str, str], ...]
 
 # The same rate as before: one frame per pair of fields, and none for pictures that are whole already.
 _DEINTERLACE: Filters = (("bwdif", "mode=send_frame:parity=auto:deint=interlaced"),)
 # Bit-exact conversion: the same bytes on every processor.
 _CONVERT = ("scale", "flags=bicubic+accurate_rnd+bitexact")
+_ANY_BASE = Fraction(1, 1_000_000)
 _DEPTHS = {8: "", 10: "10le", 12: "12le"}  # others are done in 16 bits
 
 
 def has_alpha(picture: VideoFrame) -> bool:
     """Whether pixels of `picture` may be transparent; a palette's colours may be."""
     return picture.format.name == "pal8" or any(component.is_alpha for component in picture.format.components)
+
+
+def alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """A decoder for VP8 and VP9 whose transparency is coded beside the picture, where FFmpeg's own do not look."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    return cast(VideoCodecContext, CodecContext.create(name, "r"))
 
 
 class Deinterlacer:
@@ -32,6 +47,7 @@ class Deinterlacer:
     def __init__(self) -> None:
         self._graph: Graph | None = None
         self._shape: tuple[object, ...] = ()
+        self._base = _ANY_BASE
 
     def __call__(self, picture: VideoFrame) -> Iterator[VideoFrame]:
         """What is ready once `picture` is known; the last one only is after `rest`."""
@@ -42,25 +58,24 @@ class Deinterlacer:
         if self._graph is None or _shape(picture) != self._shape:
             yield from self.rest()
             self._graph, self._shape = _graph(picture, _DEINTERLACE), _shape(picture)
+            self._base = picture.time_base or _ANY_BASE
         self._graph.vpush(picture)
-        yield from self._ready(picture)
+        yield from self._ready(self._graph)
 
     def rest(self) -> Iterator[VideoFrame]:
         """What is still held back."""
         if self._graph is not None:
             self._graph.vpush(None)
-            yield from self._ready(None)
+            yield from self._ready(self._graph)
             self._graph = None
 
-    def _ready(self, like: VideoFrame | None) -> Iterator[VideoFrame]:
-        assert self._graph is not None
-        self._base = like.time_base if like is not None else self._base
+    def _ready(self, graph: Graph) -> Iterator[VideoFrame]:
         while True:
             try:
-                made = self._graph.vpull()
+                made = graph.vpull()
             except (NothingYet, NothingMore):
                 return
-            if made.pts is not None and made.time_base != self._base:  # the filter counts in half ticks
+            if made.pts is not None and made.time_base is not None:  # the filter counts in half ticks
                 made.pts = round(made.pts * made.time_base / self._base)
                 made.time_base = self._base
             yield made
@@ -103,7 +118,7 @@ def _shape(picture: VideoFrame) -> tuple[object, ...]:
 def _graph(picture: VideoFrame, filters: Filters) -> Graph:
     graph = Graph()
     graph.threads = 1
-    base = picture.time_base
+    base = picture.time_base or _ANY_BASE
     last = graph.add(
         "buffer",
         f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}"

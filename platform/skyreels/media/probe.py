@@ -26,7 +26,6 @@ from skyreels.media.container import (
     mp4_is_truncated,
     open_container,
     read_packets,
-    sound_streams,
     video_stream,
 )
 from skyreels.media.errors import MediaError
@@ -35,7 +34,7 @@ from skyreels.media.frame_rate import frame_rate
 from skyreels.media.image import probe_image
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.orientation import orientation_of
-from skyreels.media.plain import has_alpha
+from skyreels.media.plain import alpha_decoder, has_alpha
 from skyreels.media.rest import unread_bytes
 from skyreels.media.sniff import IMAGES, sniff
 from skyreels.media.sound import first_heard
@@ -107,9 +106,7 @@ class _Track:
                 self.ends[index] += ticks
 
 
-def _probe_container(
-    container: InputContainer, path: Path, kind: str, heard: int | None, limits: MediaLimits
-) -> Probe:
+def _probe_container(container: InputContainer, path: Path, kind: str, heard: int | None, limits: MediaLimits) -> Probe:
     video = video_stream(container)
     audio = next((s for s in container.streams.audio if s.index == heard), None)
     if video is None and audio is None:
@@ -237,7 +234,7 @@ def _video_info(stream: VideoStream, track: _Track, zero: float) -> VideoInfo | 
         keyframe_times_s=tuple(sorted(float(pts * base) - zero for pts, key in times if key)),
         stream=stream.index,
         steady_fps=f"{rate.steady.numerator}/{rate.steady.denominator}",
-        alpha=picture is not None and has_alpha(picture),
+        alpha=(picture is not None and has_alpha(picture)) or alpha_decoder(stream) is not None,
         clock_shifts=track.shifts,
     )
 

@@ -106,10 +106,10 @@ def iter_audio(
     """The sound from `start_s` to `end_s` in blocks that follow on each other without gap, in flat memory.
 
     With the file's `probe` it is the track and the clock found there; a file of ours, which has one track and one
-    clock, needs none. Times are those of the probe: codec priming and what an edit list hides are cut, gaps are silence, and silence
-    leads up to a track that begins after `start_s`. The first sample is the one nearest to `start_s`; the last block
-    ends at `end_s` or where the track ends. `mono` is the mean of the channels, `stereo` folds more than two into two,
-    which may exceed full scale (see `full_scale_gain`).
+    clock, needs none. Times are those of the probe: codec priming and what an edit list hides are cut, gaps are
+    silence, and silence leads up to a track that begins after `start_s`. The first sample is the one nearest to
+    `start_s`; the last block ends at `end_s` or where the track ends. `mono` is the mean of the channels, `stereo`
+    folds more than two into two, which may exceed full scale (see `full_scale_gain`).
     Raises `MediaError`: `no_audio_stream`, `too_long`, and what opening raises.
     """
     path = Path(path)
