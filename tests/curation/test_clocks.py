@@ -247,5 +247,5 @@ def test_an_animated_picture_is_a_clip(tmp_path):
 
 
 def test_the_scratch_holds_files_of_clips_alone(tmp_path):
-    measured, clips = extract(record(tmp_path / "a.mp4", [i / FPS for i in range(60)]), tmp_path / "out")
+    _, clips = extract(record(tmp_path / "a.mp4", [i / FPS for i in range(60)]), tmp_path / "out")
     assert {Path(f).name.partition(".")[0] for f in (tmp_path / "out").iterdir()} == {clips[0]["key"]}
