@@ -3,6 +3,8 @@
 Files are left in the scratch folder: `<key>.mp4` and `<key>.flac`, `<key>.flac`, or `<key>.jpg`.
 """
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ from pipelines.curation.recipe import CutConfig
 from pipelines.curation.records import Clip, Kind, Rejection
 from skyreels.media.cut import cut_audio, cut_clip
 from skyreels.media.errors import MediaError
+from skyreels.media.facts import SoundReport
 from skyreels.media.image import read_image, write_image
+
+_OVER_CAP = 1.01  # a rate this near to the cap was measured, not meant
+_UNDER_NOMINAL = 0.9
 
 
 def cut_clips(request: Request, scratch: Path) -> dict[str, Any]:
@@ -37,13 +43,15 @@ def cut_clips(request: Request, scratch: Path) -> dict[str, Any]:
 
 def _cut_video(task: Task, clip: Clip) -> None:
     config = task.extract.cut
-    fps = min(config.fps or clip.fps, config.max_fps)
+    assert task.probe.video is not None
+    rate = clip_rate(task.probe.video.steady_rate, config)
+    fps = float(rate)
     frames = max(1, int((clip.end_s - clip.start_s) * fps + 1e-6))
     clip.end_s = clip.start_s + frames / fps  # sound and picture end together, on a whole frame
     flac = task.scratch / f"{clip.key}.flac"
     with task.timed("cut"):
         report = cut_clip(
-            task.path, task.probe, start_s=clip.start_s, end_s=clip.end_s, fps=fps, crop=clip.crop,
+            task.path, task.probe, start_s=clip.start_s, end_s=clip.end_s, fps=rate, crop=clip.crop,
             size=clip_size(clip, config), video_path=task.scratch / f"{clip.key}.mp4",
             audio_path=flac if clip.has_audio else None, sample_rate=config.sample_rate, crf=config.crf,
             preset=config.preset, limits=task.limits,
@@ -51,17 +59,28 @@ def _cut_video(task: Task, clip: Clip) -> None:
     clip.width, clip.height, clip.frames, clip.fps = report.width, report.height, report.frames, fps
     clip.scores["decode.repeated_frames"] = float(report.repeated_frames)
     if clip.has_audio:
-        _score_sound(task, clip, flac)
+        _score_sound(task, clip, flac, report.sound)
+
+
+def clip_rate(source: Fraction, config: CutConfig) -> Fraction:
+    """Pictures per second of the clips: the source's rate, or an even part of it, so that motion stays even.
+
+    It is at most `max_fps`, and with `fps` the part nearest to it that does not lie a tenth below.
+    """
+    parts = math.ceil(source / Fraction(config.max_fps * _OVER_CAP))
+    if config.fps is not None:
+        parts = max(parts, math.floor(source / Fraction(config.fps * _UNDER_NOMINAL)))
+    return (source / max(1, parts)).limit_denominator(1001)
 
 
 def _cut_sound(task: Task, clip: Clip) -> None:
     flac = task.scratch / f"{clip.key}.flac"
     with task.timed("cut"):
-        cut_audio(
+        report = cut_audio(
             task.path, task.probe, start_s=clip.start_s, end_s=clip.end_s, audio_path=flac,
             sample_rate=task.extract.cut.sample_rate, limits=task.limits,
         )  # fmt: skip
-    _score_sound(task, clip, flac)
+    _score_sound(task, clip, flac, report)
 
 
 def _cut_image(task: Task, clip: Clip) -> None:
@@ -90,8 +109,10 @@ def _even(side: float) -> int:
     return max(2, int(side) // 2 * 2)
 
 
-def _score_sound(task: Task, clip: Clip, flac: Path) -> None:
-    """Scores of the very samples that go into the shard."""
+def _score_sound(task: Task, clip: Clip, flac: Path, report: SoundReport | None) -> None:
+    """Scores of the very samples that go into the shard, and by how much they were turned down to fit."""
+    if report is not None and report.gain < 1:
+        clip.scores["audio.turned_down_db"] = -20 * math.log10(report.gain)
     with task.timed("audio"):
         samples, rate = soundfile.read(flac, dtype="float32", always_2d=True)
         scores = audio_scores(samples.T, rate)

@@ -110,8 +110,15 @@ def _of_source(source: Row) -> Row:
 
 
 def _of_span(source: Row, start_s: float, end_s: float, reason: str) -> Row:
-    remedy = "change extract.segments in the recipe; this makes new parts"
+    remedy = _REMEDIES.get(reason, "change extract.segments in the recipe; this makes new parts")
     return _row(source, Rejection(stage="segment", reason=reason, remedy=remedy), None, start_s, end_s)
+
+
+_REMEDIES = {
+    "no_picture": "none is needed: there is sound here, and no picture",
+    "held": "none is needed: one picture stays on screen; with a larger extract.segments.min_s clips may hold it",
+    "unread": "split the file where recordings were joined to it byte by byte, and give the parts",
+}
 
 
 def _row(source: Row, why: Rejection, key: str | None, start_s: float, end_s: float) -> Row:

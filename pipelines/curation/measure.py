@@ -19,9 +19,10 @@ from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
 from pipelines.curation.audio.scores import scores_for_span
 from pipelines.curation.audio.vad import active_intervals, speech_intervals
 from pipelines.curation.filters import first_broken
+from pipelines.curation.pictures import held_pictures, on_pictures
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, clip_key
-from pipelines.curation.segments import SegmentLimits, segment
+from pipelines.curation.segments import SegmentLimits, Uncovered, segment
 from pipelines.curation.sync import measure_sync
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
 from pipelines.curation.visual.learned_shots import load_detector
@@ -40,6 +41,8 @@ cv2.setNumThreads(1)  # there is a child per worker: more threads would only fig
 Request = dict[str, Any]
 Span = tuple[float, float, str]  # start_s, end_s, what or why
 _SHORTEST_SOUND_S = 0.1
+_PADDING_S = 0.1
+_EXACT_S = 1e-6
 
 
 @dataclass
@@ -156,7 +159,7 @@ def _sound(task: Task) -> AudioFrames | None:
         return None
     timeline = AudioTimeline(task.probe.audio.sample_rate)
     heard = 0
-    for block in iter_audio(task.path, limits=task.limits):
+    for block in iter_audio(task.path, task.probe, limits=task.limits):
         timeline.update(block.samples)
         heard += block.samples.shape[1]
     return timeline.finish() if heard >= _SHORTEST_SOUND_S * task.probe.audio.sample_rate else None
@@ -169,11 +172,42 @@ def _segments(
     cuts = [cut.time_s for cut in timeline.cuts]
     transitions = [(transition.start_s, transition.end_s) for transition in timeline.transitions]
     speech = speech_intervals(sound) if sound is not None else []
-    end_s = _picture_end(timeline)
+    breaks = _breaks(task, timeline)
+    likeness = {cut: _likeness(timeline, cut) for cut in cuts} | dict.fromkeys(breaks, 0.0)
+    held = held_pictures(timeline.frames.time_s, 1.0 / timeline.frame_rate, _video_end(task), config.min_s, breaks)
+    picture = float(timeline.frames.time_s[0]), max([_picture_end(timeline), *(end_s for _, end_s in held)])
     limits = SegmentLimits(config.min_s, config.max_s, merge_above=config.merge_above)
-    likeness = [_likeness(timeline, cut) for cut in cuts]
-    spans, uncovered = segment(end_s, cuts, transitions, speech, limits, similarities=likeness)
-    return [(span.start_s, span.end_s) for span in spans], [(u.start_s, u.end_s, u.reason) for u in uncovered]
+    spans, uncovered = segment(
+        max(picture[1], _sound_end(task)), sorted(likeness), transitions, speech, limits,
+        picture=picture, held=held, similarities=[likeness[cut] for cut in sorted(likeness)],
+    )  # fmt: skip
+    spans, uncovered = on_pictures(spans, uncovered, timeline.frames.time_s, 1.0 / timeline.frame_rate, limits)
+    told: list[Span] = [(u.start_s, u.end_s, u.reason) for u in uncovered if not _is_padding(u)]
+    if task.probe.unread_bytes:
+        told.append((task.probe.duration_s, task.probe.duration_s, "unread"))
+    return [(span.start_s, span.end_s) for span in spans], told
+
+
+def _breaks(task: Task, timeline: Timeline) -> list[float]:
+    """The first pictures after the clock's breaks: no clip goes across, even where both sides look alike."""
+    times = timeline.frames.time_s
+    after = np.searchsorted(times, np.array(task.probe.clock_breaks_s) - _EXACT_S)
+    return [float(times[index]) for index in after if index < len(times)]
+
+
+def _is_padding(span: Uncovered) -> bool:
+    """Sound before the first or after the last picture so short that it is only how the streams were packed."""
+    return span.reason == "no_picture" and span.seconds < _PADDING_S
+
+
+def _sound_end(task: Task) -> float:
+    sound = task.probe.audio
+    return 0.0 if sound is None or not task.extract.audio else sound.start_s + sound.duration_s
+
+
+def _video_end(task: Task) -> float:
+    assert task.probe.video is not None
+    return task.probe.video.start_s + task.probe.video.duration_s
 
 
 def _likeness(timeline: Timeline, cut_s: float) -> float:

@@ -17,7 +17,7 @@ from skyreels.commits import stable_json
 from skyreels.config import Config, load_config
 
 RECIPES = Path(__file__).parent / "recipes"
-EXTRACT_VERSION = 1  # raise when the code changes what an unchanged `extract` section produces
+EXTRACT_VERSION = 2  # raise when the code changes what an unchanged `extract` section produces
 
 
 # Rules by name: a recipe changes one of another with `filters.sharp.min=0.5` and drops it with `filters.sharp=null`.
@@ -66,9 +66,13 @@ class ShotsConfig(Config):
 
 
 class CutConfig(Config):
-    """The normalised clip: constant frame rate H.264 and FLAC."""
+    """The normalised clip: constant frame rate H.264 and FLAC.
 
-    fps: PositiveFloat | None = None  # None keeps the source's rate, capped at max_fps
+    Its rate is an even part of the source's (1, 1/2, 1/3, ...), since any other would make motion stutter: 60 pictures
+    a second become 30, 50 become 25.
+    """
+
+    fps: PositiveFloat | None = None  # the part nearest to this that is not a tenth below; None: the source's rate
     max_fps: PositiveFloat = 32.0
     max_short_side: PositiveInt = 1080
     crf: int = Field(20, ge=0, le=40)

@@ -24,11 +24,19 @@ class Span(NamedTuple):
 
 
 class Uncovered(NamedTuple):
-    """A stretch in no clip, and why: "transition", "short_shot", "speech" (a divided utterance) or "remainder"."""
+    """A stretch in no clip, and why.
+
+    "transition", "held" (one picture stays), "no_picture" (sound alone), "short_shot", "speech" (a divided utterance)
+    or "remainder".
+    """
 
     start_s: float
     end_s: float
     reason: str
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,15 @@ def segment(
     speech: Sequence[tuple[float, float]] = (),
     limits: SegmentLimits = SegmentLimits(),
     *,
+    picture: tuple[float, float] | None = None,
+    held: Sequence[tuple[float, float]] = (),
     similarities: Sequence[float] | None = None,
     quiet: Quiet | None = None,
 ) -> tuple[list[Span], list[Uncovered]]:
     """Clips in order, and all the rest with its reason; together they cover the source without overlap.
 
-    No clip holds one of the `cuts` (times of new shots) or any of a transition. Long shots fall into the fewest
+    No clip holds one of the `cuts` (times of new shots), any of a transition, of a picture that is `held`, or of the
+    time before and after the `picture`, which lasts from 0 to `duration_s` unless told. Long shots fall into the fewest
     clips of about the same length. A boundary lies inside an utterance of `speech` only where no pause is in reach.
     `similarities` go with `cuts` and let shots be merged; `quiet(t)` is how much goes on at `t`, to choose among
     the places near an even split.
@@ -76,9 +87,10 @@ def segment(
     merged = _merged_cuts(cuts, similarities, limits.merge_above)
     clips: list[Span] = []
     uncovered: list[Uncovered] = []
-    for shot, is_transition in _shots(duration_s, [cut for cut in cuts if cut not in merged], transitions):
-        if is_transition:
-            uncovered.append(Uncovered(*shot, "transition"))
+    kept_cuts = [cut for cut in cuts if cut not in merged]
+    for shot, why_not in _shots(duration_s, kept_cuts, _excluded(duration_s, transitions, held, picture)):
+        if why_not:
+            uncovered.append(Uncovered(*shot, why_not))
             continue
         if shot.seconds < limits.min_s - _EXACT_S:
             uncovered.append(Uncovered(*shot, "short_shot"))
@@ -147,16 +159,40 @@ def _merged_cuts(cuts: Sequence[float], similarities: Sequence[float] | None, me
     return {cut for cut, similarity in zip(cuts, similarities, strict=True) if similarity >= merge_above}
 
 
-def _shots(
-    duration_s: float, cuts: Sequence[float], transitions: Sequence[tuple[float, float]]
-) -> list[tuple[Span, bool]]:
-    """The whole source as spans in order, each with whether it is a transition."""
-    gradual = [Span(max(0.0, a), min(duration_s, b)) for a, b in _merged(transitions) if b > 0 and a < duration_s]
-    edges = {0.0, duration_s, *(edge for span in gradual for edge in span)}
-    edges |= {cut for cut in cuts if 0 < cut < duration_s and not any(a < cut < b for a, b in gradual)}
-    ordered = sorted(edges)
-    starts = {span.start_s for span in gradual}
-    return [(Span(a, b), a in starts) for a, b in pairwise(ordered)]
+def _excluded(
+    duration_s: float,
+    transitions: Sequence[tuple[float, float]],
+    held: Sequence[tuple[float, float]],
+    picture: tuple[float, float] | None,
+) -> list[Uncovered]:
+    """What no clip may hold, in order and without overlap; where two overlap, the one that weighs more tells why."""
+    first_s, last_s = picture or (0.0, duration_s)
+    found: list[Uncovered] = []
+    for reason, spans in (
+        ("no_picture", [(0.0, first_s), (last_s, duration_s)]),
+        ("held", held),
+        ("transition", transitions),
+    ):
+        for span in _merged(spans):
+            rest = [Span(max(0.0, span.start_s), min(duration_s, span.end_s))]
+            for other in found:
+                rest = [piece for part in rest for piece in _without(part, other)]
+            found += [Uncovered(*part, reason) for part in rest if part.seconds > _EXACT_S]
+    return sorted(found)
+
+
+def _without(span: Span, other: Uncovered) -> list[Span]:
+    """What is left of `span` on both sides of `other`."""
+    sides = [Span(span.start_s, min(span.end_s, other.start_s)), Span(max(span.start_s, other.end_s), span.end_s)]
+    return [side for side in sides if side.seconds > 0]
+
+
+def _shots(duration_s: float, cuts: Sequence[float], excluded: Sequence[Uncovered]) -> list[tuple[Span, str]]:
+    """The whole source as spans in order, each with why it can be in no clip, or "" where it can."""
+    edges = {0.0, duration_s, *(edge for span in excluded for edge in (span.start_s, span.end_s))}
+    edges |= {cut for cut in cuts if 0 < cut < duration_s and not any(a < cut < b for a, b, _ in excluded)}
+    reasons = {span.start_s: span.reason for span in excluded}
+    return [(Span(a, b), reasons.get(a, "")) for a, b in pairwise(sorted(edges))]
 
 
 def _trimmed(shot: Span, talk: list[Span], limits: SegmentLimits) -> Span:

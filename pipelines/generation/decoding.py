@@ -17,7 +17,7 @@ from skyreels.media.facts import Probe
 from skyreels.media.image import read_image
 from skyreels.media.picture import DecodedFrame
 from skyreels.media.probe import probe
-from skyreels.media.sound import iter_audio
+from skyreels.media.sound import full_scale_gain, iter_audio
 
 ARRAY = "array.npy"
 _MIDDLE_GREY = 127
@@ -38,9 +38,13 @@ class PicturesWanted(Config):
 
 
 class SoundWanted(Config):
-    """The sound of `path`: one channel is repeated where two are wanted, several are averaged where one is."""
+    """The sound of `path`: one channel is repeated where two are wanted, several are averaged where one is.
+
+    It begins with the file's picture, as `PicturesWanted` does, or where there is none, with itself.
+    """
 
     path: Path
+    probe: Probe
     sample_rate: int
     channels: int
 
@@ -68,11 +72,20 @@ def decode_sound(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Write (channels, samples) float32 to `scratch`."""
     wanted = SoundWanted.model_validate(request)
     mono = wanted.channels == 1
-    blocks = iter_audio(wanted.path, sample_rate=wanted.sample_rate, mono=mono, stereo=not mono)
+    first = wanted.probe.video or wanted.probe.audio
+    blocks = iter_audio(
+        wanted.path,
+        wanted.probe,
+        start_s=first.start_s if first else 0.0,
+        sample_rate=wanted.sample_rate,
+        mono=mono,
+        stereo=not mono,
+    )
     samples = [block.samples for block in blocks]
     if not samples:
         raise MediaError("no_samples", "Send a file whose sound track holds sound.", wanted.path.name)
     joined = np.concatenate(samples, axis=1)
+    joined *= np.float32(full_scale_gain(joined))
     np.save(scratch / ARRAY, np.broadcast_to(joined, (wanted.channels, joined.shape[1])), allow_pickle=False)
     return {}
 

@@ -69,7 +69,7 @@ class MediaReader:
 
     def sound(self, file: MediaFile, sample_rate: int, channels: int) -> np.ndarray:
         """(channels, samples) float32."""
-        wanted = SoundWanted(path=file.path, sample_rate=sample_rate, channels=channels)
+        wanted = SoundWanted(path=file.path, probe=self._probe(file), sample_rate=sample_rate, channels=channels)
         return self._array(file, "decode_sound", wanted.model_dump(mode="json"))
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """Files as the generator takes them, against arrays they were written from."""
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -76,3 +78,29 @@ def test_a_file_that_a_decoder_chokes_on_is_named_and_the_reader_lives_on(reader
         reader.kind(file(tmp_path / "bad.mp4"))
     write_image(tmp_path / "good.png", np.zeros((8, 8, 3), np.uint8))
     assert reader.kind(file(tmp_path / "good.png")) == "image"
+
+
+@pytest.mark.parametrize(("picture_s", "sound_s"), [(0.75, 0.0), (0.0, 0.5), (0.5, 0.5)])
+def test_picture_and_sound_of_one_file_begin_together(reader, tmp_path, picture_s, sound_s):
+    """A flash and a click at 1.25 s of the file's clock, however late the one or the other starts."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        video, sound = out.add_stream("libx264", rate=16), out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        for time_s in np.arange(picture_s, 2.0, 1 / 16):
+            level = 235 if abs(time_s - 1.25) < 0.03 else 20
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
+            out.mux(video.encode(frame.reformat(format="yuv420p")))
+        out.mux(video.encode(None))
+        samples = np.zeros((1, round((2.0 - sound_s) * RATE)), np.int16)
+        samples[0, round((1.25 - sound_s) * RATE)] = 30000
+        block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        block.sample_rate, block.pts, block.time_base = RATE, round(sound_s * RATE), Fraction(1, RATE)
+        out.mux(sound.encode(block))
+        out.mux(sound.encode(None))
+    frames = reader.pictures(file(tmp_path / "a.mkv"), (48, 32), 16)
+    heard = reader.sound(file(tmp_path / "a.mkv"), RATE, 1)
+    flash = int(frames.mean(axis=(1, 2, 3)).argmax()) / 16
+    assert flash == pytest.approx(1.25 - picture_s, abs=1 / 16)
+    assert int(np.abs(heard[0]).argmax()) / RATE == pytest.approx(flash, abs=1 / 16)

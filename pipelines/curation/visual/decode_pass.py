@@ -84,7 +84,7 @@ def run_decode_pass(
     return Timeline(
         width=width,
         height=height,
-        frame_rate=video.fps_float,
+        frame_rate=float(video.steady_rate),
         duration_s=video.duration_s,
         frames=frames,
         blends=blends,

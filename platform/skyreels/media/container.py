@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import av
 import av.error
 import av.logging
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
@@ -23,6 +24,16 @@ av.logging.restore_default_callback()
 av.logging.set_libav_level(av.logging.FATAL)
 
 _READ_BYTES = 64 * 1024
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails
+_FOR_SOME = (
+    Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.karaoke
+    | Disposition.clean_effects
+    | Disposition.non_diegetic
+    | Disposition.descriptions
+    | Disposition.dependent
+)
 
 
 @contextmanager
@@ -87,8 +98,26 @@ def check_pixels(width: int, height: int, limits: MediaLimits, path: Path) -> No
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The first stream of moving pictures; cover art is none."""
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    """The default stream of moving pictures, else the first; cover art and thumbnails are none."""
+    moving = [s for s in container.streams.video if not s.disposition & _STILL]
+    return next((s for s in moving if s.disposition & Disposition.default), moving[0] if moving else None)
+
+
+def sound_streams(container: InputContainer) -> list[AudioStream]:
+    """The streams that may be heard, the likeliest first: default ones, then any, then those for some listeners alone.
+
+    Commentary is taken only where there is nothing else at all, not even a picture.
+    """
+    known = [s for s in container.streams.audio if s.codec_context is not None]
+    proper = [s for s in known if not is_commentary(s)]
+    if not proper and video_stream(container) is None:
+        proper = known
+    return sorted(proper, key=lambda s: (bool(s.disposition & _FOR_SOME), not s.disposition & Disposition.default))
+
+
+def is_commentary(stream: AudioStream) -> bool:
+    """Whether somebody talks about the picture: by its flag, or by its title, as many files have it."""
+    return bool(stream.disposition & Disposition.comment) or "commentary" in stream.metadata.get("title", "").lower()
 
 
 def clock_zero_s(container: InputContainer) -> float:

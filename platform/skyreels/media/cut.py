@@ -17,7 +17,7 @@ from skyreels.media.facts import CutReport, Probe, SoundReport, VideoInfo
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.picture import DecodedFrame
 from skyreels.media.report import DecodeReport
-from skyreels.media.sound import iter_audio
+from skyreels.media.sound import full_scale_gain, iter_audio
 
 _ROUNDING_S = 1e-6
 
@@ -91,7 +91,11 @@ def cut_audio(
     sample_rate: int = 44100,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> SoundReport:
-    """Cut the sound of [start_s, end_s) into a mono or stereo FLAC of round((end - start) * sample_rate) samples."""
+    """Cut the sound of [start_s, end_s) into a mono or stereo FLAC of round((end - start) * sample_rate) samples.
+
+    What folding to stereo raises above full scale, or what is above it in a file of floats, is turned down as a whole;
+    in others it was cut off before, or is the ringing of a codec at full scale.
+    """
     if probe.audio is None:
         raise MediaError("no_audio_stream", "Send a file with a sound track.", Path(path).name)
     wanted = round((end_s - start_s) * sample_rate)
@@ -99,7 +103,7 @@ def cut_audio(
         raise MediaError("zero_length_span", "Ask for a span longer than one sample.", f"{start_s} to {end_s} s")
     decoded = DecodeReport()
     blocks = iter_audio(
-        path, start_s=start_s, end_s=end_s, sample_rate=sample_rate, stereo=True, limits=limits, report=decoded
+        path, probe, start_s=start_s, end_s=end_s, sample_rate=sample_rate, stereo=True, limits=limits, report=decoded
     )
     samples = np.zeros((min(probe.audio.channels, 2), wanted), np.float32)
     position = 0
@@ -109,13 +113,16 @@ def cut_audio(
         taken = block.samples[:, : wanted - position]
         samples[:, position : position + taken.shape[1]] = taken
         position += taken.shape[1]
-    write_flac(audio_path, samples, sample_rate)
+    unbounded = probe.audio.channels > 2 or probe.audio.codec.startswith("pcm_f")
+    gain = full_scale_gain(samples) if unbounded else 1.0
+    write_flac(audio_path, samples if gain == 1.0 else samples * np.float32(gain), sample_rate)
     return SoundReport(
         samples=wanted,
         sample_rate=sample_rate,
         channels=samples.shape[0],
         padded_samples=wanted - position,
         decode_errors=decoded.errors,
+        gain=gain,
     )
 
 

@@ -1,5 +1,7 @@
 """What a probe says about a file, as records that can be stored and sent."""
 
+from fractions import Fraction
+
 from pydantic import BaseModel, ConfigDict
 
 from skyreels.media.orientation import Orientation
@@ -9,13 +11,22 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ClockShift(_Record):
+    """From its `packet`-th packet on (0 is the first in the file), a stream's stamps are moved by `seconds`."""
+
+    packet: int
+    seconds: float
+
+
 class VideoInfo(_Record):
-    """A video stream. Times are seconds after `Probe.clock_zero_s`.
+    """A video stream. Times are seconds after `Probe.clock_zero_s`, on one clock that never restarts.
 
     `width` and `height` are after rotation, in stored pixels (see `display_size` for square ones); `rotation`
-    (clockwise degrees) and then `mirrored` turn the stored picture upright. `fps` is "num/den". `header_frames` is
-    what the index promises (None where the container has no such number), `packets` what the file really carries
-    and `shown_packets` those of them that no edit list hides.
+    (clockwise degrees) and then `mirrored` turn the stored picture upright. `fps` ("num/den") is the mean rate,
+    `steady_fps` the one at which pictures change while they change: one that is held for long does not lower it.
+    `header_frames` is what the index promises (None where the container has no such number), `packets` what the file
+    really carries and `shown_packets` those of them that no edit list hides. `clock_shifts` bring stamps that restart
+    or leap onto the one clock, in the order of the packets.
     """
 
     codec: str
@@ -40,10 +51,18 @@ class VideoInfo(_Record):
     duration_s: float
     start_s: float
     keyframe_times_s: tuple[float, ...]
+    stream: int = 0  # its index in the container
+    steady_fps: str = ""  # "" in what was stored before it was measured
+    alpha: bool = False  # transparency, which is laid over black
+    clock_shifts: tuple[ClockShift, ...] = ()
 
     @property
     def keyframes(self) -> int:
         return len(self.keyframe_times_s)
+
+    @property
+    def steady_rate(self) -> Fraction:
+        return Fraction(self.steady_fps or self.fps)
 
     @property
     def orientation(self) -> Orientation:
@@ -57,13 +76,20 @@ class VideoInfo(_Record):
 
 
 class AudioInfo(_Record):
-    """An audio stream. Times are seconds after `Probe.clock_zero_s`; encoder priming is not counted."""
+    """The audio stream that is heard. Times are as in `VideoInfo`; encoder priming is not counted.
+
+    Of several `tracks` it is the default one; commentary is never taken and a silent one only where all are silent.
+    """
 
     codec: str
     sample_rate: int
     channels: int
     duration_s: float
     start_s: float
+    stream: int = 0  # its index in the container
+    tracks: int = 1
+    dispositions: tuple[str, ...] = ()
+    clock_shifts: tuple[ClockShift, ...] = ()
 
 
 class ImageInfo(_Record):
@@ -77,7 +103,11 @@ class ImageInfo(_Record):
 
 
 class Probe(_Record):
-    """What a file holds. `clock_zero_s` is the container time that every other time is counted from."""
+    """What a file holds. `clock_zero_s` is the container time that every other time is counted from.
+
+    `clock_breaks_s` are the times at which stamps restarted or leapt: two recordings meet there. `unread_bytes` at the
+    end of the file are another recording that its reader does not go on to.
+    """
 
     container: str
     file_bytes: int
@@ -87,16 +117,22 @@ class Probe(_Record):
     video: VideoInfo | None = None
     audio: AudioInfo | None = None
     image: ImageInfo | None = None
+    clock_breaks_s: tuple[float, ...] = ()
+    unread_bytes: int = 0
 
 
 class SoundReport(_Record):
-    """The FLAC that was cut; `padded_samples` at its end are silence because the track ended early."""
+    """The FLAC that was cut; `padded_samples` at its end are silence because the track ended early.
+
+    `gain` (at most 1) is what it was turned down by where folding it, or samples above full scale, would have clipped.
+    """
 
     samples: int
     sample_rate: int
     channels: int
     padded_samples: int
     decode_errors: int
+    gain: float = 1.0
 
 
 class CutReport(_Record):

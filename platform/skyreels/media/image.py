@@ -19,7 +19,7 @@ from skyreels.media.sniff import IMAGES, sniff
 
 _EXIF_ORIENTATION = 0x0112
 # What Pillow's decoders raise for bytes they cannot make sense of.
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     Image.DecompressionBombError,
     UnidentifiedImageError,
     OSError,
@@ -36,7 +36,7 @@ _PILLOW_ERRORS = (
 
 def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> ImageInfo:
     """Size and kind of the picture at `path`; pixels are unpacked for PNG alone, which may hold its EXIF after them."""
-    with _opened(Path(path), limits) as image:
+    with opened(Path(path), limits) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         width, height = image.size
         if orientation in (5, 6, 7, 8):
@@ -47,14 +47,19 @@ def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Image
 
 def read_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """(H, W, 3) uint8 sRGB of the picture at `path`, EXIF orientation applied, transparency laid over black."""
-    with _opened(Path(path), limits) as image:
+    with opened(Path(path), limits) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        if "A" in upright.mode or "transparency" in upright.info:
-            rgba = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
-        return np.asarray(upright.convert("RGB"))
+        return np.asarray(opaque(upright).convert("RGB"))
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The picture with its transparency laid over black."""
+    if "A" not in image.mode and "transparency" not in image.info:
+        return image
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
 
 
 def write_image(path: str | Path, picture: np.ndarray, *, quality: int = 92) -> None:
@@ -70,7 +75,7 @@ def write_image(path: str | Path, picture: np.ndarray, *, quality: int = 92) -> 
 
 
 @contextmanager
-def _opened(path: Path, limits: MediaLimits) -> Iterator[Image.Image]:
+def opened(path: Path, limits: MediaLimits) -> Iterator[Image.Image]:
     """The picture, header read only, by the one decoder its magic bytes name."""
     kind = sniff(path)
     if kind not in IMAGES:
@@ -84,7 +89,7 @@ def _opened(path: Path, limits: MediaLimits) -> Iterator[Image.Image]:
         with image:
             check_pixels(*image.size, limits, path)
             yield image
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         raise MediaError(
             "too_many_pixels" if bomb else "truncated" if "truncated" in str(error) else "unreadable",

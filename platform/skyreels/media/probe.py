@@ -12,10 +12,13 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from av.video.stream import VideoStream
 
+from skyreels.media.animation import is_animated, probe_animation
+from skyreels.media.clock import Stamps, shifts
 from skyreels.media.container import (
     check_file_bytes,
     check_pixels,
@@ -26,14 +29,17 @@ from skyreels.media.container import (
     video_stream,
 )
 from skyreels.media.errors import MediaError
-from skyreels.media.facts import AudioInfo, Probe, VideoInfo
+from skyreels.media.facts import AudioInfo, ClockShift, Probe, VideoInfo
+from skyreels.media.frame_rate import frame_rate
 from skyreels.media.image import probe_image
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.orientation import orientation_of
+from skyreels.media.plain import alpha_decoder, has_alpha
+from skyreels.media.rest import unread_bytes
 from skyreels.media.sniff import IMAGES, sniff
+from skyreels.media.sound import first_heard
 
 _FIRST_PICTURE_PACKETS = 64
-_VFR_TOLERANCE = 0.1
 _HDR_TRANSFERS = frozenset({"smpte2084", "arib_std_b67"})
 # Containers whose header states the duration; elsewhere FFmpeg estimates it from the bit rate.
 _STATED_DURATION = frozenset({"mp4", "matroska", "avi", "wav", "flac", "aiff"})
@@ -49,29 +55,35 @@ def probe(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
     kind = sniff(path)
     if kind in IMAGES:
         check_file_bytes(path, limits)
+        moving = probe_animation(path, limits) if is_animated(path, limits) else None
         return Probe(
             container=kind,
             file_bytes=path.stat().st_size,
-            duration_s=0.0,
+            duration_s=moving.duration_s if moving else 0.0,
             clock_zero_s=0.0,
             truncated=False,
-            image=probe_image(path, limits),
+            video=moving,
+            image=None if moving else probe_image(path, limits),
         )
+    heard = first_heard(path, limits)
     with open_container(path, limits) as container:
-        return _probe_container(container, path, kind, limits)
+        return _probe_container(container, path, kind, heard, limits)
 
 
 @dataclass
 class _Track:
     """The packets of one stream, in file order, in units of its time base."""
 
+    stamps: Stamps = field(default_factory=Stamps)
     pts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
     hidden: list[bool] = field(default_factory=list)
     picture: VideoFrame | None = None
+    shifts: tuple[ClockShift, ...] = ()
+    read_to: int = 0  # bytes of the file
 
-    def add(self, packet: Packet) -> None:
+    def add(self, packet: Packet, place: int) -> None:
         pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None:
             pts = self.ends[-1] if self.ends else 0
@@ -79,11 +91,24 @@ class _Track:
         self.ends.append(pts + (packet.duration or 0))
         self.keys.append(packet.is_keyframe)
         self.hidden.append(packet.is_discard)
+        self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
+        base = float(packet.time_base)
+        self.stamps.add(pts * base, self.ends[-1] * base, None if packet.dts is None else packet.dts * base, place)
+
+    def move(self, moves: tuple[ClockShift, ...], base: Fraction | None) -> None:
+        """Bring the stamps onto the one clock."""
+        self.shifts = moves
+        for number, move in enumerate(moves if base else ()):
+            ticks = round(move.seconds / base)  # type: ignore[operator]
+            last = moves[number + 1].packet if number + 1 < len(moves) else len(self.pts)
+            for index in range(move.packet, last):
+                self.pts[index] += ticks
+                self.ends[index] += ticks
 
 
-def _probe_container(container: InputContainer, path: Path, kind: str, limits: MediaLimits) -> Probe:
+def _probe_container(container: InputContainer, path: Path, kind: str, heard: int | None, limits: MediaLimits) -> Probe:
     video = video_stream(container)
-    audio = next(iter(container.streams.audio), None)
+    audio = next((s for s in container.streams.audio if s.index == heard), None)
     if video is None and audio is None:
         raise MediaError("no_streams", "Send a file with a picture or a sound track.", path.name)
     if video is not None:
@@ -92,6 +117,9 @@ def _probe_container(container: InputContainer, path: Path, kind: str, limits: M
         check_pixels(video.codec_context.width, video.codec_context.height, limits, path)
     zero = clock_zero_s(container)
     tracks, broken = _read_tracks(container, video, audio, limits, path)
+    moves, breaks = shifts([track.stamps for track in tracks.values()], kind)
+    for (index, track), some in zip(tracks.items(), moves, strict=True):
+        track.move(some, container.streams[index].time_base)
     pictures = None if video is None else _video_info(video, tracks[video.index], zero)
     sound = None if audio is None else _audio_info(audio, tracks[audio.index], zero)
     duration = max((info.start_s + info.duration_s for info in (pictures, sound) if info), default=0.0)
@@ -107,6 +135,8 @@ def _probe_container(container: InputContainer, path: Path, kind: str, limits: M
         truncated=bool(broken) or _is_truncated(path, kind, container, pictures, duration),
         video=pictures,
         audio=sound,
+        clock_breaks_s=tuple(time_s - zero for time_s in breaks),
+        unread_bytes=unread_bytes(path, kind, max(track.read_to for track in tracks.values())),
     )
 
 
@@ -119,7 +149,7 @@ def _read_tracks(
 ) -> tuple[dict[int, _Track], list[Exception]]:
     """Demux everything; decode only until the first picture, which alone carries rotation and true pixel format.
 
-    Gives the tracks by stream index, and the error that ended the reading early, if one did.
+    Gives the tracks by stream index, the picture's first, and the error that ended the reading early, if one did.
     """
     broken: list[Exception] = []
     streams = [stream for stream in (video, audio) if stream is not None]
@@ -127,16 +157,28 @@ def _read_tracks(
     if video is not None:
         video.codec_context.thread_count = 1
         video.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+    place = 0
     for packet in read_packets(container, *streams, failed=broken.append):
         if packet.size == 0:
             continue
         track = tracks[packet.stream_index]
-        track.add(packet)
+        track.add(packet, place)
+        place += 1
         if len(track.pts) > limits.max_frames:
             raise MediaError("too_many_frames", f"Split it below {limits.max_frames} frames.", path.name)
         if video is not None and packet.stream_index == video.index and track.picture is None:
             track.picture = _first_picture(video, packet, len(track.pts))
+        if audio is not None and packet.stream_index == audio.index and not audio.codec_context.sample_rate:
+            _learn_format(audio, packet)
     return tracks, broken
+
+
+def _learn_format(stream: AudioStream, packet: Packet) -> None:
+    """Decode a packet of sound whose format no header told, as where it begins late in the file."""
+    try:
+        stream.decode(packet)
+    except av.error.FFmpegError:
+        return  # the next packet may tell; decoding counts the damage
 
 
 def _first_picture(stream: VideoStream, packet: Packet, position: int) -> VideoFrame | None:
@@ -154,8 +196,8 @@ def _video_info(stream: VideoStream, track: _Track, zero: float) -> VideoInfo | 
     base, picture, context = stream.time_base, track.picture, stream.codec_context
     shown = np.array([pts for pts, hidden in zip(track.pts, track.hidden, strict=True) if not hidden] or track.pts)
     shown.sort()
-    fps, vfr = _frame_rate(shown, base, stream.average_rate)
-    last = float(max(track.ends)) if max(track.ends) > shown[-1] else float(shown[-1] + 1 / (fps * base))
+    rate = frame_rate(shown, base, stream.average_rate)
+    last = float(max(track.ends)) if max(track.ends) > shown[-1] else float(shown[-1] + 1 / (rate.steady * base))
     turn = orientation_of(_display_matrix(picture))
     width, height = turn.size(*((picture.width, picture.height) if picture else (context.width, context.height)))
     color = picture or context
@@ -174,9 +216,9 @@ def _video_info(stream: VideoStream, track: _Track, zero: float) -> VideoInfo | 
         rotation=turn.rotation,
         mirrored=turn.mirrored,
         pixel_aspect=f"{aspect.numerator}/{aspect.denominator}",
-        fps=f"{fps.numerator}/{fps.denominator}",
-        fps_float=float(fps),
-        vfr=vfr,
+        fps=f"{rate.mean.numerator}/{rate.mean.denominator}",
+        fps_float=float(rate.mean),
+        vfr=rate.varies,
         pixel_format=pixel_format,
         bit_depth=picture.format.components[0].bits if picture else 8,
         color_range="full" if pixel_format.startswith("yuvj") else _range_name(color.color_range),
@@ -190,6 +232,10 @@ def _video_info(stream: VideoStream, track: _Track, zero: float) -> VideoInfo | 
         duration_s=float((last - shown[0]) * base),
         start_s=float(shown[0] * base) - zero,
         keyframe_times_s=tuple(sorted(float(pts * base) - zero for pts, key in times if key)),
+        stream=stream.index,
+        steady_fps=f"{rate.steady.numerator}/{rate.steady.denominator}",
+        alpha=(picture is not None and has_alpha(picture)) or alpha_decoder(stream) is not None,
+        clock_shifts=track.shifts,
     )
 
 
@@ -205,7 +251,7 @@ def _audio_info(stream: AudioStream, track: _Track, zero: float) -> AudioInfo | 
         return None
     start = max(float(min(track.pts) * stream.time_base) - zero, 0.0)
     end = float(max(track.ends) * stream.time_base) - zero
-    if stream.duration:  # the header knows how much of the last packet is padding
+    if stream.duration and not track.shifts:  # the header knows how much of the last packet is padding
         end = min(end, float(((stream.start_time or 0) + stream.duration) * stream.time_base) - zero)
     return AudioInfo(
         codec=context.codec.canonical_name,
@@ -213,21 +259,11 @@ def _audio_info(stream: AudioStream, track: _Track, zero: float) -> AudioInfo | 
         channels=context.layout.nb_channels,
         duration_s=max(end - start, 0.0),
         start_s=start,
+        stream=stream.index,
+        tracks=len(stream.container.streams.audio),
+        dispositions=tuple(d.name for d in Disposition if d.name and stream.disposition & d),
+        clock_shifts=track.shifts,
     )
-
-
-def _frame_rate(pts: np.ndarray, base: Fraction, stated: Fraction | None) -> tuple[Fraction, bool]:
-    """(mean rate, whether it varies) of sorted presentation times in units of `base`."""
-    gaps = np.diff(pts)
-    if len(gaps) == 0 or pts[-1] == pts[0]:
-        return stated or Fraction(1), False
-    typical = float(np.median(gaps))
-    # One tick of rounding is not variation: Matroska keeps whole milliseconds.
-    vfr = bool(np.abs(gaps - typical).max() > max(_VFR_TOLERANCE * typical, 1.01))
-    measured = Fraction(len(gaps)) / (int(pts[-1] - pts[0]) * base)
-    if stated and abs(stated / measured - 1) < 1e-3:
-        return stated, vfr
-    return measured.limit_denominator(1001) or measured, vfr  # less than a picture in half an hour would round to 0
 
 
 def _is_truncated(path: Path, kind: str, container: InputContainer, video: VideoInfo | None, duration_s: float) -> bool:

@@ -26,6 +26,14 @@ DEMUXERS = {
 }
 IMAGES = frozenset({"jpeg", "png", "webp", "gif", "bmp", "tiff"})
 
+#: what a file of these containers begins with, and one that was appended to it
+HEADS = {
+    "matroska": b"\x1a\x45\xdf\xa3",
+    "flv": b"FLV\x01",
+    "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "mp4": b"ftyp",
+}
+
 _HEAD_BYTES = 4096
 _PREFIXES = (
     (b"\x1a\x45\xdf\xa3", "matroska"),

@@ -1,6 +1,6 @@
 """Sound as samples at exact times."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -14,8 +14,10 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from skyreels.media.container import clock_zero_s, open_container, read_packets
+from skyreels.media.clock import on_one_clock
+from skyreels.media.container import clock_zero_s, open_container, read_packets, sound_streams
 from skyreels.media.errors import MediaError
+from skyreels.media.facts import ClockShift, Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
 from skyreels.media.report import DecodeReport
 from skyreels.media.sniff import sniff
@@ -26,7 +28,11 @@ _NO_EXACT_SEEK = frozenset({"mp3", "aac"})
 _PREROLL_S = 0.5
 # Timestamps may be rounded (Matroska: 1 ms); a larger jump is a real gap or overlap.
 _JUMP_S = 0.04
+_FULL_SCALE = 32767 / 32768
 _SILENCE_BLOCK = 1 << 16
+# A track that stays below this (-80 dB, above what dither adds) for so long is taken for silent.
+_SILENT = 1e-4
+_SILENT_S = 600.0
 _MAX_CHANNELS = 8
 _SAMPLE_KINDS: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
@@ -49,8 +55,25 @@ class AudioClip:
         return self.samples.shape[1] / self.sample_rate
 
 
+def first_heard(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> int | None:
+    """Index of the audio stream to hear: the likeliest that is not silent, or where all are, the likeliest."""
+    path = Path(path)
+    with open_container(path, limits) as container:
+        streams = [stream.index for stream in sound_streams(container)]
+    if len(streams) < 2:
+        return streams[0] if streams else None
+    return next((index for index in streams if _sounds(path, index, limits)), streams[0])
+
+
+def full_scale_gain(samples: np.ndarray) -> float:
+    """What brings the peak of `samples` down to full scale; 1 where it is not above."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    return min(1.0, _FULL_SCALE / peak) if peak > 0 else 1.0
+
+
 def decode_audio(
     path: str | Path,
+    probe: Probe | None = None,
     *,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -59,7 +82,9 @@ def decode_audio(
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> AudioClip:
     """The sound from `start_s` to `end_s` (or the end of the track) as one array; see `iter_audio`."""
-    blocks = list(iter_audio(path, start_s=start_s, end_s=end_s, sample_rate=sample_rate, mono=mono, limits=limits))
+    blocks = list(
+        iter_audio(path, probe, start_s=start_s, end_s=end_s, sample_rate=sample_rate, mono=mono, limits=limits)
+    )
     if not blocks:
         raise MediaError("no_samples", "Check the span against the track's duration.", f"{Path(path).name} {start_s} s")
     samples = np.concatenate([block.samples for block in blocks], axis=1)
@@ -68,6 +93,7 @@ def decode_audio(
 
 def iter_audio(
     path: str | Path,
+    probe: Probe | None = None,
     *,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -79,19 +105,23 @@ def iter_audio(
 ) -> Iterator[AudioClip]:
     """The sound from `start_s` to `end_s` in blocks that follow on each other without gap, in flat memory.
 
-    Times are those of the probe: codec priming and what an edit list hides are cut, gaps are silence, and silence
-    leads up to a track that begins after `start_s`. The first sample is the one nearest to `start_s`; the last block
-    ends at `end_s` or where the track ends. `mono` is the mean of the channels, `stereo` folds more than two into two.
+    With the file's `probe` it is the track and the clock found there; a file of ours, which has one track and one
+    clock, needs none. Times are those of the probe: codec priming and what an edit list hides are cut, gaps are
+    silence, and silence leads up to a track that begins after `start_s`. The first sample is the one nearest to
+    `start_s`; the last block ends at `end_s` or where the track ends. `mono` is the mean of the channels, `stereo`
+    folds more than two into two, which may exceed full scale (see `full_scale_gain`).
     Raises `MediaError`: `no_audio_stream`, `too_long`, and what opening raises.
     """
     path = Path(path)
     report = report if report is not None else DecodeReport()
     with open_container(path, limits) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is None or stream.codec_context is None:
+        stream = _stream(container, probe)
+        if stream is None:
             raise MediaError("no_audio_stream", "Send a file with a sound track.", path.name)
         zero_s = clock_zero_s(container)
-        frames = _frames_from(container, stream, start_s, zero_s, report, seekable=sniff(path) not in _NO_EXACT_SEEK)
+        moves = probe.audio.clock_shifts if probe and probe.audio else ()
+        seekable = sniff(path) not in _NO_EXACT_SEEK and not moves
+        frames = _frames_from(container, stream, start_s, zero_s, report, seekable, moves)
         head = next(frames, None)
         if head is None:
             return
@@ -110,8 +140,34 @@ def iter_audio(
             position += block.shape[1]
 
 
+def _stream(container: InputContainer, probe: Probe | None) -> AudioStream | None:
+    if probe is None:
+        return next(iter(sound_streams(container)), None)
+    return next((s for s in container.streams.audio if probe.audio and s.index == probe.audio.stream), None)
+
+
+def _sounds(path: Path, index: int, limits: MediaLimits) -> bool:
+    with open_container(path, limits) as container:
+        stream = container.streams[index]
+        assert isinstance(stream, AudioStream)
+        seconds = 0.0
+        for frame in _frames(container, stream, DecodeReport()):
+            seconds += frame.samples / frame.sample_rate
+            if np.abs(_float_samples(frame)).max(initial=0.0) > _SILENT:
+                return True
+            if seconds > _SILENT_S:
+                break
+    return False
+
+
 def _frames_from(
-    container: InputContainer, stream: AudioStream, start_s: float, zero_s: float, report: DecodeReport, seekable: bool
+    container: InputContainer,
+    stream: AudioStream,
+    start_s: float,
+    zero_s: float,
+    report: DecodeReport,
+    seekable: bool,
+    moves: Sequence[ClockShift],
 ) -> Iterator[AudioFrame]:
     """Decoded frames from before `start_s` on."""
     target_s = start_s - _PREROLL_S
@@ -125,11 +181,13 @@ def _frames_from(
             return
         container.seek(0, stream=stream, backward=True)
         report.restart()
-    yield from _frames(container, stream, report)
+    yield from _frames(container, stream, report, moves)
 
 
-def _frames(container: InputContainer, stream: AudioStream, report: DecodeReport) -> Iterator[AudioFrame]:
-    for packet in read_packets(container, stream, failed=report.failed):
+def _frames(
+    container: InputContainer, stream: AudioStream, report: DecodeReport, moves: Sequence[ClockShift] = ()
+) -> Iterator[AudioFrame]:
+    for packet in on_one_clock(read_packets(container, stream, failed=report.failed), moves, stream.time_base):
         report.nominal_frames += packet.size > 0
         try:
             frames = stream.decode(packet)

@@ -1,8 +1,10 @@
 import wave
 
+import av
 import numpy as np
 import psutil
 import pytest
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from skyreels.media.errors import MediaError
 from skyreels.media.limits import MediaLimits
 from skyreels.media.probe import probe
 from skyreels.media.report import DecodeReport
-from skyreels.media.sound import decode_audio, iter_audio
+from skyreels.media.sound import decode_audio, full_scale_gain, iter_audio
 
 RATE = 48000
 CLICKS = [0.1, 0.5123, 1.0, 1.777, 2.9]
@@ -200,3 +202,51 @@ def test_the_duration_cap_holds_while_decoding(tmp_path, studio):
     path = studio.sound(tmp_path / "a.wav", np.zeros((1, 32000), np.float32), 16000, codec="pcm_s16le")
     with pytest.raises(MediaError, match="too_long"):
         decode_audio(path, limits=MediaLimits(max_duration_s=1.0))
+
+
+def tracks(path, levels, dispositions, *, titles=None, container="matroska"):
+    """A file with one track of a tone per level, 300 Hz, 600 Hz, ..., flagged as told."""
+    streams = []
+    with av.open(str(path), "w", format=container) as out:
+        for index in range(len(levels)):
+            stream = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+            stream.disposition = dispositions[index]
+            if titles:
+                stream.metadata["title"] = titles[index]
+            streams.append(stream)
+        time = np.arange(RATE) / RATE
+        for index, (stream, level) in enumerate(zip(streams, levels, strict=True)):
+            wave = (level * 32767 * np.sin(2 * np.pi * 300 * (index + 1) * time)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("levels", "dispositions", "titles", "heard"),
+    [
+        ((0.5, 0.5), (Disposition.comment, Disposition(0)), None, 1),
+        ((0.5, 0.5, 0.5), (Disposition(0), Disposition(0), Disposition.default), None, 2),
+        ((0.0, 0.5), (Disposition.default, Disposition(0)), None, 1),
+        ((0.5, 0.5), (Disposition.visual_impaired, Disposition(0)), None, 1),
+        ((0.5, 0.5), (Disposition(0), Disposition(0)), ("Director's Commentary", "Stereo"), 1),
+        ((0.0, 0.0), (Disposition(0), Disposition.default), None, 1),
+        ((0.0, 0.5, 0.5), (Disposition.default, Disposition.comment, Disposition(0)), None, 2),
+        ((0.5,), (Disposition.comment,), None, 0),
+    ],
+)
+def test_the_track_that_is_meant_is_heard(tmp_path, levels, dispositions, titles, heard):
+    path = tracks(tmp_path / "a.mka", levels, dispositions, titles=titles)
+    facts = probe(path)
+    assert (facts.audio.stream, facts.audio.tracks) == (heard, len(levels))
+    samples = decode_audio(path, facts).samples[0]
+    if levels[heard]:
+        assert np.abs(np.fft.rfft(samples)).argmax() == 300 * (heard + 1)
+
+
+def test_a_fold_is_turned_down_by_its_peak_alone():
+    assert full_scale_gain(np.array([[0.5, -0.9]])) == 1.0
+    assert full_scale_gain(np.zeros((2, 10))) == 1.0
+    assert full_scale_gain(np.array([[0.5, -2.0]])) == pytest.approx(0.5, abs=1e-4)
