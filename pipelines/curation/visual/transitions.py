@@ -26,7 +26,8 @@ class TransitionThresholds:
     min_fade_s: float = 0.12
     max_fade_s: float = 3.0
     mixture: float = 0.33
-    max_likeness: float = 0.9  # of the pictures before and after: a change of light is no dissolve
+    max_likeness: float = 0.9  # of what is mixed, before and after: a change of light is no dissolve
+    min_superposed: float = 0.3  # of the detail: waves, leaves and rain go halfway too where the light changes
 
 
 class Blend(NamedTuple):
@@ -50,12 +51,26 @@ def blend(before: NDArray[np.float32], middle: NDArray[np.float32], after: NDArr
         return Blend(0.0, 0.0, 1.0)
     gone = (middle - before)[changed] / way[changed]
     weight = float(np.partition(gone, gone.size // 2)[gone.size // 2])
-    agreeing = np.count_nonzero(np.abs(gone - weight) <= _AGREE) / gone.size
-    return Blend(share * agreeing, weight, _correlation(before, after))
+    agreeing = np.abs(gone - weight) <= _AGREE
+    likeness = _correlation(before[changed][agreeing], after[changed][agreeing])
+    return Blend(share * np.count_nonzero(agreeing) / gone.size, weight, likeness)
+
+
+def superposition(weight: float, before: float, middle: float, after: float) -> float:
+    """How much of the fine detail is missing that two superposed pictures lack: 1 in a dissolve, 0 within a shot.
+
+    Of mean squared detail. The detail of two pictures that have nothing to do with each other adds up in squares, so a
+    mixture has (1 - w)^2 of the one's and w^2 of the other's. What moves keeps its own, and what is lit anew goes
+    in a straight line from the one's contrast to the other's.
+    """
+    if not 0.0 < weight < 1.0:
+        return 0.0
+    kept = ((1 - weight) * before**0.5 + weight * after**0.5) ** 2
+    return (kept - middle) / (2 * weight * (1 - weight) * (before * after) ** 0.5 + 1e-3)
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
+    a, b = a - a.mean(), b - b.mean()
     return float(a @ b) / (float(a @ a) * float(b @ b) + 1.0) ** 0.5
 
 
@@ -96,7 +111,10 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
         # A window shorter than the dissolve sees the same mixture all along: only a long one shows its ends.
         half = int(np.flatnonzero(strengths >= _LONG_ENOUGH * strengths.max())[-1])
         peak = first + int(mixture[first : last + 1, half].argmax())
-        if blends.likeness[first : last + 1].min() > thresholds.max_likeness:
+        clear = np.flatnonzero(mixture[first : last + 1, half] >= _LONG_ENOUGH * strengths.max()) + first
+        if np.median(blends.likeness[clear, half]) > thresholds.max_likeness:
+            continue
+        if np.median(blends.superposed[clear, half]) < thresholds.min_superposed:
             continue
         start_s, end_s = _dissolve_span(blends, peak, half)
         dissolve = Transition("dissolve", start_s, end_s, float(strengths.max()))
