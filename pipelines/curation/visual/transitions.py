@@ -13,7 +13,9 @@ _CHANGED = 10.0  # levels by which a pixel of a thumbnail changes for more than 
 _LEAST_SHARE = 0.05  # of changed pixels, below which nothing dissolves
 _AGREE = 0.15  # of the way that pixels may be apart and still agree
 _LONG_ENOUGH = 0.75
+_FEWEST = 3  # moments of 1/12 s in a row: fewer are a flicker of light
 _PARTLY = (0.2, 0.8)  # weights with which the middle is a mixture
+_HALFWAY = (0.35, 0.65)  # and those with which it lacks most of its detail
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TransitionThresholds:
     max_fade_s: float = 3.0
     mixture: float = 0.33
     max_likeness: float = 0.9  # of what is mixed, before and after: a change of light is no dissolve
-    min_superposed: float = 0.3  # of the detail: waves, leaves and rain go halfway too where the light changes
+    min_superposed: float = 0.5  # of the detail: waves, leaves and rain go halfway too where the light changes
 
 
 class Blend(NamedTuple):
@@ -107,6 +109,8 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
     mixture = np.where(partly, blends.mixture, 0.0)
     found: list[Transition] = []
     for first, last in runs(mixture.max(axis=1, initial=0.0) >= thresholds.mixture):
+        if last - first + 1 < _FEWEST:
+            continue
         strengths = mixture[first : last + 1].max(axis=0)
         # A window shorter than the dissolve sees the same mixture all along: only a long one shows its ends.
         half = int(np.flatnonzero(strengths >= _LONG_ENOUGH * strengths.max())[-1])
@@ -114,7 +118,7 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
         clear = np.flatnonzero(mixture[first : last + 1, half] >= _LONG_ENOUGH * strengths.max()) + first
         if np.median(blends.likeness[clear, half]) > thresholds.max_likeness:
             continue
-        if np.median(blends.superposed[clear, half]) < thresholds.min_superposed:
+        if _superposed(blends, first, last) < thresholds.min_superposed:
             continue
         start_s, end_s = _dissolve_span(blends, peak, half)
         dissolve = Transition("dissolve", start_s, end_s, float(strengths.max()))
@@ -122,6 +126,18 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
             dissolve = max(found.pop(), dissolve, key=lambda transition: transition.strength)
         found.append(dissolve)
     return found
+
+
+def _superposed(blends: BlendCurves, first: int, last: int) -> float:
+    """How surely two pictures lie on each other in the moments `first` to `last`: what the median of those halfway
+    says, by the window that says it best. The shortest sees too little of a dissolve."""
+    found = [0.0]
+    for half in range(1, len(blends.half_s)):
+        weight = blends.weight[first : last + 1, half]
+        halfway = (weight > _HALFWAY[0]) & (weight < _HALFWAY[1])
+        if halfway.any():
+            found.append(float(np.median(blends.superposed[first : last + 1, half][halfway])))
+    return max(found)
 
 
 def _dissolve_span(blends: BlendCurves, peak: int, half: int) -> tuple[float, float]:
