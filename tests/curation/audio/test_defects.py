@@ -131,7 +131,7 @@ def test_a_track_that_breaks_off_is_told_from_a_pause(sound):
     speech = sound("speech")
     paused = audio_frames(conditions.pause(speech, 0.3, 0.4), RATE)
     assert silence_ratio(paused) > 0.3
-    assert dropout_s(paused) == 0.0
+    assert dropout_s(paused) <= dropout_s(audio_frames(speech, RATE)) < 0.5  # between its words there is nothing
     broken = speech.copy()
     broken[:, 2 * RATE : 4 * RATE + RATE // 2] = 0.0
     assert dropout_s(audio_frames(broken, RATE)) == pytest.approx(2.5, abs=0.2)
