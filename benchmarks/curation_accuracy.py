@@ -1,6 +1,6 @@
 """How well curation finds what was planted: render a world with exact ground truth, curate it, compare.
 
-    python benchmarks/curation_accuracy.py                     72 files, about three minutes on two cores
+    python benchmarks/curation_accuracy.py                     80 files, about three minutes on two cores
     python benchmarks/curation_accuracy.py --films 144 --seed 5 --keep /tmp/accuracy
 
 Cuts count as found within one frame; fades and dissolves when the spans overlap. A planted fault counts as found
@@ -27,6 +27,7 @@ from pipelines.curation.pool import read_pool
 from pipelines.curation.recipe import Recipe, load_recipe
 from pipelines.curation.records import Kind
 from pipelines.synthesis.__main__ import main as render
+from pipelines.synthesis.world import GROUND_TRUTH_FILES
 from skyreels.storage import Storage
 
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "subtitles": OVERLAY,
     "audio-noise": ("audio:audio.snr_db",),
     "audio-clipped": ("audio:audio.clipping_ratio",),
-    "audio-silent": ("audio:audio.silence_ratio", "audio:audio.mean_volume_db"),
+    "audio-silent": ("audio:audio.silence_ratio", "audio:audio.dropout_s", "audio:audio.mean_volume_db"),
     "audio-low-bandwidth": ("audio:audio.bandwidth_hz",),
 }
 SHIFTED = ("av-late", "av-early")  # judged by the offset that was measured
@@ -62,7 +63,7 @@ class Figure:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=72)
+    parser.add_argument("--films", type=int, default=GROUND_TRUTH_FILES)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--keep", type=Path, help="leave the world and the data here")

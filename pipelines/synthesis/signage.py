@@ -19,6 +19,14 @@ def with_sign(film: Film, seed: int, language: str | None = None) -> Film:
     return _with(film, Overlay("text", text, language, (0.5, float(rng.uniform(0.25, 0.75))), 0.13))
 
 
+def with_shop_signs(film: Film, seed: int) -> Film:
+    """Small words one above the other, as they stand in a street: of the scene once a camera moves over the film."""
+    rng = _rng(seed)
+    order, across = rng.permutation(len(SIGNS["en"])), rng.uniform(0.35, 0.65, 3)
+    signs = zip(order.tolist(), across.tolist(), (0.25, 0.5, 0.75), strict=False)
+    return _with(film, *(Overlay("text", SIGNS["en"][n], "en", (x, y), 0.06) for n, x, y in signs))
+
+
 def with_subtitles(film: Film, seed: int) -> Film:
     """What is said or sung, word for word while it sounds; without voices, a few signs one after another."""
     if film.sound.lines:

@@ -13,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.synthesis import defects
+from pipelines.synthesis import conditions, defects
 from pipelines.synthesis.captions import sound_parts, still_parts
 from pipelines.synthesis.film import Film
 from pipelines.synthesis.sampler import sample_film, sample_impact_film
-from pipelines.synthesis.signage import with_letterbox, with_sign, with_subtitles, with_watermark
+from pipelines.synthesis.signage import with_letterbox, with_shop_signs, with_sign, with_subtitles, with_watermark
 from pipelines.synthesis.studio import Rendered, render
 from skyreels.media.encode import write_flac, write_video
 
@@ -28,6 +28,7 @@ CYCLE = (
     "near-duplicate-reencoded", "audio-clipped", "letterbox", "cuts", "image", "repeated-frames", "audio-music",
     "near-duplicate-cropped", "audio-silent", "watermark", "clean-speech", "audio-low-bandwidth", "text-overlay",
     "near-duplicate-brightened", "audio-singing", "subtitles", "clean", "audio-sfx",
+    "clean-signs", "clean-water", "clean-rain", "clean-pauses",
 )  # fmt: skip
 GROUND_TRUTH_FILES = 2 * len(CYCLE)
 FAULTS = (
@@ -119,7 +120,7 @@ def render_entry(
         row |= {"file": f"{entry.name}.flac", "media": "audio", "cuts": []}
         write_flac(folder / row["file"], rendered.audio, film.sample_rate)
     else:
-        frames, audio, offset = _tampered(entry, rendered)
+        frames, audio, offset = _tampered(entry, rendered, size)
         row["av_offset"] = offset
         crf = 30 if entry.kind == "near-duplicate-reencoded" else 18
         write_video(folder / row["file"], frames, film.fps, audio=audio, sample_rate=film.sample_rate, crf=crf)
@@ -151,8 +152,11 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
         shots = int(rng.integers(2, 5)) if kind == "cuts" else 2
         # A shot is no shorter than the original clips: cutting one out leaves something to keep.
         return sample_film(seed, size=size, fps=fps, seconds=0.6 * shots * seconds, shots=shots, transition=transition)  # type: ignore[arg-type]
-    sound: Any = "speech" if kind == "clean-speech" else SOUND_ONLY.get(kind, "full")
-    subjects = 1 if kind == "clean-speech" else None
+    if kind == "clean-signs":  # seen by a hand-held camera, for which it is larger than its view
+        wide, high = (round(side * conditions.HOLDING_ROOM / 2) * 2 for side in size)
+        return with_shop_signs(sample_film(seed, size=(wide, high), fps=fps, seconds=seconds, camera="static"), seed)
+    sound: Any = "speech" if kind in ("clean-speech", "clean-pauses") else SOUND_ONLY.get(kind, "full")
+    subjects = 1 if sound == "speech" and kind not in SOUND_ONLY else None
     film = sample_film(seed, size=size, fps=fps, seconds=seconds, sound=sound, subjects=subjects)
     if kind == "static":
         return defects.freeze(film)
@@ -161,13 +165,16 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
     return SIGNAGE[kind](film, seed) if kind in SIGNAGE else film
 
 
-def _tampered(entry: Entry, rendered: Rendered) -> tuple[Iterator[np.ndarray], np.ndarray, float]:
-    """(frames, audio, how many seconds the sound is late) of the file, its one fault planted."""
+def _tampered(
+    entry: Entry, rendered: Rendered, size: tuple[int, int]
+) -> tuple[Iterator[np.ndarray], np.ndarray, float]:
+    """(frames, audio, how many seconds the sound is late) of the file, its one fault or condition planted."""
     film, frames, audio = rendered.set.film, rendered.frames(), rendered.audio
     if entry.kind in ("av-late", "av-early"):
         delay = OFFSETS[entry.seed % len(OFFSETS)] * (1 if entry.kind == "av-late" else -1)
         samples = round(delay * film.sample_rate)
         return frames, defects.shift_sound(audio, samples), samples / film.sample_rate
+    fps, seed = float(film.fps), entry.seed
     pictures: dict[str, Callable[[], Iterator[np.ndarray]]] = {
         "blur": lambda: defects.blur(frames),
         "over-exposed": lambda: defects.expose(frames, 2.5),
@@ -175,8 +182,12 @@ def _tampered(entry: Entry, rendered: Rendered) -> tuple[Iterator[np.ndarray], n
         "repeated-frames": lambda: defects.repeat_frames(frames, 4),
         "near-duplicate-cropped": lambda: defects.crop(frames),
         "near-duplicate-brightened": lambda: defects.brighten(frames),
+        "clean-signs": lambda: conditions.hold(frames, size, fps, seed),
+        "clean-water": lambda: conditions.adapt_exposure(conditions.water(size, fps, film.frames, seed), fps),
+        "clean-rain": lambda: conditions.flicker(conditions.rain(frames, seed), fps, seed=seed),
     }
     sounds: dict[str, Callable[[], np.ndarray]] = {
+        "clean-pauses": lambda: conditions.pause(audio),
         "audio-noise": lambda: defects.add_noise(audio, seed=entry.seed),
         "audio-clipped": lambda: defects.clip_sound(audio),
         "audio-silent": lambda: defects.mute(audio, 0.8),

@@ -136,8 +136,8 @@ def test_each_takes_the_kinds_it_is_for(name, wanted):
         ({"sync.offset_frames": -3.1, "sync.confidence": 1.6}, False),
         ({"sync.offset_frames": -3.1, "sync.confidence": 1.4}, True),
         ({"audio.mean_volume_db": -60.1}, False),
-        ({"audio.class": "speech", "audio.silence_ratio": 0.21}, False),
-        ({"audio.class": "sound_effect", "audio.silence_ratio": 0.21}, False),
+        ({"audio.class": "speech", "audio.silence_ratio": 0.34}, True),
+        ({"audio.class": "speech", "audio.silence_ratio": 0.8}, False),
         ({"has_audio": False}, False),
         ({"short_side": 719}, False),
         ({"seconds": 4.9}, False),
@@ -146,6 +146,30 @@ def test_each_takes_the_kinds_it_is_for(name, wanted):
 def test_the_joint_gate_is_the_paper_s(scores, kept):
     row = _row(Clip(key="k", source_id="s", kind=Kind.VIDEO, **GOOD[Kind.VIDEO])) | scores
     assert (first_broken(RULES["joint"], Kind.VIDEO, row) is None) is kept
+
+
+@pytest.mark.parametrize("name", ["default", "clips-256", "clips-480", "joint", "sft"])
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ({"audio.class": "speech", "audio.silence_ratio": 0.34, "audio.dropout_s": 0.8}, True),  # a conversation
+        ({"audio.class": "sound_effect", "audio.silence_ratio": 0.7, "audio.dropout_s": 0.0}, True),  # a door, once
+        ({"audio.class": "speech", "audio.silence_ratio": 0.3, "audio.dropout_s": 2.5}, False),  # breaks off
+        ({"audio.class": "music", "audio.silence_ratio": 0.8, "audio.dropout_s": 0.0}, False),
+        ({"audio.class": "silence", "audio.silence_ratio": 1.0, "audio.dropout_s": 8.0}, True),  # no sound: a picture
+    ],
+)
+def test_clips_may_fall_silent_and_may_not_break_off(name, scores, kept):
+    row = _row(Clip(key="k", source_id="s", kind=Kind.VIDEO, **GOOD[Kind.VIDEO])) | scores
+    assert (first_broken(RULES[name], Kind.VIDEO, row) is None) is kept
+
+
+@pytest.mark.parametrize("sound_class", ["speech", "music", "singing", "sound_effect"])
+def test_sound_alone_is_held_to_the_paper_s_silence(sound_class):
+    row = _row(Clip(key="k", source_id="s", kind=Kind.AUDIO, **GOOD[Kind.AUDIO])) | {"audio.class": sound_class}
+    assert first_broken(RULES["joint"], Kind.AUDIO, row | {"audio.silence_ratio": 0.19}) is None
+    for name in ("joint", "audio") if sound_class != "sound_effect" else ("joint",):
+        assert first_broken(RULES[name], Kind.AUDIO, row | {"audio.silence_ratio": 0.21}) is not None
 
 
 def test_a_recipe_changes_and_drops_rules_of_another_by_name(tmp_path):

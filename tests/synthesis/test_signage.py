@@ -4,14 +4,23 @@ from pipelines.synthesis.overlays import make_stamps, stamp_box
 from pipelines.synthesis.render import frame_at
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.sentences import SIGNS
-from pipelines.synthesis.signage import with_letterbox, with_logo, with_sign, with_subtitles, with_watermark
+from pipelines.synthesis.signage import (
+    with_letterbox,
+    with_logo,
+    with_shop_signs,
+    with_sign,
+    with_subtitles,
+    with_watermark,
+)
 from pipelines.synthesis.stage import build
 from pipelines.synthesis.voice import speak
 
 FILM = sample_film(2, size=(160, 120), seconds=2.0)
 
 
-@pytest.mark.parametrize("put_on", [with_sign, with_subtitles, with_watermark, with_logo, with_letterbox])
+@pytest.mark.parametrize(
+    "put_on", [with_sign, with_shop_signs, with_subtitles, with_watermark, with_logo, with_letterbox]
+)
 def test_each_seed_puts_something_on_the_picture(put_on):
     for seed in range(4):
         marked = put_on(FILM, seed)

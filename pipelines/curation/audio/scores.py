@@ -19,7 +19,7 @@ from pipelines.curation.audio.levels import (
 )
 from pipelines.curation.audio.noise import snr_db
 from pipelines.curation.audio.rhythm import beat, onset_times
-from pipelines.curation.audio.vad import Interval, covered_ratio, silence_ratio, speech_intervals
+from pipelines.curation.audio.vad import Interval, covered_ratio, dropout_s, silence_ratio, speech_intervals
 
 ClassSource = Literal["measured", "model"]
 
@@ -47,6 +47,7 @@ class AudioScores(BaseModel):
     bandwidth_hz: float
     bandwidth_cliff_db: float
     silence_ratio: float
+    dropout_s: float
     speech_ratio: float
     sound_class: Label
     class_confidence: float
@@ -107,6 +108,7 @@ def _scores(frames: AudioFrames) -> AudioScores:
         bandwidth_hz=width.effective_hz,
         bandwidth_cliff_db=width.cliff_db,
         silence_ratio=silence_ratio(frames),
+        dropout_s=dropout_s(frames),
         speech_ratio=covered_ratio(speech, frames.duration_s),
         sound_class=kind.label,
         class_confidence=kind.confidence,

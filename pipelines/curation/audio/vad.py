@@ -4,6 +4,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from pipelines.curation.audio.frames import AudioFrames
+from pipelines.curation.audio.noise import SOUNDING_DB
 
 Interval = tuple[float, float]
 
@@ -33,6 +34,13 @@ def silence_ratio(frames: AudioFrames) -> float:
     """Share of the duration that no active interval covers, 0 to 1; pauses under 0.3 s count as sound."""
     sounding = sum(end - start for start, end in active_intervals(frames))
     return float(np.clip(1 - sounding / frames.duration_s, 0, 1))
+
+
+def dropout_s(frames: AudioFrames) -> float:
+    """Longest stretch of digital silence, seconds: a pause leaves the room to be heard, a track that broke nothing."""
+    dead = np.concatenate([[False], _db(frames.mean_square) <= SOUNDING_DB, [False]])
+    edges = np.flatnonzero(np.diff(dead.astype(np.int8))).reshape(-1, 2)
+    return float(np.diff(edges).max(initial=0)) * frames.block_s
 
 
 def speech_intervals(frames: AudioFrames) -> list[Interval]:

@@ -2,6 +2,7 @@
 
 from array import array
 from collections import deque
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,13 +15,14 @@ from pipelines.curation.visual.motion import camera_flow
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.shots import ContentChange
 from pipelines.curation.visual.timeline import BlendCurves, FlowCurves, FrameCurves, Looks
-from pipelines.curation.visual.transitions import BLEND_HALVES_S, blend
+from pipelines.curation.visual.transitions import BLEND_HALVES_S, blend, superposition
 from pipelines.curation.visual.working_frame import WorkingFrame, halve_to
 
 _BLOCKS = (32, 18)
 _BLEND_RATE = 12.0
 _FLOW_SIDE = 192
 _PROFILE_SIDE = 1440
+_DETAIL_SIDE, _DETAIL = 192, (5, 5)  # pixels: what such a mean takes away is detail, and no noise yet
 
 
 class Clock:
@@ -72,6 +74,12 @@ class FrameMeter:
         return FrameCurves(np.array(self._times), *columns)
 
 
+class _Moment(NamedTuple):
+    time_s: float
+    picture: NDArray[np.float32]  # (18, 32, 3)
+    detail: float  # mean square
+
+
 class BlendMeter:
     """`BlendCurves`: keeps 2 s of thumbnails and measures the moment 1 s ago. At both ends the picture stands still."""
 
@@ -79,13 +87,15 @@ class BlendMeter:
         self._clock = Clock(1.0 / _BLEND_RATE)
         self._reaches = [round(half * _BLEND_RATE) for half in BLEND_HALVES_S]
         self._middle = max(self._reaches)
-        self._kept: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=2 * self._middle + 1)
+        self._kept: deque[_Moment] = deque(maxlen=2 * self._middle + 1)
         self._times, self._values = array("d"), array("f")
 
     def see(self, frame: WorkingFrame) -> None:
         if not self._clock.strikes(frame.time_s):
             return
-        moment = (frame.time_s, frame.thumb.astype(np.float32))
+        luma = halve_to(frame.small, _DETAIL_SIDE)
+        detail = cv2.norm(luma, cv2.blur(luma, _DETAIL), cv2.NORM_L2SQR) / luma.size
+        moment = _Moment(frame.time_s, frame.thumb.astype(np.float32), detail)
         if not self._kept:
             self._kept.extend([moment] * self._middle)
         self._push(moment)
@@ -95,18 +105,19 @@ class BlendMeter:
             last = self._kept[-1]
             for _ in range(self._middle):
                 self._push(last)
-        values = np.array(self._values, np.float32).reshape(len(self._times), len(BLEND_HALVES_S), 3)
+        values = np.array(self._values, np.float32).reshape(len(self._times), len(BLEND_HALVES_S), 4)
         return BlendCurves(np.array(self._times), BLEND_HALVES_S, *np.moveaxis(values, -1, 0))
 
-    def _push(self, moment: tuple[float, NDArray[np.float32]]) -> None:
+    def _push(self, moment: _Moment) -> None:
         self._kept.append(moment)
         if len(self._kept) <= 2 * self._middle:
             return
-        time_s, picture = self._kept[self._middle]
-        self._times.append(time_s)
+        middle = self._kept[self._middle]
+        self._times.append(middle.time_s)
         for reach in self._reaches:
-            before, after = self._kept[self._middle - reach][1], self._kept[self._middle + reach][1]
-            self._values.extend(blend(before, picture, after))
+            before, after = self._kept[self._middle - reach], self._kept[self._middle + reach]
+            found = blend(before.picture, middle.picture, after.picture)
+            self._values.extend((*found, superposition(found.weight, before.detail, middle.detail, after.detail)))
 
 
 class FlowMeter:

@@ -122,6 +122,20 @@ def summarise(flow: FlowCurves, span: slice) -> MotionSummary | None:
     )
 
 
+def travel(flow: FlowCurves, span: slice, aspect: float) -> NDArray[np.float32]:
+    """(18, 32): how far from end to end the camera moves each part of the picture within `span`, in diagonals.
+
+    `aspect` is width over height. The path counts, not its end: a hand sways and comes back.
+    """
+    x, y = _grid(aspect)
+    dx, dy, zoom, roll = (
+        np.cumsum(values[span])[:, None] if len(values[span]) else np.zeros((1, 1), np.float32)
+        for values in (flow.dx, flow.dy, flow.zoom, flow.roll)
+    )
+    across, down = dx + zoom * x - roll * y, dy + zoom * y + roll * x
+    return np.hypot(np.ptp(across, axis=0), np.ptp(down, axis=0)).reshape(_GRID[::-1]).astype(np.float32)
+
+
 def _shake(flow: FlowCurves, span: slice, step_s: float) -> float:
     """RMS distance between the camera's path and a parabola fitted around each moment (1 s)."""
     path = np.cumsum(np.stack([flow.dx[span], flow.dy[span]]).astype(np.float64), axis=1)

@@ -1,5 +1,7 @@
 """From a timeline to the numbers of one clip. No verdicts: a recipe's rules compare them with its thresholds."""
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,8 @@ from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeats
 from pipelines.curation.visual.exposure import blown_fraction, exposure
 from pipelines.curation.visual.marks import fixed_marks
-from pipelines.curation.visual.motion import CameraThresholds, MotionSummary, camera_label, summarise
+from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise, travel
+from pipelines.curation.visual.overlaid_text import sort_text
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.sampled_frames import read_luma
 from pipelines.curation.visual.text import TextLine, text_lines
@@ -18,9 +21,11 @@ from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.working_frame import SMALL_SIDE, Gray, halve_to
 
 _SCENERY_MOVES = 0.35  # share of fixed edges above which a mark cannot be told from the scenery
-_CAMERA_MOVES = 0.02  # diagonals within a clip
+_ELSEWHERE = 0.7  # the same, of where the fixed edges are: one who walks through a still view hides what stands
+_SCENE_MOVES = 0.02  # diagonals within a clip: where the camera moves the scenery so far, what stays is a mark
 _SOURCE_SAMPLES = 48
 _RIM = 3  # pixels of a sampled frame
+_Pixel = TypeVar("_Pixel", bound=np.generic)
 
 
 class VisualScores(BaseModel):
@@ -40,7 +45,8 @@ class VisualScores(BaseModel):
     sharpness: float | None = Field(None, description="0-1, share of edge contrast that a 9-tap blur removes; median")
     sharpness_peak: float | None = Field(None, description="the same for the sharpest tenth of the picture")
     border_fraction: float = Field(description="share of the frame taken by black bars")
-    text_area: float = Field(description="share of the picture inside lines of text; in a clip only lines that stay")
+    text_area: float = Field(description="share of the picture inside lines of text; in a clip, of text laid over it")
+    scene_text_area: float | None = Field(None, description="share of the picture inside text that the scene moves")
     subtitle_fraction: float | None = Field(
         None, description="share of samples with a line in the lower third's middle"
     )
@@ -81,8 +87,7 @@ def clip_scores(
     still = repeats(frames.time_s[span], frames.block_change[span])
     box = clip_crop(timeline, start_s, end_s)
     lumas = [read_luma(sample) for sample in timeline.samples_between(start_s, end_s)]
-    lines = [text_lines(luma) for luma in lumas]
-    staying = _staying(lines)
+    text = sort_text(lumas)
     return VisualScores(
         luma_mean=float(frames.luma_mean[span].mean()),
         contrast=float(frames.luma_std[span].mean()),
@@ -93,11 +98,10 @@ def clip_scores(
         sharpness=_median(timeline.looks.sharpness[looks]),
         sharpness_peak=_median(timeline.looks.sharpness_peak[looks]),
         border_fraction=1.0 - box.width * box.height / (timeline.width * timeline.height),
-        text_area=float(np.mean([_area(some) for some in staying])) if staying else 0.0,
-        subtitle_fraction=float(np.mean([any(map(_is_subtitle, some)) for some in staying])) if staying else None,
-        watermark_area=_watermark_area(
-            timeline, lumas, box, movement, float(frames.time_s[span][-1] - frames.time_s[span][0])
-        ),
+        text_area=_mean_area(text.laid_over),
+        scene_text_area=_mean_area(text.in_scene),
+        subtitle_fraction=float(np.mean([any(map(_is_subtitle, some)) for some in text.laid_over])) if lumas else None,
+        watermark_area=_watermark_area(timeline, lumas, box, slice(flow.start + 1, flow.stop)),
         motion=movement and movement.motion,
         object_motion=movement and movement.object_motion,
         pan_x=movement and movement.pan_x,
@@ -171,62 +175,40 @@ def _median(values: NDArray[np.float32]) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
+def _mean_area(samples: list[list[TextLine]]) -> float:
+    return float(np.mean([_area(some) for some in samples])) if samples else 0.0
+
+
 def _area(lines: list[TextLine]) -> float:
     return float(sum(line.width * line.height for line in lines))
-
-
-def _staying(samples: list[list[TextLine]]) -> list[list[TextLine]]:
-    """Only the lines that the sample before or after has too: texture passes, text stays to be read."""
-    if len(samples) < 2:
-        return samples
-    return [
-        [
-            line
-            for line in lines
-            if any(
-                _same_place(line, other)
-                for near in (i - 1, i + 1)
-                if 0 <= near < len(samples)
-                for other in samples[near]
-            )
-        ]
-        for i, lines in enumerate(samples)
-    ]
-
-
-def _same_place(a: TextLine, b: TextLine) -> bool:
-    """Whether two lines overlap by more than half of the smaller one's width and height."""
-    across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    down = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    return across > 0.5 * min(a.width, b.width) and down > 0.5 * min(a.height, b.height)
 
 
 def _is_subtitle(line: TextLine) -> bool:
     return line.y + line.height / 2 > 2 / 3 and abs(line.x + line.width / 2 - 0.5) < 0.2
 
 
-def _watermark_area(
-    timeline: Timeline, clip: list[Gray], box: CropBox, movement: MotionSummary | None, seconds: float
-) -> float | None:
+def _watermark_area(timeline: Timeline, clip: list[Gray], box: CropBox, flow: slice) -> float | None:
     """From the clip itself if its camera moves, else from all shots of the source; of one still view, nothing."""
-    if movement is not None and _camera_travel(movement, seconds) >= _CAMERA_MOVES:
+    moved = travel(timeline.flow, flow, timeline.width / timeline.height)
+    if moved.max() >= _SCENE_MOVES:
         lumas = clip
     elif timeline.cuts or timeline.transitions:
         step = max(1, len(timeline.samples) // _SOURCE_SAMPLES)
         lumas = [read_luma(sample) for sample in timeline.samples[::step]]
     else:
         return None
-    marks = fixed_marks([_inside(luma, box, timeline) for luma in lumas])
-    return None if marks is None or marks.scenery_fixed > _SCENERY_MOVES else marks.area
+    where = _inside(_spread(moved, clip[0]) >= _SCENE_MOVES, box, timeline) if lumas is clip and clip else None
+    marks = fixed_marks([_inside(luma, box, timeline) for luma in lumas], where)
+    if marks is None or marks.scenery_fixed > _SCENERY_MOVES:
+        return None
+    return None if marks.area and marks.elsewhere > _ELSEWHERE else marks.area
 
 
-def _camera_travel(movement: MotionSummary, seconds: float) -> float:
-    """How far the camera moves the picture's edge within a clip, in diagonals."""
-    rates = (movement.pan_x, movement.pan_y, movement.zoom / 2, movement.roll / 2)
-    return max(movement.shake, *(abs(rate) * seconds for rate in rates))
+def _spread(grid: NDArray[np.float32], luma: Gray) -> NDArray[np.float32]:
+    return cv2.resize(grid, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _inside(luma: Gray, box: CropBox, timeline: Timeline) -> Gray:
+def _inside(luma: NDArray[_Pixel], box: CropBox, timeline: Timeline) -> NDArray[_Pixel]:
     """A sampled frame without its bars and the rim beside them, where scaling leaves edges that never move."""
     y_scale, x_scale = luma.shape[0] / timeline.height, luma.shape[1] / timeline.width
     top, left = int(box.y * y_scale) + _RIM, int(box.x * x_scale) + _RIM

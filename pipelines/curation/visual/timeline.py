@@ -56,7 +56,8 @@ class BlendCurves(_Rows):
     """One entry per ~1/12 s: how far a frame is a mixture of the frames `half_s` before and after it.
 
     `mixture` is the share of the picture that changes between those two and has gone the same part of its way, and
-    `weight` that part; ~0.5-1 with weights between 0 and 1 in a dissolve. `likeness` is the two frames' correlation.
+    `weight` that part; ~0.5-1 with weights between 0 and 1 in a dissolve. `likeness` is the correlation of the two in
+    that share, `superposed` how much fine detail the frame lacks: 1 where two pictures lie on each other, 0 in one.
     """
 
     time_s: NDArray[np.float64]
@@ -64,6 +65,7 @@ class BlendCurves(_Rows):
     mixture: Floats  # (N, len(half_s))
     weight: Floats  # (N, len(half_s))
     likeness: Floats  # (N, len(half_s))
+    superposed: Floats  # (N, len(half_s))
 
 
 @dataclass(frozen=True)

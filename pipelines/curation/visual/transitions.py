@@ -13,7 +13,9 @@ _CHANGED = 10.0  # levels by which a pixel of a thumbnail changes for more than 
 _LEAST_SHARE = 0.05  # of changed pixels, below which nothing dissolves
 _AGREE = 0.15  # of the way that pixels may be apart and still agree
 _LONG_ENOUGH = 0.75
+_FEWEST = 3  # moments of 1/12 s in a row: fewer are a flicker of light
 _PARTLY = (0.2, 0.8)  # weights with which the middle is a mixture
+_HALFWAY = (0.35, 0.65)  # and those with which it lacks most of its detail
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class TransitionThresholds:
     min_fade_s: float = 0.12
     max_fade_s: float = 3.0
     mixture: float = 0.33
-    max_likeness: float = 0.9  # of the pictures before and after: a change of light is no dissolve
+    max_likeness: float = 0.9  # of what is mixed, before and after: a change of light is no dissolve
+    min_superposed: float = 0.5  # of the detail: waves, leaves and rain go halfway too where the light changes
 
 
 class Blend(NamedTuple):
@@ -50,12 +53,26 @@ def blend(before: NDArray[np.float32], middle: NDArray[np.float32], after: NDArr
         return Blend(0.0, 0.0, 1.0)
     gone = (middle - before)[changed] / way[changed]
     weight = float(np.partition(gone, gone.size // 2)[gone.size // 2])
-    agreeing = np.count_nonzero(np.abs(gone - weight) <= _AGREE) / gone.size
-    return Blend(share * agreeing, weight, _correlation(before, after))
+    agreeing = np.abs(gone - weight) <= _AGREE
+    likeness = _correlation(before[changed][agreeing], after[changed][agreeing])
+    return Blend(share * np.count_nonzero(agreeing) / gone.size, weight, likeness)
+
+
+def superposition(weight: float, before: float, middle: float, after: float) -> float:
+    """How much of the fine detail is missing that two superposed pictures lack: 1 in a dissolve, 0 within a shot.
+
+    Of mean squared detail. The detail of two pictures that have nothing to do with each other adds up in squares, so a
+    mixture has (1 - w)^2 of the one's and w^2 of the other's. What moves keeps its own, and what is lit anew goes
+    in a straight line from the one's contrast to the other's.
+    """
+    if not 0.0 < weight < 1.0:
+        return 0.0
+    kept = ((1 - weight) * before**0.5 + weight * after**0.5) ** 2
+    return (kept - middle) / (2 * weight * (1 - weight) * (before * after) ** 0.5 + 1e-3)
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
+    a, b = a - a.mean(), b - b.mean()
     return float(a @ b) / (float(a @ a) * float(b @ b) + 1.0) ** 0.5
 
 
@@ -92,11 +109,16 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
     mixture = np.where(partly, blends.mixture, 0.0)
     found: list[Transition] = []
     for first, last in runs(mixture.max(axis=1, initial=0.0) >= thresholds.mixture):
+        if last - first + 1 < _FEWEST:
+            continue
         strengths = mixture[first : last + 1].max(axis=0)
         # A window shorter than the dissolve sees the same mixture all along: only a long one shows its ends.
         half = int(np.flatnonzero(strengths >= _LONG_ENOUGH * strengths.max())[-1])
         peak = first + int(mixture[first : last + 1, half].argmax())
-        if blends.likeness[first : last + 1].min() > thresholds.max_likeness:
+        clear = np.flatnonzero(mixture[first : last + 1, half] >= _LONG_ENOUGH * strengths.max()) + first
+        if np.median(blends.likeness[clear, half]) > thresholds.max_likeness:
+            continue
+        if _superposed(blends, first, last) < thresholds.min_superposed:
             continue
         start_s, end_s = _dissolve_span(blends, peak, half)
         dissolve = Transition("dissolve", start_s, end_s, float(strengths.max()))
@@ -104,6 +126,18 @@ def find_dissolves(blends: BlendCurves, thresholds: TransitionThresholds) -> lis
             dissolve = max(found.pop(), dissolve, key=lambda transition: transition.strength)
         found.append(dissolve)
     return found
+
+
+def _superposed(blends: BlendCurves, first: int, last: int) -> float:
+    """How surely two pictures lie on each other in the moments `first` to `last`: what the median of those halfway
+    says, by the window that says it best. The shortest sees too little of a dissolve."""
+    found = [0.0]
+    for half in range(1, len(blends.half_s)):
+        weight = blends.weight[first : last + 1, half]
+        halfway = (weight > _HALFWAY[0]) & (weight < _HALFWAY[1])
+        if halfway.any():
+            found.append(float(np.median(blends.superposed[first : last + 1, half][halfway])))
+    return max(found)
 
 
 def _dissolve_span(blends: BlendCurves, peak: int, half: int) -> tuple[float, float]:

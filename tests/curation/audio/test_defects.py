@@ -11,7 +11,8 @@ from pipelines.curation.audio.bandwidth import bandwidth
 from pipelines.curation.audio.clipping import clipping_ratio
 from pipelines.curation.audio.frames import audio_frames
 from pipelines.curation.audio.noise import snr_db
-from pipelines.curation.audio.vad import silence_ratio
+from pipelines.curation.audio.vad import dropout_s, silence_ratio
+from pipelines.synthesis import conditions
 
 RATE = 44100
 CLEAN = [(kind, seed) for kind in ("speech", "singing", "music", "impacts") for seed in range(4)]
@@ -124,3 +125,14 @@ def test_silence_is_measured(sound):
         0.5 + silence_ratio(audio_frames(speech, RATE)) / 2, abs=0.02
     )
     assert silence_ratio(audio_frames(np.zeros((2, RATE)), RATE)) == 1
+
+
+def test_a_track_that_breaks_off_is_told_from_a_pause(sound):
+    speech = sound("speech")
+    paused = audio_frames(conditions.pause(speech, 0.3, 0.4), RATE)
+    assert silence_ratio(paused) > 0.3
+    assert dropout_s(paused) <= dropout_s(audio_frames(speech, RATE)) < 0.5  # between its words there is nothing
+    broken = speech.copy()
+    broken[:, 2 * RATE : 4 * RATE + RATE // 2] = 0.0
+    assert dropout_s(audio_frames(broken, RATE)) == pytest.approx(2.5, abs=0.2)
+    assert dropout_s(audio_frames(np.zeros((2, 3 * RATE)), RATE)) == pytest.approx(3.0, abs=0.1)

@@ -9,7 +9,7 @@ from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeated, repeats
 from pipelines.curation.visual.exposure import exposure
 from pipelines.curation.visual.marks import fixed_marks
-from pipelines.curation.visual.motion import CameraThresholds, camera_flow, camera_label, summarise
+from pipelines.curation.visual.motion import CameraThresholds, camera_flow, camera_label, summarise, travel
 from pipelines.curation.visual.perceptual_hash import hamming, perceptual_hash
 from pipelines.curation.visual.text import text_lines
 from pipelines.curation.visual.timeline import FlowCurves
@@ -159,3 +159,38 @@ def test_a_mark_is_told_from_scenery_that_moves_and_not_from_one_that_stands():
     assert 0.002 < fixed_marks([stamped(view.copy()) for view in views]).area < 0.05
     assert fixed_marks([scenery(11)] * 6).scenery_fixed > 0.9
     assert fixed_marks(views[:3]) is None
+
+
+def test_edges_along_a_pan_and_the_middle_of_a_zoom_are_no_marks():
+    wall = cv2.GaussianBlur(scenery(13, 460, 900), (0, 0), 1.0)
+    for x in range(160, 760, 150):  # boards with level edges: shifted along they lie on themselves
+        cv2.rectangle(wall, (x, 200), (x + 110, 245), 40, -1)
+        cv2.putText(wall, "HOTEL", (x + 8, 232), cv2.FONT_HERSHEY_DUPLEX, 0.8, 215, 2, cv2.LINE_AA)
+    panned = [wall[50:410, 100 + 4 * n : 740 + 4 * n] for n in range(8)]
+    assert fixed_marks(panned).area == 0.0
+    centre = (320, 180)
+    picture = cv2.GaussianBlur(scenery(14), (0, 0), 0.7)
+    cv2.putText(picture, "12", (290, 195), cv2.FONT_HERSHEY_DUPLEX, 1.4, 230, 2, cv2.LINE_AA)
+    zoomed = [cv2.warpAffine(picture, cv2.getRotationMatrix2D(centre, 0, 1.01**n), (640, 360)) for n in range(8)]
+    y, x = np.mgrid[:360, :640]
+    moving = np.hypot(x - 320, y - 180) > 150
+    assert fixed_marks(zoomed, moving).area == 0.0
+
+
+def test_one_who_walks_through_a_still_view_makes_no_marks_of_it():
+    views = []
+    for n in range(8):
+        view = scenery(15).copy()
+        x = 60 + 60 * n
+        view[:, x : x + 150] = scenery(30 + n, 360, 150)
+        views.append(view)
+    found = fixed_marks(views)
+    assert found.elsewhere > 0.7 or found.area == 0.0
+
+
+def test_a_hand_that_sways_and_comes_back_has_travelled():
+    swaying = travel(flow_curves(np.tile([0.02, -0.02], 25)), slice(0, 50), 16 / 9)
+    assert swaying.min() == pytest.approx(0.02, abs=1e-4)
+    zoomed = travel(flow_curves(np.zeros(50), zoom=0.004), slice(0, 50), 16 / 9)
+    assert zoomed[8:10, 15:17].max() < 0.02 < zoomed[0, 0]
+    assert travel(flow_curves(np.zeros(0)), slice(0, 0), 1.0).max() == 0.0
