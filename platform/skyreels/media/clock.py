@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from av.packet import Packet
+from av.stream import Stream
 
 from skyreels.media.facts import ClockShift
 
@@ -74,7 +75,9 @@ def shifts(tracks: Sequence[Stamps], container: str) -> tuple[list[tuple[ClockSh
     return [tuple(some) for some in found], tuple(meets)
 
 
-def on_one_clock(packets: Iterable[Packet], moves: Sequence[ClockShift], base: Fraction | None) -> Iterator[Packet]:
+def on_one_clock(
+    packets: Iterable["Packet[Stream]"], moves: Sequence[ClockShift], base: Fraction | None
+) -> Iterator["Packet[Stream]"]:
     """`packets` of one stream from the file's beginning, with their stamps moved. Empty packets are not counted."""
     if not moves or base is None:
         yield from packets

@@ -71,7 +71,9 @@ def open_container(path: str | Path, limits: MediaLimits) -> Iterator[InputConta
             raise media_error(error, path) from error
 
 
-def read_packets(container: InputContainer, *streams: Stream, failed: Callable[[Exception], None]) -> Iterator[Packet]:
+def read_packets(
+    container: InputContainer, *streams: Stream, failed: Callable[[Exception], None]
+) -> Iterator["Packet[Stream]"]:
     """The packets of `streams`; where the file can be read no further, `failed` is told and what came before stands.
 
     As at a proper end, the last packet of each stream is empty: it makes a decoder give what it still holds.

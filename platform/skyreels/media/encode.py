@@ -192,7 +192,8 @@ def _checked_audio(audio: np.ndarray, path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: audio must be float (channels, samples), got {audio.dtype} {audio.shape}")
     if not np.isfinite(audio).all():
         raise ValueError(f"{path}: audio holds NaN or infinity")
-    return np.clip(audio, -1.0, 1.0).astype(np.float32, copy=False)
+    clipped: np.ndarray = np.clip(audio, -1.0, 1.0).astype(np.float32, copy=False)
+    return clipped
 
 
 def _checked_size(frame: np.ndarray | VideoFrame, path: str | Path) -> tuple[int, int]:

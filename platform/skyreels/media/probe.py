@@ -12,7 +12,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from av.video.stream import VideoStream
@@ -83,7 +83,7 @@ class _Track:
     shifts: tuple[ClockShift, ...] = ()
     read_to: int = 0  # bytes of the file
 
-    def add(self, packet: Packet, place: int) -> None:
+    def add(self, packet: "Packet[Stream]", place: int) -> None:
         pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None:
             pts = self.ends[-1] if self.ends else 0
@@ -173,7 +173,7 @@ def _read_tracks(
     return tracks, broken
 
 
-def _learn_format(stream: AudioStream, packet: Packet) -> None:
+def _learn_format(stream: AudioStream, packet: "Packet[Stream]") -> None:
     """Decode a packet of sound whose format no header told, as where it begins late in the file."""
     try:
         stream.decode(packet)
@@ -181,7 +181,7 @@ def _learn_format(stream: AudioStream, packet: Packet) -> None:
         return  # the next packet may tell; decoding counts the damage
 
 
-def _first_picture(stream: VideoStream, packet: Packet, position: int) -> VideoFrame | None:
+def _first_picture(stream: VideoStream, packet: "Packet[Stream]", position: int) -> VideoFrame | None:
     if position > _FIRST_PICTURE_PACKETS:
         return None
     try:

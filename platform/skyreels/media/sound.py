@@ -52,7 +52,7 @@ class AudioClip:
 
     @property
     def duration_s(self) -> float:
-        return self.samples.shape[1] / self.sample_rate
+        return float(self.samples.shape[1] / self.sample_rate)
 
 
 def first_heard(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> int | None:
