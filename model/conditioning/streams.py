@@ -18,21 +18,10 @@ from model.shapes import ClipShape
 
 @dataclass(frozen=True)
 class TextToVideo:
-    """Silent video from text: keep_mask all 0."""
+    """Silent video from text: keep_mask all 0. An image is a clip of one frame."""
 
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
         """Nothing is given."""
-        return Conditioning(frozenset({"video"}), unconditioned(clip, encode_video))
-
-
-@dataclass(frozen=True)
-class TextToImage:
-    """An image is a clip of one frame."""
-
-    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
-        """Nothing is given."""
-        if clip.frames != 1:
-            raise ValueError(f"an image is a clip of 1 frame, not {clip.frames}")
         return Conditioning(frozenset({"video"}), unconditioned(clip, encode_video))
 
 
@@ -74,27 +63,6 @@ class VideoToAudio:
         return Conditioning(
             frozenset({"audio"}), condition, given={"video": latents}, source=self.video, source_keep=keep
         )
-
-
-@dataclass(frozen=True)
-class AudioToVideo:
-    """Video for given `audio` (B, channels, samples), which stands at timestep 1; the longer end of it is cut off."""
-
-    audio: Tensor
-
-    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
-        """The whole sound is kept."""
-        _need_audio(clip)
-        if encode_audio is None:
-            raise ValueError("audio-to-video needs the audio codec's encoder")
-        if self.audio.shape[-1] < clip.audio_samples:
-            raise ValueError(
-                f"the audio has {self.audio.shape[-1]} samples but a clip of {clip.seconds:.4f} s "
-                f"{clip.audio_samples}: pad it or shorten the clip"
-            )
-        latents = encode_audio(self.audio[..., : clip.audio_samples])
-        condition = unconditioned(clip, encode_video, self.audio)
-        return Conditioning(frozenset({"video"}), condition, given={"audio": latents})
 
 
 def _need_audio(clip: ClipShape) -> None:

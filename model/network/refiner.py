@@ -14,7 +14,6 @@ from torch import Tensor
 
 from model.conditioning import VideoCondition
 from model.config import RefinerConfig, TransformerConfig
-from model.network.mmdit import MMDiT
 from model.shapes import ClipShape
 
 
@@ -35,21 +34,6 @@ def refined_clip(clip: ClipShape, refiner: RefinerConfig) -> ClipShape:
         height=clip.height * refiner.space_factor,
         width=clip.width * refiner.space_factor,
     )
-
-
-@torch.no_grad()
-def warm_start(base: MMDiT, refiner: RefinerConfig) -> MMDiT:
-    """A refiner with the weights of the base's video branch and text attention; its sparse gates are zero.
-
-    At sparsity 0 it computes what the base's video branch computes alone.
-    """
-    model = MMDiT(refiner_config(base.config, refiner)).to(base.dtype)
-    given = base.state_dict()
-    for key, value in model.state_dict().items():
-        if ".coarse_gate." not in key:
-            # The modulation projection of a joint model has more rows behind these, for the other branch.
-            value.copy_(given[key][: value.shape[0]])
-    return model
 
 
 def refiner_condition(

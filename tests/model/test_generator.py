@@ -15,7 +15,7 @@ from model.generation.prompts import Shot
 from model.generation.requests import Defaults
 from model.generator import Generator
 from model.network.mmdit import MMDiT
-from model.network.refiner import warm_start
+from model.network.refiner import refiner_config
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from model.sampling.sampler import Cancelled
 
@@ -42,9 +42,9 @@ def build(encoder, width=32, **sampling):
     video = TinyVideoCodec(TinyVideoConfig(channels=4, width=16, patch_width=8, depth=1)).eval()
     audio = TinyAudioCodec(TinyAudioConfig(channels=4, width=16, spectrum_width=8, vocoder_iterations=2)).eval()
     transformer = MMDiT(TransformerConfig(width, 2, 1, 1, encoder.width, 4, 4)).eval()
-    for parameter in transformer.parameters():  # gates start at zero: without this conditions would not show
-        torch.nn.init.normal_(parameter, std=0.1)
-    refiner = warm_start(transformer, REFINER).eval()
+    refiner = MMDiT(refiner_config(transformer.config, REFINER)).eval()
+    for parameter in (*transformer.parameters(), *refiner.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)  # gates start at zero: without this conditions would not show
     config = GenerationConfig(dataclasses.replace(SAMPLING, **sampling), Defaults(16, 32, 32, 0.5), REFINER)
     return Generator(Components(transformer, video, encoder, audio, refiner, config))
 

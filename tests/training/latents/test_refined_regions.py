@@ -13,7 +13,7 @@ from model.generation.requests import Defaults
 from model.generator import Generator
 from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
-from model.network.refiner import refined_clip, warm_start
+from model.network.refiner import refined_clip, refiner_config
 from model.shapes import ClipShape
 from pipelines.training.data.assembler import Assembler
 from pipelines.training.data.clips import open_video
@@ -39,7 +39,7 @@ def shown(small, encoders):
     """A call of a generator with `refine`: the refiner's first video input, and the base's streams."""
     torch.manual_seed(0)
     base = MMDiT(small.transformer).eval()
-    refiner = warm_start(base, REFINER).eval()
+    refiner = MMDiT(refiner_config(small.transformer, REFINER)).eval()
     config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), Defaults(16, SIDE, SIDE, 0.5), REFINER)
     generator = Generator(Components(base, encoders.video, encoders.text, encoders.audio, refiner, config))
     inputs = []
