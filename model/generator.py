@@ -15,7 +15,8 @@ from torch import Tensor
 
 from model.checkpoint import CheckpointError, saved_identity
 from model.conditioning import AudioReference, Reference, check_tags
-from model.generation.components import Components, Placement, SamplingConfig
+from model.config import SamplingConfig
+from model.generation.components import Components, Placement
 from model.generation.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
 from model.generation.requests import MediaRequest, VideoUse
 from model.generation.run import Generated, Progress, Run

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from model.checkpoint import CONFIG, load_into, read_config, save_module
+from model.checkpoint import load_into, save_module, stored_config
 from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
-from model.config import from_mapping
 
 
 class LightCodec(nn.Module):
@@ -34,8 +33,6 @@ class LightCodec(nn.Module):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read what `save` wrote."""
-        values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-        config = from_mapping(cls.config_class, values, str(Path(directory) / CONFIG))
-        codec = cls(config, LatentStatistics.load(directory))
+        codec = cls(stored_config(cls.config_class, directory), LatentStatistics.load(directory))
         load_into(codec, directory)
         return codec.eval()

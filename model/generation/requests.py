@@ -21,6 +21,7 @@ from model.conditioning import (
     TextToVideo,
     VideoToAudio,
 )
+from model.config import UsualClip
 from model.media import Image, Mask, Video, cover, cover_mask, image_tensor, keep_mask_tensor, video_tensor
 from model.shapes import ClipShape, VideoCodecSpec
 
@@ -64,19 +65,9 @@ class MediaRequest:
             raise ValueError("audio was given and also asked for: leave the audio out, or have a picture made for it")
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a preset generates when the caller does not say."""
-
-    fps: float = 16.0
-    height: int = 64
-    width: int = 64
-    seconds: float = 1.0
-
-
 def plan(
     request: MediaRequest,
-    defaults: Defaults,
+    defaults: UsualClip,
     video: VideoCodec,
     audio: AudioCodec | None,
     patch: tuple[int, int] = (2, 2),
@@ -150,7 +141,7 @@ def _whole_latents(frames: int, spec: VideoCodecSpec) -> int:
     return nearest if nearest <= frames else nearest - spec.stride[0]
 
 
-def _size(request: MediaRequest, defaults: Defaults, given: Tensor | None, step: tuple[int, int]) -> tuple[int, int]:
+def _size(request: MediaRequest, defaults: UsualClip, given: Tensor | None, step: tuple[int, int]) -> tuple[int, int]:
     """(height, width): as asked, else the video's own cut to whole tokens, else the default."""
     if request.size is None and given is not None:
         height, width = (side // unit * unit for side, unit in zip(given.shape[-2:], step, strict=True))

@@ -18,7 +18,8 @@ from model.conditioning import (
     encode_visual_references,
     tagged,
 )
-from model.generation.components import Components, Placement, SamplingConfig
+from model.config import SamplingConfig
+from model.generation.components import Components, Placement
 from model.generation.compositing import composite
 from model.generation.refining import refine_latents, refined_source
 from model.generation.requests import MediaRequest, fitted_sound, plan

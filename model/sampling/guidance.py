@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.config import ReferenceScale
+
 Streams = dict[str, Tensor]
 """Latents, noise or velocities by stream: `video` (B, C, T, h, w), `audio` (B, Ca, L), `keyframes` (B, C, K, H, W)."""
-
-ReferenceScale = float | Mapping[str, float]
-"""One scale for all references together, or one by tag; a tag that is not named has 1."""
 
 
 @dataclass(frozen=True)

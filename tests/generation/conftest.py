@@ -6,9 +6,8 @@ import torch
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.config import RefinerConfig, TransformerConfig
-from model.generation.components import Components, GenerationConfig, SamplingConfig
-from model.generation.requests import Defaults
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, TransformerConfig, UsualClip
+from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
 from model.network.refiner import refiner_config
@@ -32,7 +31,7 @@ def model_folder(tmp_path_factory):
     refiner = MMDiT(refiner_config(transformer.config, settings)).eval()
     for parameter in (*transformer.parameters(), *refiner.parameters()):
         torch.nn.init.normal_(parameter, std=0.1)  # gates start at zero: without this conditions would not show
-    config = GenerationConfig(SamplingConfig(2, "euler", 3.0), Defaults(16, SIDE, SIDE, 0.5), settings)
+    config = GenerationConfig(SamplingConfig(2, "euler", 3.0), UsualClip(16, SIDE, SIDE, 0.5), settings)
     encoder = build_tiny_encoder(folder / "made-encoder", width=16)
     Generator(Components(transformer, video, encoder, audio, refiner, config)).save_pretrained(folder / "model")
     return folder / "model"

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.conditioning import AudioReference, ImageReference, VideoReference
-from model.config import RefinerConfig, TransformerConfig, load_preset
-from model.generation.components import Components, GenerationConfig, SamplingConfig, encoder_of
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, TransformerConfig, UsualClip, load_preset
+from model.generation.components import Components
 from model.generation.prompts import Shot
-from model.generation.requests import Defaults
 from model.generator import Generator
 from model.network.mmdit import MMDiT
 from model.network.refiner import refiner_config
-from model.prompt_encoder.tiny_encoder import build_tiny_encoder
+from model.prompt_encoder.tiny_encoder import build_tiny_encoder, encoder_of
 from model.sampling.sampler import Cancelled
 
 pytestmark = pytest.mark.slow
@@ -45,7 +44,7 @@ def build(encoder, width=32, **sampling):
     refiner = MMDiT(refiner_config(transformer.config, REFINER)).eval()
     for parameter in (*transformer.parameters(), *refiner.parameters()):
         torch.nn.init.normal_(parameter, std=0.1)  # gates start at zero: without this conditions would not show
-    config = GenerationConfig(dataclasses.replace(SAMPLING, **sampling), Defaults(16, 32, 32, 0.5), REFINER)
+    config = GenerationConfig(dataclasses.replace(SAMPLING, **sampling), UsualClip(16, 32, 32, 0.5), REFINER)
     return Generator(Components(transformer, video, encoder, audio, refiner, config))
 
 
@@ -335,3 +334,12 @@ def test_a_saved_generator_makes_the_same_clip(tmp_path):
     assert folders == {"model_index.json", "transformer", "video_codec", "audio_codec", "encoder", "refiner"}
     with pytest.raises(FileNotFoundError, match=r"model_index\.json is missing"):
         Generator.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["transformer", "video_codec", "audio_codec", "encoder", "refiner"])
+def test_a_model_without_one_of_its_parts_is_an_error_and_no_hub_is_asked(tmp_path, part, monkeypatch):
+    build(build_tiny_encoder(tmp_path / "made", width=16)).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / part).rename(tmp_path / part)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(FileNotFoundError, match=rf"{part} is missing, and model_index\.json names it"):
+        Generator.from_pretrained(tmp_path / "model")

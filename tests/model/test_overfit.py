@@ -11,9 +11,8 @@ from model.codecs.latents import measure_latents
 from model.codecs.loading import audio_codec_of, video_codec_of
 from model.codecs.training import audio_codec_loss, video_codec_loss
 from model.conditioning import TextToAudioVideo
-from model.config import TransformerConfig, load_preset
-from model.generation.components import Components, GenerationConfig, SamplingConfig
-from model.generation.requests import Defaults
+from model.config import GenerationConfig, SamplingConfig, TransformerConfig, UsualClip, load_preset
+from model.generation.components import Components
 from model.generator import Generator
 from model.media import video_tensor
 from model.network.mmdit import JointInputs, MMDiT
@@ -121,7 +120,7 @@ def test_a_tiny_joint_model_learns_four_films_and_makes_each_from_its_prompt(tmp
 
     config = GenerationConfig(
         SamplingConfig(steps=20, solver="euler", shift=1.0, guidance_scale=1.0, audio_guidance_scale=1.0),
-        Defaults(FPS, SIDE, SIDE, clip.seconds),
+        UsualClip(FPS, SIDE, SIDE, clip.seconds),
     )
     generate = Generator(Components(model.eval(), video_codec, encoder, audio_codec, config=config))
     truth = [((film[0].permute(1, 2, 3, 0).numpy() + 1) * 127.5).round() for film in films]

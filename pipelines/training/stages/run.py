@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.generation.components import GenerationConfig
+from model.config import GenerationConfig
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum.recipe import stages_of
 from pipelines.training.curriculum.request import Climb, Request, check

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import RefinerConfig, load_preset
-from model.generation.components import Components, GenerationConfig, SamplingConfig
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip, load_preset
+from model.generation.components import Components
 from model.generation.refining import refined_source
-from model.generation.requests import Defaults
 from model.generator import Generator
 from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
@@ -40,7 +39,7 @@ def shown(small, encoders):
     torch.manual_seed(0)
     base = MMDiT(small.transformer).eval()
     refiner = MMDiT(refiner_config(small.transformer, REFINER)).eval()
-    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), Defaults(16, SIDE, SIDE, 0.5), REFINER)
+    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), UsualClip(16, SIDE, SIDE, 0.5), REFINER)
     generator = Generator(Components(base, encoders.video, encoders.text, encoders.audio, refiner, config))
     inputs = []
     refiner.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
