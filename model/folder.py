@@ -41,7 +41,7 @@ class ModelIndex:
         path = Path(folder) / INDEX
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: {folder} is not the folder of a generator. Where training writes it, run its stage again"
+                f"{path} is missing: {folder} is not the folder of a generator; if it is a stage's, run its stage again"
             )
         try:
             values = json.loads(path.read_text())

@@ -31,8 +31,13 @@ class LightCodec(nn.Module):
         self.norm.statistics.save(directory)
 
     @classmethod
+    def without_weights(cls, directory: str | Path) -> Self:
+        """As `load`, with the weights it starts from."""
+        return cls(stored_config(cls.config_class, directory), LatentStatistics.load(directory))
+
+    @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read what `save` wrote."""
-        codec = cls(stored_config(cls.config_class, directory), LatentStatistics.load(directory))
+        codec = cls.without_weights(directory)
         load_into(codec, directory)
         return codec.eval()

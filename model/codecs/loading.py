@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from model.checkpoint import CONFIG, read_config
 from model.codecs.oobleck import OobleckAudioCodec
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.codecs.wan import WanVideoCodec
 from model.config import from_mapping
+from model.shapes import AudioCodecSpec, VideoCodecSpec
 
 VIDEO_CLASSES = {"TinyVideoCodec": TinyVideoCodec, "AutoencoderKLWan": WanVideoCodec}
 AUDIO_CLASSES = {"TinyAudioCodec": TinyAudioCodec, "AutoencoderOobleck": OobleckAudioCodec}
@@ -25,6 +28,20 @@ def load_audio_codec(folder: str | Path, **options: Any) -> TinyAudioCodec | Oob
     """The codec in a folder; `options` (subfolder, ...) go to its `load`. No hub is asked for one."""
     loaded: TinyAudioCodec | OobleckAudioCodec = _class_in(folder, AUDIO_CLASSES, options).load(folder, **options)
     return loaded
+
+
+def video_codec_spec(folder: str | Path) -> VideoCodecSpec:
+    """Of the codec in a folder; no weights are read."""
+    with torch.device("meta"):
+        spec: VideoCodecSpec = _class_in(folder, VIDEO_CLASSES, {}).without_weights(folder).spec
+    return spec
+
+
+def audio_codec_spec(folder: str | Path) -> AudioCodecSpec:
+    """Of the codec in a folder; no weights are read."""
+    with torch.device("meta"):
+        spec: AudioCodecSpec = _class_in(folder, AUDIO_CLASSES, {}).without_weights(folder).spec
+    return spec
 
 
 def video_codec_of(section: Mapping[str, Any]) -> TinyVideoCodec | WanVideoCodec:
@@ -51,7 +68,7 @@ def _class_in(folder: str | Path, classes: Mapping[str, Any], options: Mapping[s
     path = Path(folder) / options.get("subfolder", "")
     if not (path / CONFIG).is_file():
         raise FileNotFoundError(f"{path / CONFIG} is missing: {folder} is not the folder of a codec")
-    name = read_config(path).get("_class_name")
+    name = str(read_config(path).get("_class_name"))
     if name not in classes:
         raise ValueError(f"{path / CONFIG} is of class {name!r}: use {' or '.join(classes)}")
     return classes[name]

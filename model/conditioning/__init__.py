@@ -1,8 +1,18 @@
 """What a clip is conditioned on, one small class per task, all through one (V, I, M) interface (paper, section 3.2)."""
 
 from model.conditioning.frames import ExtendBackward, ExtendForward, ImageToVideo, KeyframesToVideo
-from model.conditioning.interface import BLACK, Conditioning, Encode, Task, VideoCondition
-from model.conditioning.masks import blank, latent_keep_mask
+from model.conditioning.interface import (
+    BLACK,
+    Conditioning,
+    Encode,
+    Task,
+    TextToAudio,
+    TextToAudioVideo,
+    TextToVideo,
+    VideoCondition,
+    VideoToAudio,
+)
+from model.conditioning.masks import blank, composite, latent_keep_mask
 from model.conditioning.references import (
     AudioReference,
     ImageReference,
@@ -16,7 +26,6 @@ from model.conditioning.references import (
     tagged,
 )
 from model.conditioning.regions import Editing, Inpainting
-from model.conditioning.streams import TextToAudio, TextToAudioVideo, TextToVideo, VideoToAudio
 
 __all__ = [
     "BLACK",
@@ -40,6 +49,7 @@ __all__ = [
     "VideoToAudio",
     "blank",
     "check_tags",
+    "composite",
     "edited_reference",
     "encode_audio_references",
     "encode_visual_references",

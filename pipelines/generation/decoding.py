@@ -38,9 +38,12 @@ class PicturesWanted(Config):
 
 
 class SoundWanted(Config):
-    """The sound of `path`: one channel is repeated where two are wanted, several are averaged where one is."""
+    """The sound of `path` from `start_s` on, silence where it begins later; one channel is repeated where two are
+    wanted, several are averaged where one is.
+    """
 
     path: Path
+    start_s: float = 0.0
     sample_rate: int
     channels: int
 
@@ -68,7 +71,7 @@ def decode_sound(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Write (channels, samples) float32 to `scratch`."""
     wanted = SoundWanted.model_validate(request)
     mono = wanted.channels == 1
-    blocks = iter_audio(wanted.path, sample_rate=wanted.sample_rate, mono=mono, stereo=not mono)
+    blocks = iter_audio(wanted.path, start_s=wanted.start_s, sample_rate=wanted.sample_rate, mono=mono, stereo=not mono)
     samples = [block.samples for block in blocks]
     if not samples:
         raise MediaError("no_samples", "Send a file whose sound track holds sound.", wanted.path.name)

@@ -8,11 +8,10 @@ import torch
 
 from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip, load_preset
 from model.generation.components import Components
-from model.generation.refining import refined_source
 from model.generator import Generator
 from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
-from model.network.refiner import refined_clip, refiner_config
+from model.network.refiner import refined_clip, refined_source, refiner_config
 from model.shapes import ClipShape
 from pipelines.training.data.assembler import Assembler
 from pipelines.training.data.clips import open_video
