@@ -5,8 +5,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -78,13 +79,13 @@ class Media:
     and `picture` switch a stream off.
     """
 
-    image: Any = None
-    last_image: Any = None
-    keyframes: Sequence[tuple[float, Any]] = ()
-    video: Any = None
+    image: Any = field(default=None, metadata={"of": "image"})
+    last_image: Any = field(default=None, metadata={"of": "image"})
+    keyframes: Sequence[tuple[float, Any]] = field(default=(), metadata={"of": "keyframes"})
+    video: Any = field(default=None, metadata={"of": "video"})
     video_use: VideoUse = "extend"
-    mask: Any = None
-    audio: Any = None
+    mask: Any = field(default=None, metadata={"of": "mask"})
+    audio: Any = field(default=None, metadata={"of": "sound"})
     sound: bool = True
     picture: bool = True
 
@@ -210,30 +211,34 @@ def fitted_sound(audio: Tensor, clip: ClipShape) -> Tensor:
 
 def _media_and_settings(spec: GeneratorSpec, given: dict[str, Any]) -> tuple[Media, SamplingConfig]:
     named = {("steps" if name == "num_inference_steps" else name): value for name, value in given.items()}
-    media, sampling = ({field.name for field in dataclasses.fields(kind)} for kind in (Media, SamplingConfig))
+    media, sampling = ({spec.name for spec in dataclasses.fields(kind)} for kind in (Media, SamplingConfig))
     unknown = sorted(named.keys() - media - sampling)
     if unknown:
         raise TypeError(f"there is no argument {', '.join(unknown)}: besides its own, a call takes {media | sampling}")
     asked = Media(**{name: value for name, value in named.items() if name in media})
-    prepared = Media(
-        image=_finite("image", None if asked.image is None else packed(asked.image, of_image=True)),
-        last_image=_finite("last_image", None if asked.last_image is None else packed(asked.last_image, of_image=True)),
-        keyframes=tuple((moment, _finite("keyframes", packed(im, of_image=True))) for moment, im in asked.keyframes),
-        video=_finite("video", None if asked.video is None else packed(asked.video)),
-        video_use=asked.video_use,
-        mask=None if asked.mask is None else ~keep_mask_tensor(asked.mask)[0],
-        audio=_finite("audio", asked.audio),
-        sound=asked.sound and spec.sounds,
-        picture=asked.picture and spec.pictures,
-    )
+    packed_media: dict[str, Any] = {
+        part.name: _PACKED[part.metadata["of"]](value)
+        for part in dataclasses.fields(Media)
+        if "of" in part.metadata and (value := getattr(asked, part.name)) is not None
+    }
+    for name, value in packed_media.items():
+        tensors = [image for _, image in value] if isinstance(value, tuple) else [value]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise ValueError(f"{name} holds NaN or infinite values: give finite ones")
+    sound, picture = asked.sound and spec.sounds, asked.picture and spec.pictures
+    prepared = replace(asked, **packed_media, sound=sound, picture=picture)
     changed = {name: value for name, value in named.items() if name in sampling - media and value is not None}
     return prepared, replace(spec.config.sampling, **changed)
 
 
-def _finite(name: str, tensor: Any) -> Any:
-    if tensor is not None and not bool(tensor.isfinite().all()):
-        raise ValueError(f"{name} holds NaN or infinite values: give finite ones")
-    return tensor
+_PACKED: dict[str, Callable[[Any], Any]] = {
+    "image": partial(packed, of_image=True),
+    "keyframes": lambda given: tuple((seconds, packed(image, of_image=True)) for seconds, image in given),
+    "video": packed,
+    "mask": lambda mask: ~keep_mask_tensor(mask)[0],
+    "sound": lambda waveform: waveform,
+}
+"""How the values of a field of `Media` travel, by what its metadata say they are of."""
 
 
 def _clip(

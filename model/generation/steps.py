@@ -112,7 +112,8 @@ def refine(
     Needs refiner and video codec alone. The noise goes on where the base's stood. Raises NotFinite.
     """
     clip, refiner, config = prepared.refined, parts.part("refiner"), parts.components.config.refiner
-    assert clip is not None
+    if clip is None:
+        raise ValueError("the call was prepared without refine=True: there is nothing to refine it to")
     if generator is None:
         generator = torch.Generator()
         generator.set_state(base.random_state)

@@ -62,7 +62,9 @@ def from_bytes(kind: type[Value], data: bytes) -> Value:
         if described["format"] != FORMAT:
             raise WireError(f"the bytes are of format {described['format']}, read is {FORMAT}: prepare the call again")
         value = _built(described["value"], tensors)
-    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except WireError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WireError(f"the bytes hold no {kind.__name__} ({error!r}): send them again") from error
     if not isinstance(value, kind):
         raise WireError(f"the bytes hold a {type(value).__name__}, not a {kind.__name__}")

@@ -65,19 +65,21 @@ class _Reading:
         """Fields of `Media`."""
         given: dict[str, Any] = {field.name: getattr(self.request, field.name) for field in fields_of(Media)}
         given["sound"] = self.request.sound and not self.request.still
-        images = iter(file for file in self.files if file.field == "keyframes")
-        given["keyframes"] = [(at.seconds, self._pictures(next(images))[0]) for at in self.request.keyframes]
-        for file in self.files:
-            if file.field in ("image", "last_image"):
-                given[file.field] = self._pictures(file)[0]
-            elif file.field == "video":
-                given["video"] = self._pictures(file)
-        for file in self.files:
-            if file.field == "mask":
-                given["mask"] = self._mask(file, given["video"])
-            elif file.field == "audio":
-                given["audio"] = self._sound(file, self._sound_start(file, given["video"]))
+        images = (self._pictures(file)[0] for file in self.files if file.field == "keyframes")
+        given["keyframes"] = [(at.seconds, image) for at, image in zip(self.request.keyframes, images, strict=True)]
+        for file in self.files:  # the video comes before its mask and its sound
+            if file.tag is None and file.field != "keyframes":
+                given[file.field] = self._read(file, given["video"])
         return given
+
+    def _read(self, file: MediaFile, frames: Any) -> Any:
+        """By what the field takes; `frames` are those of the video."""
+        if file.field == "mask":
+            return self._mask(file, frames)
+        if "audio" in file.kinds:
+            return self._sound(file, self._sound_start(file, frames))
+        pictures = self._pictures(file)
+        return pictures if "video" in file.kinds else pictures[0]
 
     def references(self) -> list[Reference]:
         """One for each tag."""
