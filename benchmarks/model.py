@@ -29,7 +29,7 @@ from model.costs.flops import Workload, forward_flops
 from model.inspect import clip_of, two_stage_flops
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import JointInputs, JointOutputs, MMDiT, predict
-from model.network.refiner import refiner_condition, warm_start
+from model.network.refiner import refiner_condition, refiner_config
 from model.network.vsa import SparsePlan, sparse_attention
 
 WIDTH, HEADS, LAYERS, TEXT = 256, 4, 6, 16
@@ -222,7 +222,7 @@ def tiny_stages() -> dict[str, Callable[[], None]]:
     preset = load_preset("tiny")
     config = dataclasses.replace(preset.transformer, audio_channels=0)
     base = MMDiT(config).eval()
-    refiner = warm_start(base, preset.refiner)
+    refiner = MMDiT(refiner_config(config, preset.refiner)).eval()
     text, passes = torch.randn(2, TEXT, config.text_width), 2
     steps, refiner_steps = 10, 2
     low, full = torch.randn(passes, 33, 5, 16, 16), torch.randn(passes, 33, 9, 32, 32)

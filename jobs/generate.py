@@ -22,18 +22,23 @@ from typing import Any, get_args
 import torch
 import yaml
 
-from model.generation.requests import VideoUse
-from model.generation.run import Progress as Step
+from model.generation.components import read_spec
+from model.generation.prepared import VideoUse
+from model.generation.steps import Progress as Step
 from model.generator import Generator
 from pipelines.generation.media import MediaReader
-from pipelines.generation.output import SUFFIXES, check_output, output_kind
-from pipelines.generation.render import Rendered, render
-from pipelines.generation.request import GenerationRequest, RequestError
+from pipelines.generation.prepare import prepare
+from pipelines.generation.render import SUFFIXES, Rendered, Stopwatch, open_output, output_kind, render
+from pipelines.generation.request import GenerationRequest, Holds, RequestError
 from skyreels.command_line import exit_status
 from skyreels.config import build
 from skyreels.progress import Progress
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_REFERENCES = (
+    "an image, clip or sound that the prompt names by @TAG; several images under one tag show one subject; may be "
+    "given again"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,23 +55,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _generate(arguments: argparse.Namespace) -> Rendered:
     request = request_of(arguments)
     request.check()
-    check_output(request, arguments.output)
-    with MediaReader() as reader:
-        reader.check(request)  # before the model is read: it may take minutes
-        start = time.perf_counter()
-        generator = Generator.from_pretrained(
-            arguments.model,
-            arguments.device,
-            _DTYPES.get(arguments.dtype),
-            arguments.offload,
-            lora=arguments.lora,
-            lora_scale=arguments.lora_scale,
-        )
-        provenance = {"folder": arguments.model, "load_seconds": round(time.perf_counter() - start, 3)}
-        if arguments.lora is not None:
-            provenance |= {"lora": arguments.lora, "lora_scale": arguments.lora_scale}
-        with _Bars(arguments.quiet) as bars:
-            return render(generator, request, arguments.output, reader, on_step_end=bars, provenance=provenance)
+    files = {name: Path(name) for name in request.names()}
+    words = [Path(path) for path in (arguments.structured, arguments.shots) if path is not None]
+    output = open_output(request, arguments.output, [*files.values(), *words])
+    watch = Stopwatch()
+    with MediaReader() as reader, watch.timing("read"):
+        reader.check(request.files(files), still=request.still)
+        prepared = prepare(request, files, read_spec(arguments.model), reader)
+    start = time.perf_counter()
+    generator = Generator.from_pretrained(  # last: it may take minutes
+        arguments.model,
+        arguments.device,
+        _DTYPES.get(arguments.dtype),
+        arguments.offload,
+        lora=arguments.lora,
+        lora_scale=arguments.lora_scale,
+    )
+    provenance = {"folder": arguments.model, "load_seconds": round(time.perf_counter() - start, 3)}
+    if arguments.lora is not None:
+        provenance |= {"lora": arguments.lora, "lora_scale": arguments.lora_scale}
+    asked = request.model_dump(mode="json", exclude_defaults=True)
+    with _Bars(arguments.quiet) as bars:
+        return render(generator, prepared, output, asked=asked, on_step_end=bars, provenance=provenance, watch=watch)
 
 
 def request_of(arguments: argparse.Namespace) -> GenerationRequest:
@@ -105,7 +115,7 @@ def print_rendered(made: Rendered) -> None:
 
 
 class _Bars:
-    """A progress bar per stage, fed by the generator's callback."""
+    """A progress bar per stage, fed by the generator's callback; up to ten lines a stage where there is no terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -137,56 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--prompt", help="what is seen and heard, in words; references are named by their @tags")
     words.add_argument("--structured", metavar="YAML", help="keys picture, text, sfx, dialogue, singing, bgm")
     words.add_argument("--shots", metavar="YAML", help="a list of {prompt: words or structured, seconds: length}")
-    parser.add_argument("--negative-prompt", help="what to stay away from")
-
-    media = parser.add_argument_group("media to start from")
-    media.add_argument("--image", help="the first frame")
-    media.add_argument("--last-image", help="the last frame")
-    media.add_argument(
-        "--keyframe",
-        type=_keyframe,
-        action="append",
-        default=[],
-        metavar="SECONDS=FILE",
-        help="an image to pass through; may be given again",
-    )
-    media.add_argument("--video", help="a clip to use as --video-use says, or with --mask to inpaint; also one image")
-    media.add_argument("--video-use", choices=get_args(VideoUse), help="default: extend")
-    media.add_argument(
-        "--mask",
-        help="what to generate: white is made anew, black is kept, as in diffusers; one picture for all frames, or a "
-        "video, of the size of --video",
-    )
-    media.add_argument("--audio", help="sound, or a clip with sound, to make the picture for; it is kept as it is")
-    media.add_argument(
-        "--reference",
-        type=_reference,
-        action="append",
-        default=[],
-        metavar="@TAG=FILE",
-        help="an image, clip or sound that the prompt names by @TAG; several images under one tag show one subject",
-    )
-
-    clip = parser.add_argument_group("the clip; what is left out is the model's default")
-    clip.add_argument("--seconds", type=float, help="length of the whole result")
-    clip.add_argument("--size", type=_size, metavar="WxH", help="default: the model's area in the shape of given media")
-    clip.add_argument("--fps", type=float, help="frame rate before the refiner, and of media as they are read")
-    clip.add_argument("--no-sound", dest="sound", action="store_false", help="leave the sound out")
-    clip.add_argument("--refine", action="store_true", help="run the refiner: larger, at a higher frame rate")
-    clip.add_argument("--seed", type=int, help="the same seed gives the same file on one device")
-    clip.add_argument("--steps", type=int, help="sampling steps")
-    for name in ("", "audio-", "cross-modal-"):
-        clip.add_argument(f"--{name}guidance-scale", type=float, help="1 switches it off")
-    clip.add_argument(
-        "--reference-guidance-scale",
-        type=_scale,
-        action="append",
-        default=[],
-        metavar="SCALE | @TAG=SCALE",
-        help="of all references, or of one; the video of an edit is called source; may be given again",
-    )
-    clip.add_argument("--guidance-rescale", type=float, help="0 to 1, against over-saturation")
-
+    _add_request(parser)
     run = parser.add_argument_group("the run")
     run.add_argument("--lora", metavar="FOLDER", help="an adapter, as jobs/finetune.py writes it")
     run.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
@@ -195,6 +156,38 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    """Fields of a request: what has a description there is an option as it is, what is left is spelled here."""
+    media = parser.add_argument_group("media to start from")
+    clip = parser.add_argument_group("the clip; what is left out is the model's default")
+    for name, info in GenerationRequest.model_fields.items():
+        if info.description is None:
+            continue
+        options: dict[str, Any] = {"help": info.description}
+        if info.annotation is bool:
+            options |= {"action": "store_true"}
+        else:
+            options |= {"type": next((kind for kind in (int, float) if kind in get_args(info.annotation)), str)}
+        holds_media = any(isinstance(part, Holds) for part in info.metadata)
+        (media if holds_media else clip).add_argument(f"--{name.replace('_', '-')}", **options)
+    for flag, kind, form, told in (
+        ("--keyframe", _keyframe, "SECONDS=FILE", "an image to pass through; may be given again"),
+        ("--reference", _reference, "@TAG=FILE", _REFERENCES),
+    ):
+        media.add_argument(flag, type=kind, action="append", default=[], metavar=form, help=told)
+    media.add_argument("--video-use", choices=get_args(VideoUse), help="default: extend")
+    clip.add_argument("--size", type=_size, metavar="WxH", help="default: the model's area in the shape of given media")
+    clip.add_argument("--no-sound", dest="sound", action="store_false", help="leave the sound out")
+    clip.add_argument(
+        "--reference-guidance-scale",
+        type=_scale,
+        action="append",
+        default=[],
+        metavar="SCALE | @TAG=SCALE",
+        help="of all references, or of one; the video of an edit is called source; may be given again",
+    )
 
 
 def _keyframe(text: str) -> tuple[float, str]:

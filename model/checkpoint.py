@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.codecs.latents import weights_identity
-from model.config import TransformerConfig, from_mapping
+from model.config import Dataclass, TransformerConfig, from_mapping
 from model.network.mmdit import MMDiT
 
 CONFIG = "config.json"
@@ -42,8 +42,7 @@ def save_transformer(model: MMDiT, directory: str | Path, *, max_shard_bytes: in
 
 def load_transformer(directory: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> MMDiT:
     """Build a transformer from its config and read its weights. Raises CheckpointError."""
-    values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-    config = from_mapping(TransformerConfig, values, str(Path(directory) / CONFIG))
+    config = stored_config(TransformerConfig, directory)
     with torch.device("meta"):
         model = MMDiT(config)
     model = model.to(dtype) if dtype is not None else model
@@ -95,6 +94,12 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     return values
 
 
+def stored_config(kind: type[Dataclass], directory: str | Path) -> Dataclass:
+    """What `config.json` says of the module, as its config class."""
+    values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
+    return from_mapping(kind, values, str(Path(directory) / CONFIG))
+
+
 def transformer_identity(config: TransformerConfig, state: Mapping[str, Tensor]) -> str:
     """16 hex digits that change with the configuration, the weights or their precision."""
     return weights_identity(dataclasses.asdict(config), state, IDENTITY_ELEMENTS)
@@ -102,9 +107,7 @@ def transformer_identity(config: TransformerConfig, state: Mapping[str, Tensor])
 
 def saved_identity(directory: str | Path) -> str:
     """`transformer_identity` of a checkpoint folder as it was saved; a few elements per tensor are read."""
-    values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-    config = from_mapping(TransformerConfig, values, str(Path(directory) / CONFIG))
-    return transformer_identity(config, StoredState(directory))
+    return transformer_identity(stored_config(TransformerConfig, directory), StoredState(directory))
 
 
 def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:

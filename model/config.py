@@ -13,6 +13,9 @@ from model.shapes import AudioCodecSpec, VideoCodecSpec
 PRESETS = Path(__file__).parent / "presets"
 
 Dataclass = TypeVar("Dataclass")
+Solver = Literal["euler", "heun", "unipc"]
+ReferenceScale = float | Mapping[str, float]
+"""One scale for all references together, or one by tag; a tag that is not named has 1."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,49 @@ class RefinerConfig:
     steps: int = 8
     sparsity: float = 0.875
     sparse_min_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too."""
+
+    steps: int = 50
+    solver: Solver = "unipc"
+    shift: float = 5.0
+    guidance_scale: float = 4.0
+    audio_guidance_scale: float = 3.0
+    reference_guidance_scale: ReferenceScale = 1.0
+    cross_modal_guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    keyframes: bool = False
+
+
+@dataclass(frozen=True)
+class UsualClip:
+    """What a model generates when the caller does not say."""
+
+    fps: float = 16.0
+    height: int = 64
+    width: int = 64
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a model is used when the caller does not say."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    generation: UsualClip = UsualClip()
+    refiner: RefinerConfig = RefinerConfig()
+
+    @classmethod
+    def of(cls, preset: "Preset") -> "GenerationConfig":
+        """From a preset's sections."""
+        return cls(
+            from_mapping(SamplingConfig, preset.section("sampling"), f"{preset.name}: sampling"),
+            from_mapping(UsualClip, preset.section("generation"), f"{preset.name}: generation"),
+            preset.refiner,
+        )
 
 
 @dataclass(frozen=True)

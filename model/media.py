@@ -32,12 +32,35 @@ def video_tensor(video: Video, *, of_image: bool = False) -> Tensor:
             found = f"{tuple(video.shape)} {video.dtype}"
             raise ValueError(f"{what} tensor must be {expected} floats in [-1, 1], not {found}")
         return tensor.float()
-    array = np.stack([np.asarray(frame) for frame in video]) if isinstance(video, Sequence) else np.asarray(video)
+    array = _stacked(video)
     if array.ndim != 4 or array.shape[-1] not in (3, 4):
         raise ValueError(f"{what} array must end in (H, W, 3), not {array.shape[1:] if of_image else array.shape}")
     scale = 255.0 if array.dtype == np.uint8 else 1.0
     pixels = torch.from_numpy(np.ascontiguousarray(array[..., :3], dtype=np.float32)) / scale
     return pixels.permute(3, 0, 1, 2) * 2 - 1
+
+
+def packed(video: Video, *, of_image: bool = False) -> Tensor:
+    """As small as it was given: bytes stay (F, H, W, 3) uint8, all else is (3, F, H, W) in [-1, 1]; F is 1 of an image.
+
+    `unpacked` gives the pixels.
+    """
+    if not isinstance(video, Tensor):
+        array = np.asarray(video)[None] if of_image else _stacked(video)
+        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in (3, 4):
+            return torch.from_numpy(np.require(array[..., :3], requirements=["C", "W"]))
+    return image_tensor(video)[:, None] if of_image else video_tensor(video)
+
+
+def unpacked(pixels: Tensor) -> Tensor:
+    """What `packed` made, as (3, F, H, W) in [-1, 1]."""
+    return video_tensor(pixels.numpy()) if pixels.dtype == torch.uint8 else pixels
+
+
+def frames_and_size(pixels: Tensor) -> tuple[int, int, int]:
+    """(F, H, W) of what `packed` made."""
+    frames, height, width = pixels.shape[:3] if pixels.dtype == torch.uint8 else pixels.shape[1:]
+    return frames, height, width
 
 
 def keep_mask_tensor(mask: Mask) -> Tensor:
@@ -87,3 +110,7 @@ def output_frames(frames: Tensor, kind: OutputType) -> Any:
     from PIL import Image as PILImage
 
     return [PILImage.fromarray(frame) for frame in array]
+
+
+def _stacked(video: Video) -> np.ndarray:
+    return np.stack([np.asarray(frame) for frame in video]) if isinstance(video, Sequence) else np.asarray(video)

@@ -38,6 +38,11 @@ class VideoCodecSpec:
         lead = 1 if self.causal_first else 0
         return self.frames_of(max(round((frames - lead) / self.stride[0]) + lead, 1))
 
+    def whole_frames(self, frames: int) -> int:
+        """The most frames, at most `frames`, that fill whole latents."""
+        nearest = self.nearest_frames(frames)
+        return nearest if nearest <= frames else nearest - self.stride[0]
+
     def frame_span(self, latent: int) -> range:
         """Frames that latent `latent` covers: 0 alone for the first of a causal codec, then `stride[0]` each."""
         if not self.causal_first:

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from model.checkpoint import CONFIG, load_into, read_config, save_module
+from model.checkpoint import load_into, save_module, stored_config
 from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
-from model.config import from_mapping
 
 
 class LightCodec(nn.Module):
@@ -32,10 +31,13 @@ class LightCodec(nn.Module):
         self.norm.statistics.save(directory)
 
     @classmethod
+    def without_weights(cls, directory: str | Path) -> Self:
+        """As `load`, with the weights it starts from."""
+        return cls(stored_config(cls.config_class, directory), LatentStatistics.load(directory))
+
+    @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read what `save` wrote."""
-        values = {key: value for key, value in read_config(directory).items() if not key.startswith("_")}
-        config = from_mapping(cls.config_class, values, str(Path(directory) / CONFIG))
-        codec = cls(config, LatentStatistics.load(directory))
+        codec = cls.without_weights(directory)
         load_into(codec, directory)
         return codec.eval()

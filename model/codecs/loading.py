@@ -1,34 +1,47 @@
-"""Codecs from a folder, a hub id, or a preset's section. A folder's config.json names the class that made it."""
+"""Codecs from a folder, whose config.json names the class that made it, or from a preset's section."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from model.checkpoint import CONFIG, read_config
 from model.codecs.oobleck import OobleckAudioCodec
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.codecs.wan import WanVideoCodec
 from model.config import from_mapping
+from model.shapes import AudioCodecSpec, VideoCodecSpec
 
 VIDEO_CLASSES = {"TinyVideoCodec": TinyVideoCodec, "AutoencoderKLWan": WanVideoCodec}
 AUDIO_CLASSES = {"TinyAudioCodec": TinyAudioCodec, "AutoencoderOobleck": OobleckAudioCodec}
 
 
-def load_video_codec(source: str | Path, **options: Any) -> TinyVideoCodec | WanVideoCodec:
-    """The codec in a folder, or `AutoencoderKLWan` by hub id; `options` (subfolder, tile, ...) go to its `load`."""
-    loaded: TinyVideoCodec | WanVideoCodec = _class_in(source, VIDEO_CLASSES, "AutoencoderKLWan", options).load(
-        source, **options
-    )
+def load_video_codec(folder: str | Path, **options: Any) -> TinyVideoCodec | WanVideoCodec:
+    """The codec in a folder; `options` (subfolder, tile, ...) go to its `load`. No hub is asked for one."""
+    loaded: TinyVideoCodec | WanVideoCodec = _class_in(folder, VIDEO_CLASSES, options).load(folder, **options)
     return loaded
 
 
-def load_audio_codec(source: str | Path, **options: Any) -> TinyAudioCodec | OobleckAudioCodec:
-    """The codec in a folder, or `AutoencoderOobleck` by hub id; `options` (subfolder, ...) go to its `load`."""
-    loaded: TinyAudioCodec | OobleckAudioCodec = _class_in(source, AUDIO_CLASSES, "AutoencoderOobleck", options).load(
-        source, **options
-    )
+def load_audio_codec(folder: str | Path, **options: Any) -> TinyAudioCodec | OobleckAudioCodec:
+    """The codec in a folder; `options` (subfolder, ...) go to its `load`. No hub is asked for one."""
+    loaded: TinyAudioCodec | OobleckAudioCodec = _class_in(folder, AUDIO_CLASSES, options).load(folder, **options)
     return loaded
+
+
+def video_codec_spec(folder: str | Path) -> VideoCodecSpec:
+    """Of the codec in a folder; no weights are read."""
+    with torch.device("meta"):
+        spec: VideoCodecSpec = _class_in(folder, VIDEO_CLASSES, {}).without_weights(folder).spec
+    return spec
+
+
+def audio_codec_spec(folder: str | Path) -> AudioCodecSpec:
+    """Of the codec in a folder; no weights are read."""
+    with torch.device("meta"):
+        spec: AudioCodecSpec = _class_in(folder, AUDIO_CLASSES, {}).without_weights(folder).spec
+    return spec
 
 
 def video_codec_of(section: Mapping[str, Any]) -> TinyVideoCodec | WanVideoCodec:
@@ -51,15 +64,13 @@ def audio_codec_of(section: Mapping[str, Any]) -> TinyAudioCodec | OobleckAudioC
     raise ValueError(f"audio_codec.kind is {kind!r}: use tiny_audio or oobleck")
 
 
-def _class_in(source: str | Path, classes: Mapping[str, Any], of_hub: str, options: Mapping[str, Any]) -> Any:
-    if not Path(source).is_dir():
-        return classes[of_hub]
-    path = Path(source) / options.get("subfolder", "") / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {source} is not the folder of a codec")
-    name = json.loads(path.read_text()).get("_class_name")
+def _class_in(folder: str | Path, classes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    path = Path(folder) / options.get("subfolder", "")
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"{path / CONFIG} is missing: {folder} is not the folder of a codec")
+    name = str(read_config(path).get("_class_name"))
     if name not in classes:
-        raise ValueError(f"{path} is of class {name!r}: use {' or '.join(classes)}")
+        raise ValueError(f"{path / CONFIG} is of class {name!r}: use {' or '.join(classes)}")
     return classes[name]
 
 

@@ -55,6 +55,14 @@ class OobleckAudioCodec(nn.Module):
         self.norm.statistics.save(directory)
 
     @classmethod
+    def without_weights(cls, directory: str | Path) -> "OobleckAudioCodec":
+        """From a folder's configuration, with the weights it starts from."""
+        from diffusers import AutoencoderOobleck
+
+        vae = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(str(directory)))
+        return cls(vae, LatentStatistics.load(directory))
+
+    @classmethod
     def load(cls, source: str | Path, **options: Any) -> "OobleckAudioCodec":
         """From a folder or a hub id; `options` (subfolder, revision, torch_dtype) go to diffusers."""
         from diffusers import AutoencoderOobleck

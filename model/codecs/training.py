@@ -3,14 +3,12 @@
 No adversarial loss: at these sizes and on rendered clips regression gives all that the system's proofs need.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.codecs.latents import measure_latents
 from model.codecs.tiny_audio import TinyAudioCodec, magnitudes
 from model.codecs.tiny_video import TinyVideoCodec
 
@@ -67,39 +65,6 @@ def aggregate_kl(latents: Tensor) -> Tensor:
     flat = latents.transpose(0, 1).flatten(1)
     mean, variance = flat.mean(1), flat.var(1).clamp(min=1e-8)
     return 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
-
-
-def fit_codec(
-    codec: TinyVideoCodec | TinyAudioCodec,
-    batches: Iterable[Tensor],
-    learning_rate: float = 2e-3,
-    steps: int = 300,
-    weights: CodecLosses = CodecLosses(),
-) -> Iterator[float]:
-    """Train for `steps` batches on a cosine from `learning_rate` to 0, yielding each step's loss.
-
-    The statistics of the latents are not touched: call `measure` once the codec is trained.
-    """
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    codec.train()
-    for _, batch in zip(range(steps), batches, strict=False):
-        if isinstance(codec, TinyVideoCodec):
-            loss = video_codec_loss(codec, batch, weights)
-        else:
-            loss = audio_codec_loss(codec, batch, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        yield loss.item()
-    codec.eval()
-
-
-def measure(codec: TinyVideoCodec | TinyAudioCodec, clips: Iterable[Tensor]) -> None:
-    """Set the codec's latent statistics from `clips`; `save` then writes them beside the weights."""
-    codec.norm.set(measure_latents(codec.raw_latents, clips))
 
 
 def _noised(latents: Tensor, weights: CodecLosses, generator: torch.Generator | None) -> Tensor:

@@ -51,6 +51,14 @@ class WanVideoCodec(nn.Module):
         self.norm.statistics.save(directory)
 
     @classmethod
+    def without_weights(cls, directory: str | Path) -> "WanVideoCodec":
+        """From a folder's configuration, with the weights it starts from."""
+        from diffusers import AutoencoderKLWan
+
+        vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(str(directory)))
+        return cls(vae, LatentStatistics.load(directory))
+
+    @classmethod
     def load(cls, source: str | Path, tile: int = 512, **options: Any) -> "WanVideoCodec":
         """From a folder or a hub id; `options` (subfolder, revision, torch_dtype) go to diffusers."""
         from diffusers import AutoencoderKLWan

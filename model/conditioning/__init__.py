@@ -1,8 +1,18 @@
 """What a clip is conditioned on, one small class per task, all through one (V, I, M) interface (paper, section 3.2)."""
 
-from model.conditioning.frames import ExtendBackward, ExtendForward, ImageToVideo, KeyframesToVideo, StartEndToVideo
-from model.conditioning.interface import BLACK, Conditioning, Encode, Task, VideoCondition
-from model.conditioning.masks import blank, latent_keep_mask
+from model.conditioning.frames import ExtendBackward, ExtendForward, ImageToVideo, KeyframesToVideo
+from model.conditioning.interface import (
+    BLACK,
+    Conditioning,
+    Encode,
+    Task,
+    TextToAudio,
+    TextToAudioVideo,
+    TextToVideo,
+    VideoCondition,
+    VideoToAudio,
+)
+from model.conditioning.masks import blank, composite, latent_keep_mask
 from model.conditioning.references import (
     AudioReference,
     ImageReference,
@@ -15,42 +25,31 @@ from model.conditioning.references import (
     fit_to_size,
     tagged,
 )
-from model.conditioning.regions import Editing, ImageInpainting, Inpainting
-from model.conditioning.streams import (
-    AudioToVideo,
-    TextToAudio,
-    TextToAudioVideo,
-    TextToImage,
-    TextToVideo,
-    VideoToAudio,
-)
+from model.conditioning.regions import Editing, Inpainting
 
 __all__ = [
     "BLACK",
     "AudioReference",
-    "AudioToVideo",
     "Conditioning",
     "Editing",
     "Encode",
     "ExtendBackward",
     "ExtendForward",
-    "ImageInpainting",
     "ImageReference",
     "ImageToVideo",
     "Inpainting",
     "KeyframesToVideo",
     "Reference",
-    "StartEndToVideo",
     "Task",
     "TextToAudio",
     "TextToAudioVideo",
-    "TextToImage",
     "TextToVideo",
     "VideoCondition",
     "VideoReference",
     "VideoToAudio",
     "blank",
     "check_tags",
+    "composite",
     "edited_reference",
     "encode_audio_references",
     "encode_visual_references",

@@ -1,4 +1,4 @@
-"""Tasks that keep whole frames: the first, the first and the last, some in between, or a run to extend.
+"""Tasks that keep whole frames: the first, any in between, or a run to extend.
 
 Given frames are encoded on their own, never cut out of the latents of a whole clip: a causal codec carries what
 came before into every latent. A single image is one latent, and in a latent of four frames it is the last of them.
@@ -31,21 +31,6 @@ class ImageToVideo:
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
         """The image is kept."""
         return Conditioning(generated_streams(clip), _with_images({0: self.image}, clip, encode_video))
-
-
-@dataclass(frozen=True)
-class StartEndToVideo:
-    """Go from image `first` to image `last`, (B, 3, H, W) each: keep_mask 1 in the first and last latent frame."""
-
-    first: Tensor
-    last: Tensor
-
-    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
-        """Both images are kept."""
-        if clip.latent_frames < 2:
-            raise ValueError(f"a clip of {clip.frames} frames has one latent, no room for a first and a last image")
-        images = {0: self.first, clip.latent_frames - 1: self.last}
-        return Conditioning(generated_streams(clip), _with_images(images, clip, encode_video))
 
 
 @dataclass(frozen=True)

@@ -42,32 +42,17 @@ class Inpainting:
 
 
 @dataclass(frozen=True)
-class ImageInpainting:
-    """Inpainting of an `image` (B, 3, H, W) where `keep_mask` (B, 1, H, W) is 0."""
-
-    image: Tensor
-    keep_mask: Tensor
-
-    def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
-        """As a clip of one frame."""
-        return Inpainting(self.image[:, :, None], self.keep_mask[:, :, None]).prepare(clip, encode_video)
-
-
-@dataclass(frozen=True)
 class Editing:
-    """Change `video` (B, 3, F, H, W) as the prompt says, within the region where `keep_mask` is 0.
+    """Change the whole of `video` (B, 3, F, H, W) as the prompt says: style, camera, weather.
 
-    Without a mask the whole picture may change (style, camera, weather): then the source is a reference, in context
-    and for the prompt encoder, and nothing is kept. With one, the model sees the source outside the region only.
+    The source is a reference, in context and for the prompt encoder, and nothing is kept. Within a region it is
+    `Inpainting`: then the model sees the source outside the region only.
     """
 
     video: Tensor
-    keep_mask: Tensor | None = None
 
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
-        """Keep what the mask keeps."""
-        if self.keep_mask is not None:
-            return Inpainting(self.video, self.keep_mask).prepare(clip, encode_video)
+        """Nothing is kept."""
         check_size(self.video, clip, "the video")
         condition = unconditioned(clip, encode_video, self.video)
         reference = encode_video(fit_frames(self.video, clip.video))

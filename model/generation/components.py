@@ -1,81 +1,48 @@
-"""The parts of one model and the folder they are kept in, laid out as diffusers does.
+"""The parts of one model in memory: loaded, saved, and kept on a device while they work."""
 
-model_index.json   defaults and which components there are
-transformer/  video_codec/  audio_codec/  encoder/  refiner/
-"""
-
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.checkpoint import load_transformer, save_transformer, transformer_identity
+from model.checkpoint import load_transformer, save_transformer, stored_config, transformer_identity
 from model.codecs import AudioCodec, VideoCodec
-from model.codecs.loading import load_audio_codec, load_video_codec
-from model.config import Preset, RefinerConfig, from_mapping
-from model.generation.requests import Defaults
+from model.codecs.loading import audio_codec_spec, load_audio_codec, load_video_codec, video_codec_spec
+from model.conditioning import Reference
+from model.config import GenerationConfig, TransformerConfig
+from model.folder import AUDIO_CODEC, ENCODER, PARTS, REFINER, TRANSFORMER, VIDEO_CODEC, ModelIndex
+from model.generation.prepared import GeneratorSpec
 from model.network.mmdit import MMDiT
 from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
-from model.prompt_encoder.tiny_encoder import TINY_LIMITS, build_tiny_encoder
-from model.sampling.guidance import ReferenceScale
-from model.sampling.sampler import Solver
-
-INDEX = "model_index.json"
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too."""
-
-    steps: int = 50
-    solver: Solver = "unipc"
-    shift: float = 5.0
-    guidance_scale: float = 4.0
-    audio_guidance_scale: float = 3.0
-    reference_guidance_scale: ReferenceScale = 1.0
-    cross_modal_guidance_scale: float = 1.0
-    guidance_rescale: float = 0.0
-    keyframes: bool = False
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How a model is used when the caller does not say."""
-
-    sampling: SamplingConfig = SamplingConfig()
-    generation: Defaults = field(default_factory=Defaults)
-    refiner: RefinerConfig = field(default_factory=RefinerConfig)
-
-    @classmethod
-    def of(cls, preset: Preset) -> "GenerationConfig":
-        """From a preset's sections."""
-        return cls(
-            from_mapping(SamplingConfig, preset.section("sampling"), f"{preset.name}: sampling"),
-            from_mapping(Defaults, preset.section("generation"), f"{preset.name}: generation"),
-            preset.refiner,
-        )
+from model.sampling.denoiser import TextPair
+from model.shapes import AudioCodecSpec, VideoCodecSpec
 
 
 @dataclass(frozen=True)
 class Components:
-    """What generates: the transformer with its codecs and encoder, and the refiner where there is one."""
+    """What generates: the transformer with its codecs and encoder, and the refiner where there is one.
 
-    transformer: MMDiT
+    A process that runs one step alone holds the parts of that step (see `load`).
+    """
+
+    transformer: MMDiT | None
     video_codec: VideoCodec
-    encoder: PromptEncoder
+    encoder: PromptEncoder | None
     audio_codec: AudioCodec | None = None
     refiner: MMDiT | None = None
     config: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
+        if self.transformer is None:
+            return
         wanted = self.transformer.config
-        found = {"video_channels": self.video_codec.spec.channels, "text_width": self.encoder.width}
+        found = {"video_channels": self.video_codec.spec.channels}
+        if self.encoder is not None:
+            found["text_width"] = self.encoder.width
         if self.audio_codec is not None:
             found["audio_channels"] = self.audio_codec.spec.channels
         for name, given in found.items():
@@ -83,81 +50,95 @@ class Components:
             if expected and expected != given:
                 raise ValueError(f"the transformer was built for {name} = {expected}, its codec or encoder has {given}")
 
+    @property
+    def spec(self) -> GeneratorSpec:
+        """What preparing a call must know of them."""
+        if self.transformer is None:
+            raise ValueError("the transformer was not loaded: read what it takes from the model's folder (read_spec)")
+        audio = self.audio_codec.spec if self.audio_codec is not None else None
+        return _spec(self.transformer.config, self.video_codec.spec, audio, self.refiner is not None, self.config)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Those that there are, by their names in a folder."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+
     def identities(self) -> dict[str, str]:
         """The identity of each part as it is in memory; records of what was generated carry them."""
-        parts = {"transformer": self.transformer, "refiner": self.refiner}
-        found = {
-            name: transformer_identity(model.config, model.state_dict())
-            for name, model in parts.items()
-            if model is not None
+        return {
+            name: transformer_identity(part.config, part.state_dict()) if isinstance(part, MMDiT) else part.identity
+            for name, part in self.parts.items()
         }
-        codecs = {"video_codec": self.video_codec, "audio_codec": self.audio_codec, "encoder": self.encoder}
-        return found | {name: part.identity for name, part in codecs.items() if part is not None}
 
     def save(self, directory: str | Path) -> None:
-        """Write a folder per component and the index last: a folder without it is not finished."""
+        """Write a folder per part and the index last."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        present = {
-            part.name: getattr(self, part.name)
-            for part in dataclasses.fields(self)
-            if part.name != "config" and getattr(self, part.name) is not None
-        }
-        for name, component in present.items():
-            if isinstance(component, MMDiT):
-                save_transformer(component, directory / name)
-            elif hasattr(component, "save"):
-                component.save(directory / name)
+        for name, part in self.parts.items():
+            if isinstance(part, MMDiT):
+                save_transformer(part, directory / name)
+            elif hasattr(part, "save"):
+                part.save(directory / name)
             else:
-                raise TypeError(f"the {name}, a {type(component).__name__}, has no save: give the component itself")
-        encoder = dataclasses.asdict(self.encoder.config) if isinstance(self.encoder, MLLMEncoder) else {}
-        index = {"components": sorted(present), "encoder": encoder, **dataclasses.asdict(self.config)}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+                raise TypeError(f"the {name}, a {type(part).__name__}, has no save: give the component itself")
+        encoder = self.encoder.config if isinstance(self.encoder, MLLMEncoder) else EncoderConfig()
+        ModelIndex(tuple(self.parts), self.config, encoder).write(directory)
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: torch.dtype | None = None) -> "Components":
-        """Read what `save` wrote. `dtype` is that of the transformers; codecs and encoder keep theirs."""
-        directory = Path(directory)
-        if not (directory / INDEX).is_file():
-            raise FileNotFoundError(f"{directory / INDEX} is missing: {directory} is not the folder of a generator")
-        index = json.loads((directory / INDEX).read_text())
-        present = index["components"]
+    def load(
+        cls, directory: str | Path, dtype: torch.dtype | None = None, only: Collection[str] = PARTS
+    ) -> "Components":
+        """Read what `save` wrote, or the parts named in `only`; the video codec is always one of them.
+
+        `dtype` is that of the transformers; codecs and encoder keep theirs. Raises FileNotFoundError where a part is
+        missing.
+        """
+        index = ModelIndex.read(directory)
+        wanted = [name for name in PARTS if name in only and (name in index.parts or name in (TRANSFORMER, ENCODER))]
+        folders = {name: index.part(directory, name) for name in {*wanted, VIDEO_CODEC}}
+
+        def network(name: str) -> MMDiT | None:
+            return load_transformer(folders[name], dtype=dtype).eval() if name in folders else None
+
         return cls(
-            load_transformer(directory / "transformer", dtype=dtype).eval(),
-            load_video_codec(directory / "video_codec"),
-            MLLMEncoder.load(directory / "encoder", from_mapping(EncoderConfig, index["encoder"], f"{INDEX}: encoder")),
-            load_audio_codec(directory / "audio_codec") if "audio_codec" in present else None,
-            load_transformer(directory / "refiner", dtype=dtype).eval() if "refiner" in present else None,
-            GenerationConfig(
-                from_mapping(SamplingConfig, index["sampling"], f"{INDEX}: sampling"),
-                from_mapping(Defaults, index["generation"], f"{INDEX}: generation"),
-                from_mapping(RefinerConfig, index["refiner"], f"{INDEX}: refiner"),
-            ),
+            network(TRANSFORMER),
+            load_video_codec(folders[VIDEO_CODEC]),
+            MLLMEncoder.load(folders[ENCODER], index.encoder) if ENCODER in folders else None,
+            load_audio_codec(folders[AUDIO_CODEC]) if AUDIO_CODEC in folders else None,
+            network(REFINER),
+            index.config,
         )
 
 
-def encoder_of(section: Mapping[str, Any], directory: str | Path) -> MLLMEncoder:
-    """From a preset's section: `path` is a folder or hub id; null builds the tiny encoder in `directory`.
+def read_spec(directory: str | Path) -> GeneratorSpec:
+    """What preparing a call must know of the model in a folder; no weights are read."""
+    index = ModelIndex.read(directory)
+    transformer = stored_config(TransformerConfig, index.part(directory, TRANSFORMER))
+    video = video_codec_spec(index.part(directory, VIDEO_CODEC))
+    audio = audio_codec_spec(index.part(directory, AUDIO_CODEC)) if AUDIO_CODEC in index.parts else None
+    return _spec(transformer, video, audio, REFINER in index.parts, index.config)
 
-    Other keys are `EncoderConfig`'s. A tiny encoder that is there already is loaded.
-    """
-    values = {key: value for key, value in section.items() if key not in ("kind", "path")}
-    if section.get("path") is not None:
-        return MLLMEncoder.load(section["path"], from_mapping(EncoderConfig, values, "encoder"))
-    config = from_mapping(EncoderConfig, {**dataclasses.asdict(TINY_LIMITS), **values}, "encoder")
-    if (Path(directory) / "config.json").is_file():
-        return MLLMEncoder.load(directory, config)
-    return build_tiny_encoder(directory, config=config)
+
+def _spec(
+    transformer: TransformerConfig,
+    video: VideoCodecSpec,
+    audio: AudioCodecSpec | None,
+    refines: bool,
+    config: GenerationConfig,
+) -> GeneratorSpec:
+    pictures, sounds = bool(transformer.video_channels), bool(transformer.audio_channels)
+    return GeneratorSpec(video, audio, transformer.patch, pictures, sounds, refines, config)
 
 
 class Placement:
     """Keeps components on `device`; with `offload`, each one only while it works, so the largest bounds the memory."""
 
     def __init__(self, components: Components, device: str | torch.device, offload: bool) -> None:
+        self.components = components
         self.device, self.offload = torch.device(device), offload
         home = torch.device("cpu") if offload else self.device
-        for part in dataclasses.fields(components):
-            _move(getattr(components, part.name), home)
+        for part in components.parts.values():
+            _move(part, home)
 
     @contextmanager
     def working(self, component: Any) -> Iterator[None]:
@@ -170,6 +151,41 @@ class Placement:
             yield
         finally:
             _move(component, torch.device("cpu"))
+
+    def part(self, name: str) -> Any:
+        """A component by its name. Raises ValueError where it was not loaded."""
+        if name not in self.components.parts:
+            raise ValueError(f"this step needs the {name}, and only {', '.join(self.components.parts)} were loaded")
+        return self.components.parts[name]
+
+    def read(self, text: str, references: Sequence[Reference]) -> TextPair:
+        """(1, S, D) hidden states and their mask (1, S)."""
+        encoder = self.part(ENCODER)
+        with self.working(encoder):
+            hidden, mask = encoder.encode(text, references)
+        return hidden[None].to(self.device), mask[None].to(self.device)
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Pixels (B, 3, F, H, W) to latents."""
+        return self._through(VIDEO_CODEC, "encode", frames)
+
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T, h, w) to pixels."""
+        return self._through(VIDEO_CODEC, "decode", latents)
+
+    def encode_audio(self, waveform: Tensor) -> Tensor:
+        """(B, channels, samples) to latents."""
+        return self._through(AUDIO_CODEC, "encode", waveform)
+
+    def decode_audio(self, latents: Tensor) -> Tensor:
+        """Latents (B, Ca, L) to samples."""
+        return self._through(AUDIO_CODEC, "decode", latents)
+
+    def _through(self, name: str, way: str, values: Tensor) -> Tensor:
+        codec = self.part(name)
+        with self.working(codec):
+            coded: Tensor = getattr(codec, way)(values.to(self.device))
+        return coded
 
 
 def _move(component: Any, device: torch.device) -> None:

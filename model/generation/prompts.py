@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 TAGS = ("text", "sfx", "dialogue", "singing", "bgm")
 """Tags of the structured form in their fixed order (paper, section on captions)."""
@@ -32,7 +33,10 @@ class Shot:
     seconds: float
 
 
-def render_prompt(prompt: str | StructuredPrompt | Sequence[Shot]) -> str:
+Prompt = str | StructuredPrompt | Sequence[Shot]
+
+
+def render_prompt(prompt: Prompt) -> str:
     """One text for the encoder. Shots are numbered and timed, for one clip holds them all.
 
     Subjects stay the same from shot to shot through the references that the shots name by tag.
@@ -45,7 +49,7 @@ def render_prompt(prompt: str | StructuredPrompt | Sequence[Shot]) -> str:
         raise ValueError("a multi-shot prompt needs at least one shot")
     lines, start = [], 0.0
     for number, shot in enumerate(prompt, 1):
-        if shot.seconds <= 0:
+        if not (isfinite(shot.seconds) and shot.seconds > 0):
             raise ValueError(f"shot {number} lasts {shot.seconds} s: give it a length above 0")
         end = start + shot.seconds
         lines.append(f"Shot {number} ({start:.2f}-{end:.2f} s): {render_prompt(shot.prompt)}")
@@ -53,7 +57,7 @@ def render_prompt(prompt: str | StructuredPrompt | Sequence[Shot]) -> str:
     return "\n".join(lines)
 
 
-def prompt_seconds(prompt: str | StructuredPrompt | Sequence[Shot]) -> float | None:
+def prompt_seconds(prompt: Prompt) -> float | None:
     """How long the shots of a multi-shot prompt last together; None for a prompt without times."""
     if isinstance(prompt, str | StructuredPrompt):
         return None

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.conditioning import VideoCondition
+from model.conditioning import Encode, VideoCondition, blank, latent_keep_mask
 from model.config import RefinerConfig, TransformerConfig
-from model.network.mmdit import MMDiT
+from model.media import resample_frames
 from model.shapes import ClipShape
 
 
@@ -35,21 +35,6 @@ def refined_clip(clip: ClipShape, refiner: RefinerConfig) -> ClipShape:
         height=clip.height * refiner.space_factor,
         width=clip.width * refiner.space_factor,
     )
-
-
-@torch.no_grad()
-def warm_start(base: MMDiT, refiner: RefinerConfig) -> MMDiT:
-    """A refiner with the weights of the base's video branch and text attention; its sparse gates are zero.
-
-    At sparsity 0 it computes what the base's video branch computes alone.
-    """
-    model = MMDiT(refiner_config(base.config, refiner)).to(base.dtype)
-    given = base.state_dict()
-    for key, value in model.state_dict().items():
-        if ".coarse_gate." not in key:
-            # The modulation projection of a joint model has more rows behind these, for the other branch.
-            value.copy_(given[key][: value.shape[0]])
-    return model
 
 
 def refiner_condition(
@@ -79,6 +64,22 @@ def refiner_condition(
         keep_mask = source.keep_mask.expand_as(keep_mask).to(latents)
         latents = torch.where(keep_mask.bool(), source.latents.to(latents), latents)
     return VideoCondition(latents, keep_mask)
+
+
+def refined_source(
+    source: Tensor, keep: Tensor, clip: ClipShape, encode_video: Encode
+) -> tuple[Tensor, Tensor, VideoCondition]:
+    """What is kept of a source in the refined `clip`: pixels, keep mask, and what the refiner is shown of them."""
+    source, keep = resampled_source(source, keep, clip)
+    latents = encode_video(blank(source, keep))
+    return source, keep, VideoCondition(latents, latent_keep_mask(keep, clip.video).to(latents))
+
+
+def resampled_source(source: Tensor, keep: Tensor, clip: ClipShape) -> tuple[Tensor, Tensor]:
+    """`source` (B, 3, F, H, W) and `keep` (B, 1, F, H, W), of the refined size and the base's frame rate, at the
+    clip's. A frame between two is blended from both, and kept where both are.
+    """
+    return resample_frames(source, clip.frames), resample_frames(keep.float(), clip.frames) > 0.999
 
 
 def upsample_latents(low: Tensor, target: tuple[int, int, int]) -> Tensor:

@@ -141,8 +141,3 @@ def valid_tokens(plan: SparsePlan, device: torch.device) -> Tensor | None:
     if not any(size % edge for size, edge in zip(plan.grid, plan.cube, strict=True)):
         return None
     return into_cubes(torch.ones(1, 1, plan.tokens, 1, device=device), plan)[0, 0, :, :, 0] > 0
-
-
-def scheduled_sparsity(step: int, target: float, *, rise: float = 0.03, every: int = 30) -> float:
-    """Sparsity at a training step: 0 at first, `rise` more every `every` steps, up to `target`."""
-    return min(step // every * rise, target)

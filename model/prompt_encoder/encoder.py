@@ -4,8 +4,6 @@ Any of Qwen2.5-Omni, Qwen3-Omni and Qwen3-VL, by hub id or path, through transfo
 that the same class loads.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -190,24 +188,6 @@ def _bars_of_slow_work() -> Iterator[None]:
         yield
     finally:
         set_tqdm_hook(before)
-
-
-def content_key(prompt: str, references: Sequence[Reference] = ()) -> str:
-    """A hash of all that an encoder reads: the prompt, the tags and the references' own values."""
-    digest = hashlib.sha256(json.dumps([prompt, [(r.tag, type(r).__name__) for r in references]]).encode())
-    for reference in references:
-        if isinstance(reference, ImageReference):
-            tensors = list(reference.images)
-        elif isinstance(reference, VideoReference):
-            tensors = [reference.frames]
-        elif isinstance(reference, AudioReference):
-            tensors = [reference.waveform]
-        else:
-            raise TypeError(f"{type(reference).__name__} {reference.tag} is no image, video or audio reference")
-        for tensor in tensors:
-            digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _as_bytes(frames: Tensor, max_pixels: int) -> Tensor:

@@ -4,11 +4,14 @@ It hears, sees and reads through the same code as the published models. Its weig
 hidden states then tell prompts apart, which is what a tiny transformer needs to learn what they mean.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.config import from_mapping
 from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder
 
 CHAT_TEMPLATE = (
@@ -61,6 +64,20 @@ Nothing moves. A low voice, a high voice says in English, German, French, Spanis
 or Korean.
 """
 """Eleven lines of how people ask, and then the rendered worlds' own words, each of which becomes one token."""
+
+
+def encoder_of(section: Mapping[str, Any], directory: str | Path) -> MLLMEncoder:
+    """From a preset's section: `path` is a folder or hub id; null builds the tiny encoder in `directory`.
+
+    Other keys are `EncoderConfig`'s. A tiny encoder that is there already is loaded.
+    """
+    values = {key: value for key, value in section.items() if key not in ("kind", "path")}
+    if section.get("path") is not None:
+        return MLLMEncoder.load(section["path"], from_mapping(EncoderConfig, values, "encoder"))
+    config = from_mapping(EncoderConfig, {**dataclasses.asdict(TINY_LIMITS), **values}, "encoder")
+    if (Path(directory) / "config.json").is_file():
+        return MLLMEncoder.load(directory, config)
+    return build_tiny_encoder(directory, config=config)
 
 
 def build_tiny_encoder(

@@ -1,6 +1,6 @@
-"""Rectified flow with data at t = 1 (paper, section 3.1): paths, targets, timesteps, loss.
+"""Rectified flow with data at t = 1 (paper, section 3.1): paths, targets, timesteps.
 
-diffusers counts the other way (sigma = 1 - t); `sigma_of` and `t_of` are the only places that convert.
+diffusers counts the other way (sigma = 1 - t); `sigma_of` is the only place that converts.
 """
 
 import math
@@ -92,23 +92,9 @@ def resolution_shift(
     return math.exp(exponent)
 
 
-def flow_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error in float32. `weight` broadcasts over (B, ...): 0 leaves out padding and references."""
-    error = (velocity.float() - target.float()).square()
-    if weight is None:
-        return error.mean()
-    weight = weight.to(error).expand_as(error)
-    return (error * weight).sum() / weight.sum().clamp(min=1e-8)
-
-
 def sigma_of(t: Tensor) -> Tensor:
     """diffusers' noise level of a timestep."""
     return 1 - t
-
-
-def t_of(sigma: Tensor) -> Tensor:
-    """The timestep of diffusers' noise level."""
-    return 1 - sigma
 
 
 def _over(t: Tensor, latents: Tensor) -> Tensor:

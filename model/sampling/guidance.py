@@ -7,17 +7,17 @@ The terms are independent differences from the full prediction (as in LTX-2), so
 of 1 costs no pass.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from model.config import ReferenceScale
+
 Streams = dict[str, Tensor]
 """Latents, noise or velocities by stream: `video` (B, C, T, h, w), `audio` (B, Ca, L), `keyframes` (B, C, K, H, W)."""
-
-ReferenceScale = float | Mapping[str, float]
-"""One scale for all references together, or one by tag; a tag that is not named has 1."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class GuidanceScales:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        by_tag = self.reference if isinstance(self.reference, Mapping) else {"": self.reference}
+        if not all(map(math.isfinite, (self.video, self.audio, self.cross_modal, *by_tag.values()))):
+            raise ValueError(f"guidance scales must be finite numbers, not {self}")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"guidance rescale is {self.rescale}: it must lie in [0, 1]")
 

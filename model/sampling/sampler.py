@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.config import Solver
 from model.sampling.flow import clean_from_velocity, shift_timesteps, sigma_of
 from model.sampling.guidance import Streams
 
-Solver = Literal["euler", "heun", "unipc"]
 Velocity = Callable[[Streams, float], Streams]
 """The guided velocity of all generated streams at one timestep."""
 

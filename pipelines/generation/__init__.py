@@ -1,5 +1,5 @@
 """From a request to a file: what a command line and a server share.
 
-`request` says what is asked for, `decoding` and `media` read the files that it names, `arguments` makes a call of it,
-`render` runs the call and `output` writes the clip.
+`request` says what is asked for, `prepare` checks it and reads its files (by `media`, which decodes in a child process
+that runs `decoding`), and `render` makes the clip and writes it.
 """

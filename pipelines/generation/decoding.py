@@ -38,13 +38,13 @@ class PicturesWanted(Config):
 
 
 class SoundWanted(Config):
-    """The sound of `path`: one channel is repeated where two are wanted, several are averaged where one is.
-
-    It begins with the file's picture, as `PicturesWanted` does, or where there is none, with itself.
+    """The sound of `path` from `start_s` on, silence where it begins later; one channel is repeated where two are
+    wanted, several are averaged where one is.
     """
 
     path: Path
     probe: Probe
+    start_s: float = 0.0
     sample_rate: int
     channels: int
 
@@ -72,11 +72,10 @@ def decode_sound(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Write (channels, samples) float32 to `scratch`."""
     wanted = SoundWanted.model_validate(request)
     mono = wanted.channels == 1
-    first = wanted.probe.video or wanted.probe.audio
     blocks = iter_audio(
         wanted.path,
         wanted.probe,
-        start_s=first.start_s if first else 0.0,
+        start_s=wanted.start_s,
         sample_rate=wanted.sample_rate,
         mono=mono,
         stereo=not mono,

@@ -1,7 +1,7 @@
 """The files of a request as the generator takes them. They are probed and decoded in a child process with limits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.generation.decoding import ARRAY, PicturesWanted, SoundWanted
-from pipelines.generation.request import GenerationRequest, Kind, MediaFile, RequestError
+from pipelines.generation.request import MAX_SECONDS, Kind, MediaFile, RequestError
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import Probe
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
 
-MAX_SECONDS = 60.0
 LIMITS = MediaLimits(max_file_bytes=4 * 2**30, wall_s=300.0, cpu_s=300.0)
 _DECODING = "pipelines.generation.decoding"
 
@@ -27,18 +26,21 @@ class MediaReader:
         self._sandbox = Sandbox(limits, preload=(_DECODING,))
         self._probes: dict[Path, Probe] = {}
 
-    def check(self, request: GenerationRequest) -> None:
-        """Probe every file; RequestError where one cannot be read, is too long or is not what its field takes."""
-        for file in request.files():
+    def check(self, files: Sequence[MediaFile], *, still: bool = False) -> None:
+        """Probe every file; RequestError where one cannot be read, is too long or is not what its field takes.
+
+        `still` says that one picture is asked for.
+        """
+        for file in files:
             kind = self.kind(file)
             seconds = self._probe(file).duration_s
             if seconds > MAX_SECONDS:
                 message = (
                     f"{file.path} lasts {seconds:.1f} s, at most {MAX_SECONDS:g} are read: cut it to the part meant"
                 )
-                raise RequestError(file.field, message)
-            if request.still and file.field in ("video", "mask") and kind == "video":
-                raise RequestError(file.field, f"{file.path} is a video, and one picture is asked for: give an image")
+                raise RequestError(file.where, message)
+            if still and file.field in ("video", "mask") and kind == "video":
+                raise RequestError(file.where, f"{file.path} is a video, and one picture is asked for: give an image")
 
     def kind(self, file: MediaFile) -> Kind:
         """What the file is used as."""
@@ -48,7 +50,7 @@ class MediaReader:
         if not found:
             holds = " and ".join(kind for kind, info in held.items() if info is not None)
             wanted = " or ".join(file.kinds)
-            raise RequestError(file.field, f"{file.path} ({probe.container}) holds {holds}: give {wanted}")
+            raise RequestError(file.where, f"{file.path} ({probe.container}) holds {holds}: give {wanted}")
         return found[0]
 
     def size(self, file: MediaFile) -> tuple[int, int]:
@@ -64,12 +66,26 @@ class MediaReader:
         width, height = self.size(file)
         scale = min(1.0, max(cover[0] / width, cover[1] / height))
         size = (math.ceil(width * scale), math.ceil(height * scale))
-        wanted = PicturesWanted(path=file.path, probe=self._probe(file), size=size, fps=fps, as_mask=as_mask)
+        probe = self._probe(file)
+        frames = 1 if probe.video is None else max(1, round(probe.video.duration_s * fps))
+        if (held := 3 * frames * size[0] * size[1]) > self._sandbox.limits.max_file_bytes:
+            message = (
+                f"{frames} frames of {size[0]}x{size[1]} take {held / 2**30:.1f} GiB: ask for a smaller size or fps"
+            )
+            raise RequestError(file.where, f"{file.path} as {message}")
+        wanted = PicturesWanted(path=file.path, probe=probe, size=size, fps=fps, as_mask=as_mask)
         return self._array(file, "decode_pictures", wanted.model_dump(mode="json"))
 
-    def sound(self, file: MediaFile, sample_rate: int, channels: int) -> np.ndarray:
-        """(channels, samples) float32."""
-        wanted = SoundWanted(path=file.path, probe=self._probe(file), sample_rate=sample_rate, channels=channels)
+    def starts(self, file: MediaFile, kind: Kind) -> float:
+        """When its first picture is shown or its sound begins, on the file's own clock."""
+        probe = self._probe(file)
+        stream = probe.audio if kind == "audio" else probe.video
+        return 0.0 if stream is None else stream.start_s
+
+    def sound(self, file: MediaFile, sample_rate: int, channels: int, start_s: float = 0.0) -> np.ndarray:
+        """(channels, samples) float32 from `start_s` on the file's own clock."""
+        probe = self._probe(file)
+        wanted = SoundWanted(path=file.path, probe=probe, start_s=start_s, sample_rate=sample_rate, channels=channels)
         return self._array(file, "decode_sound", wanted.model_dump(mode="json"))
 
     def close(self) -> None:
@@ -97,5 +113,5 @@ class MediaReader:
             try:
                 reply = self._sandbox.call(f"{_DECODING}:{target}", request, scratch=Path(scratch))
             except MediaError as error:
-                raise RequestError(file.field, f"{file.path}: {error}") from error
+                raise RequestError(file.where, f"{file.path}: {error}") from error
             return take(reply, Path(scratch))

@@ -1,24 +1,53 @@
-"""One request through a generator into one file, with a record beside it."""
+"""A prepared call through a generator into one file, with a record beside it.
+
+MP4 with sound, WAV or FLAC for sound alone, PNG or JPEG for one picture; the record is JSON under the same name.
+"""
 
 import json
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from model.generation.run import Generated, Progress
+from model.generation.prepared import Prepared
+from model.generation.steps import Generated, Progress
 from model.generator import Generator
-from pipelines.generation.arguments import call_arguments
-from pipelines.generation.media import MediaReader
-from pipelines.generation.output import OutputKind, check_output, record_name, write_output
-from pipelines.generation.request import GenerationRequest
+from pipelines.generation.request import GenerationRequest, RequestError
+from skyreels.media.encode import write_flac, write_video, write_wav
+from skyreels.media.image import write_image
 from skyreels.storage import Storage, normalise
+
+OutputKind = Literal["video", "sound", "still"]
+SUFFIXES: dict[str, OutputKind] = {
+    ".mp4": "video",
+    ".wav": "sound",
+    ".flac": "sound",
+    ".png": "still",
+    ".jpg": "still",
+    ".jpeg": "still",
+}
+_TRIED_BYTES = 1 << 16  # an empty file finds room on a full disk
+_RECORD_KEYS = frozenset({"request", "clip", "model", "seconds"})
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place that a clip can be written to, and its record beside it."""
+
+    location: str
+    kind: OutputKind
+    storage: Storage
+    name: str
+
+    @property
+    def record_name(self) -> str:
+        return str(PurePosixPath(self.name).with_suffix(".json"))
 
 
 @dataclass(frozen=True)
@@ -43,52 +72,104 @@ class Stopwatch:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
+def output_kind(location: str) -> OutputKind:
+    """What the suffix of `location` stands for. Raises RequestError."""
+    suffix = PurePosixPath(location).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise RequestError("output", f"{location!r} must end in one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[suffix]
+
+
+def open_output(request: GenerationRequest, location: str, inputs: Iterable[Path] = ()) -> Output:
+    """The place for what `request` makes, a path or s3://…, tried before any work is done.
+
+    Raises RequestError where the suffix is another's, nothing can be written there, or the clip or its record would
+    replace one of `inputs`, or a file that is no record of a clip.
+    """
+    asked: OutputKind = "still" if request.still else "video" if request.picture else "sound"
+    if output_kind(location) != asked:
+        fitting = ", ".join(suffix for suffix, kind in SUFFIXES.items() if kind == asked)
+        raise RequestError("output", f"{location!r} cannot hold what is asked for, {asked}: end it in {fitting}")
+    folder, _, name = normalise(location).rpartition("/")
+    output = Output(location, asked, Storage(folder or "/"), name)
+    _check_replaced(output, inputs)
+    probe = f".tmp-{uuid.uuid4().hex}"
+    try:
+        output.storage.write(probe, bytes(_TRIED_BYTES))
+        output.storage.delete(probe)
+    except OSError as error:
+        message = f"nothing can be written to {folder} ({error.strerror or error}): choose another place, or make room"
+        raise RequestError("output", message) from error
+    return output
+
+
 def render(
     generator: Generator,
-    request: GenerationRequest,
-    output: str,
-    reader: MediaReader,
+    prepared: Prepared,
+    output: Output,
     *,
+    asked: Mapping[str, Any],
     on_step_end: Callable[[Progress], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Rendered:
-    """Make the clip, publish it at `output` (a path or s3://…) and its record beside it as JSON.
+    """Make the clip, publish it and then its record.
 
-    The same seed gives the same file on one device; None draws one, and the record tells it. `provenance` is what
-    the caller adds to the record. Raises ValueError (RequestError where a field is to blame).
+    The same seed gives the same file on one device. `asked` is what the record says of the request; `provenance` is
+    what it says of the model besides identities; `watch` has timed what came before. Raises ValueError.
     """
-    request.check()
-    kind = check_output(request, output)
-    reader.check(request)
-    watch = Stopwatch()
-    seed = secrets.randbits(32) if request.seed is None else request.seed
-    with watch.timing("read"):
-        arguments = call_arguments(generator, request, reader)
+    watch = watch or Stopwatch()
     with watch.timing("generate"):
-        made = generator(
-            request.prompt,
-            request.negative_prompt,
-            **arguments,
-            generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=on_step_end,
-        )
-    folder, _, name = normalise(output).rpartition("/")
-    storage = Storage(folder)
+        made = generator.render(prepared, callback_on_step_end=on_step_end)
     with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
-        path = Path(scratch) / name
-        write_output(made, kind, path)
-        storage.upload(path, name)
-    asked = request.model_dump(mode="json", exclude_defaults=True)
+        path = Path(scratch) / output.name
+        _write(made, output.kind, path)
+        output.storage.upload(path, output.name)
     facts = {
-        "request": {**asked, "seed": seed},
-        "clip": _clip_facts(made, kind),
+        "request": {**asked, "seed": prepared.seed},
+        "clip": _clip_facts(made, output.kind),
         "model": {**generator.components.identities(), **(provenance or {})},
         "device": str(generator.placement.device),
         "torch": torch.__version__,
         "seconds": watch.seconds,
     }
-    storage.write(record_name(name), (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
-    return Rendered(output, storage.location(record_name(name)), facts)
+    record = (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
+    output.storage.write(output.record_name, record)
+    return Rendered(output.location, output.storage.location(output.record_name), facts)
+
+
+def _check_replaced(output: Output, inputs: Iterable[Path]) -> None:
+    storage = output.storage
+    places = {name: Path(storage.location(name)) for name in (output.name, output.record_name) if storage.is_local}
+    if (place := places.get(output.name)) is not None and place.is_dir():
+        raise RequestError("output", f"{place} is a folder: name a file")
+    for place in places.values():
+        for given in inputs:
+            if place.exists() and given.exists() and place.samefile(given):
+                raise RequestError("output", f"{place} would replace what the clip is made from: choose another name")
+    if storage.exists(output.record_name) and not _is_record(storage.read(output.record_name)):
+        message = f"{storage.location(output.record_name)} is there and no record of a clip, and would be replaced"
+        raise RequestError("output", f"{message}: choose another name, or move it away")
+
+
+def _is_record(data: bytes) -> bool:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.keys() >= _RECORD_KEYS
+
+
+def _write(made: Generated, kind: OutputKind, path: Path) -> None:
+    """The suffix of `path` tells the format."""
+    sound = None if made.audio is None else made.audio.numpy()
+    rate = made.clip.audio.sample_rate if made.clip.audio is not None else 0
+    if kind == "still":
+        write_image(path, made.frames[0])
+    elif kind == "video":
+        write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate)
+    elif sound is not None:
+        (write_wav if path.suffix.lower() == ".wav" else write_flac)(path, sound, rate)
 
 
 def _clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:

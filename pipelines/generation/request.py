@@ -1,17 +1,27 @@
-"""What can be asked of a generator, with media as files; the same for a command line and a server."""
+"""What can be asked of a generator, with media by name; the same for a command line and a server.
 
-from collections.abc import Iterator
+A name means nothing here: whoever takes the request says which local file it stands for (`Files`), so a request off a
+wire can name no path of the machine it is read on.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import ConfigDict, Field
 
 from model.conditioning import Reference, check_tags
-from model.generation.prompts import Shot, StructuredPrompt, render_prompt
-from model.generation.requests import MediaRequest, VideoUse
+from model.generation.prepared import Media, VideoUse
+from model.generation.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
 from skyreels.config import Config
 
 Kind = Literal["image", "video", "audio"]
+Files = Mapping[str, Path]
+"""The local file that each name of a request stands for."""
+
+MAX_SECONDS, MAX_PROMPT = 60.0, 20_000
+Scale = Annotated[float, Field(ge=0, le=100)]
 
 
 class RequestError(ValueError):
@@ -22,96 +32,125 @@ class RequestError(ValueError):
         self.field = field
 
 
+@dataclass(frozen=True)
+class Holds:
+    """Of a field that names a file: what the file may hold; the first of it that it holds counts."""
+
+    kinds: tuple[Kind, ...]
+
+
 class Keyframe(Config):
     """An image that the clip passes through at `seconds`."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     seconds: float = Field(ge=0)
-    image: Path
+    image: str
 
 
 class MediaFile(NamedTuple):
-    """A file of a request, the field that names it, and what it may hold; the first kind that it holds counts."""
+    """A file of a request, the field that names it, and what it may hold; `tag` is that of a reference."""
 
     field: str
     path: Path
     kinds: tuple[Kind, ...]
+    tag: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The field as errors name it."""
+        return self.field if self.tag is None else f"{self.field} {self.tag}"
 
 
 class GenerationRequest(Config):
     """One clip. What is left out takes the model's defaults.
 
-    Media are paths to local files. `mask` is white where to generate and black where to keep, of the video's size, one
-    picture or as many as the video has. Files under one tag of `references` are a clip, a sound, or several images of
-    one subject. `still` asks for one picture without sound. `seconds` is the length of the whole result. A
-    `reference_guidance_scale` is of all references, or by tag; the video of an edit is called `source`.
+    `image`, `video`, ... are names of files. Files under one tag of `references` are a clip, a sound, or several images
+    of one subject. `still` asks for one picture without sound. A `reference_guidance_scale` is of all references, or by
+    tag; the video of an edit is called `source`.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     prompt: str | StructuredPrompt | tuple[Shot, ...]
-    negative_prompt: str = ""
-    image: Path | None = None
-    last_image: Path | None = None
+    negative_prompt: str = Field("", max_length=MAX_PROMPT, description="what to stay away from")
+    # In this order the first file that is given sets the clip's shape.
+    video: Annotated[str | None, Holds(("video", "image"))] = Field(
+        None, description="a clip to use as --video-use says, or with --mask to inpaint; also one image"
+    )
+    image: Annotated[str | None, Holds(("image",))] = Field(None, description="the first frame")
     keyframes: tuple[Keyframe, ...] = ()
-    video: Path | None = None
+    last_image: Annotated[str | None, Holds(("image",))] = Field(None, description="the last frame")
+    mask: Annotated[str | None, Holds(("image", "video"))] = Field(
+        None,
+        description="what to generate: white is made anew, black is kept, as in diffusers; one picture for all frames, "
+        "or a video, of the size of --video",
+    )
+    audio: Annotated[str | None, Holds(("audio",))] = Field(
+        None, description="sound, or a clip with sound, to make the picture for; it is kept as it is"
+    )
     video_use: VideoUse = "extend"
-    mask: Path | None = None
-    audio: Path | None = None
-    references: dict[str, tuple[Path, ...]] = Field(default_factory=dict)
+    references: dict[str, tuple[str, ...]] = Field(default_factory=dict, max_length=12)
     sound: bool = True
     picture: bool = True
     still: bool = False
-    seconds: float | None = Field(None, gt=0, le=60)
+    seconds: float | None = Field(None, gt=0, le=MAX_SECONDS, description="length of the whole result")
     width: int | None = Field(None, ge=1, le=8192)
     height: int | None = Field(None, ge=1, le=8192)
-    fps: float | None = Field(None, gt=0, le=120)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0)
-    audio_guidance_scale: float | None = Field(None, ge=0)
-    reference_guidance_scale: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None
-    cross_modal_guidance_scale: float | None = Field(None, ge=0)
-    guidance_rescale: float | None = Field(None, ge=0, le=1)
-    refine: bool = False
+    fps: float | None = Field(
+        None, ge=1, le=120, description="frame rate before the refiner, and of media as they are read"
+    )
+    seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same file on one device")
+    steps: int | None = Field(None, ge=1, le=1000, description="sampling steps")
+    guidance_scale: Scale | None = Field(None, description="1 switches it off")
+    audio_guidance_scale: Scale | None = Field(None, description="1 switches it off")
+    cross_modal_guidance_scale: Scale | None = Field(None, description="1 switches it off")
+    reference_guidance_scale: Scale | dict[str, Scale] | None = None
+    guidance_rescale: float | None = Field(None, ge=0, le=1, description="0 to 1, against over-saturation")
+    refine: bool = Field(False, description="run the refiner: larger, at a higher frame rate")
 
     def check(self) -> None:
-        """Raise ValueError where the fields contradict each other; nothing is read."""
+        """Raise ValueError where the fields contradict each other or are too long; nothing is read."""
         if (self.width is None) != (self.height is None):
             raise RequestError("size", "give both width and height, or neither")
         if self.still and self.seconds is not None:
             raise RequestError("seconds", "one picture has no length: leave it out, or ask for a video")
         if self.still and not self.picture:
             raise RequestError("picture", "it is switched off, and one picture is asked for")
-        empty = [tag for tag, paths in self.references.items() if not paths]
+        empty = [tag for tag, names in self.references.items() if not names]
         if empty:
             raise RequestError("references", f"{', '.join(empty)} has no file")
-        check_tags(render_prompt(self.prompt), [Reference(tag) for tag in self.references])
-        MediaRequest(
-            image=self.image,
-            last_image=self.last_image,
-            keyframes=[(keyframe.seconds, keyframe.image) for keyframe in self.keyframes],
-            video=self.video,
-            video_use=self.video_use,
-            mask=self.mask,
-            audio=self.audio,  # type: ignore[arg-type]  # only what is given together is looked at
-            sound=self.sound,
-            picture=self.picture,
-        )
+        text = render_prompt(self.prompt)
+        if len(text) > MAX_PROMPT:
+            raise RequestError("prompt", f"{len(text):,} characters, at most {MAX_PROMPT:,} are read: shorten it")
+        if (lasting := prompt_seconds(self.prompt) or 0) > MAX_SECONDS:
+            raise RequestError("prompt", f"the shots last {lasting:g} s, at most {MAX_SECONDS:g}: leave some out")
+        check_tags(text, [Reference(tag) for tag in self.references])
+        Media(**{field.name: getattr(self, field.name) for field in fields(Media)})
 
-    def files(self) -> Iterator[MediaFile]:
-        """Every file, those that the clip's shape follows first."""
-        if self.video is not None:
-            yield MediaFile("video", self.video, ("video", "image"))
-        if self.image is not None:
-            yield MediaFile("image", self.image, ("image",))
-        for keyframe in self.keyframes:
-            yield MediaFile("keyframes", keyframe.image, ("image",))
-        if self.last_image is not None:
-            yield MediaFile("last_image", self.last_image, ("image",))
-        if self.mask is not None:
-            yield MediaFile("mask", self.mask, ("image", "video"))
-        if self.audio is not None:
-            yield MediaFile("audio", self.audio, ("audio",))
-        for tag, paths in self.references.items():
-            for path in paths:
-                yield MediaFile(
-                    f"references {tag}", path, ("image",) if len(paths) > 1 else ("image", "video", "audio")
-                )
+    def files(self, files: Files) -> list[MediaFile]:
+        """Every file, those that the clip's shape follows first. Raises RequestError for a name that `files` lacks."""
+        found = []
+        for field, name, kinds, tag in self._named():
+            file = MediaFile(field, files.get(name, Path()), kinds, tag)
+            if name not in files:
+                message = f"no file {name!r} came with the request: send it along, or leave the field out"
+                raise RequestError(file.where, message)
+            found.append(file)
+        return found
+
+    def names(self) -> list[str]:
+        """What the request calls its files."""
+        return [name for _, name, _, _ in self._named()]
+
+    def _named(self) -> Iterator[tuple[str, str, tuple[Kind, ...], str | None]]:
+        """(field, name, kinds, tag)."""
+        for field, info in type(self).model_fields.items():
+            value = getattr(self, field)
+            for holds in (part for part in info.metadata if isinstance(part, Holds) and value is not None):
+                yield field, value, holds.kinds, None
+            if field == "keyframes":
+                yield from ((field, keyframe.image, ("image",), None) for keyframe in self.keyframes)
+        for tag, names in self.references.items():
+            kinds: tuple[Kind, ...] = ("image",) if len(names) > 1 else ("image", "video", "audio")
+            yield from (("references", name, kinds, tag) for name in names)

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from jobs import finetune, generate
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.config import PRESETS, load_preset
-from model.generation.components import Components, GenerationConfig, encoder_of
+from model.config import PRESETS, GenerationConfig, load_preset
+from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
+from model.prompt_encoder.tiny_encoder import encoder_of
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from jobs import train
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.config import PRESETS, load_preset
-from model.generation.components import Components, GenerationConfig, encoder_of
+from model.config import PRESETS, GenerationConfig, load_preset
+from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
+from model.prompt_encoder.tiny_encoder import encoder_of
 from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import STAGES
 from pipelines.training.stages import train as run

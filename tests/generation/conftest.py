@@ -6,12 +6,11 @@ import torch
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.config import RefinerConfig, TransformerConfig
-from model.generation.components import Components, GenerationConfig, SamplingConfig
-from model.generation.requests import Defaults
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, TransformerConfig, UsualClip
+from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
-from model.network.refiner import warm_start
+from model.network.refiner import refiner_config
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from skyreels.media.encode import write_flac, write_video
 from skyreels.media.image import write_image
@@ -27,15 +26,14 @@ def model_folder(tmp_path_factory):
     torch.manual_seed(0)
     video = TinyVideoCodec(TinyVideoConfig(channels=4, width=16, patch_width=8, depth=1)).eval()
     audio = TinyAudioCodec(TinyAudioConfig(channels=4, width=16, spectrum_width=8, vocoder_iterations=2)).eval()
+    settings = RefinerConfig(steps=2, keyframe_spacing=2)
     transformer = MMDiT(TransformerConfig(32, 2, 1, 1, 16, 4, 4)).eval()
-    for parameter in transformer.parameters():  # gates start at zero: without this conditions would not show
-        torch.nn.init.normal_(parameter, std=0.1)
-    refiner = RefinerConfig(steps=2, keyframe_spacing=2)
-    config = GenerationConfig(SamplingConfig(2, "euler", 3.0), Defaults(16, SIDE, SIDE, 0.5), refiner)
+    refiner = MMDiT(refiner_config(transformer.config, settings)).eval()
+    for parameter in (*transformer.parameters(), *refiner.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)  # gates start at zero: without this conditions would not show
+    config = GenerationConfig(SamplingConfig(2, "euler", 3.0), UsualClip(16, SIDE, SIDE, 0.5), settings)
     encoder = build_tiny_encoder(folder / "made-encoder", width=16)
-    Generator(
-        Components(transformer, video, encoder, audio, warm_start(transformer, refiner).eval(), config)
-    ).save_pretrained(folder / "model")
+    Generator(Components(transformer, video, encoder, audio, refiner, config)).save_pretrained(folder / "model")
     return folder / "model"
 
 

@@ -2,10 +2,12 @@
 
 import functools
 import json
-from contextlib import nullcontext
+import shutil
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jobs import generate
@@ -16,6 +18,7 @@ from skyreels.media.encode import write_video
 from skyreels.media.image import read_image, write_image
 from skyreels.media.probe import probe
 from skyreels.media.sound import decode_audio
+from skyreels.storage import Storage
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +185,10 @@ REFUSED = {
     "both": (["--video", "{m}/clip.mp4", "--image", "{m}/hole.png"], "cannot be combined with image"),
     "size": (["--size", "40x32"], "multiples of (16, 16)"),
     "steps": (["--steps", "0"], "'steps': Input should be greater than or equal to 1"),
+    "guidance": (["--guidance-scale", "nan"], "'guidance_scale': Input should be a finite number"),
+    "fps": (["--fps", "inf"], "'fps': Input should be a finite number"),
+    "huge": (["--size", "8192x8192", "--seconds", "60"], "billion pixels, at most 4.3 are made"),
+    "lora scale": (["--lora", "x", "--lora-scale", "nan"], "lora_scale is nan"),
     "scales": (["--reference-guidance-scale", "2", "--reference-guidance-scale", "@a=2"], "one for all references"),
     "scale of nothing": (["--reference-guidance-scale", "@b=2"], "@b"),
     "keyframe after the end": (["--keyframe", "9=" + "{m}/hole.png"], "9.0 s lies outside the clip of 0.5625 s"),
@@ -199,6 +206,100 @@ def test_a_suffix_that_contradicts_the_rest_is_refused(run):
     told = run("--prompt", "a", "--video", "{m}/clip.mp4", output="clip.png", fails=True)
     assert "clip.mp4 is a video, and one picture is asked for" in told
     assert "picture is switched off" in run("--prompt", "a", "--image", "{m}/hole.png", output="clip.wav", fails=True)
+
+
+def test_files_that_are_no_records_are_never_replaced(run, tmp_path, media):
+    shots = tmp_path / "shots.json"
+    shots.write_text('[{"prompt": "a ball", "seconds": 0.5}]')
+    assert "shots.json would replace what the clip is made from" in run(
+        "--shots", str(shots), output="shots.mp4", fails=True
+    )
+    for text in ('{"prompt": "mine"}', "not JSON", "[1]"):
+        (tmp_path / "mine.json").write_text(text)
+        told = run("--prompt", "a", output="mine.mp4", fails=True)
+        assert "mine.json is there and no record of a clip, and would be replaced" in told
+        assert (tmp_path / "mine.json").read_text() == text
+    assert shots.read_text() == '[{"prompt": "a ball", "seconds": 0.5}]'
+    picture = tmp_path / "a.png"
+    picture.write_bytes((media / "hole.png").read_bytes())
+    link = tmp_path / "b.png"
+    link.symlink_to(picture)
+    before = picture.read_bytes()
+    words = ["--model", "m", "--prompt", "a", "--video", str(picture), "--output"]
+    for output in (picture, link):
+        assert generate.main([*words, str(output)]) == 1
+        assert picture.read_bytes() == before
+    path, _ = run("--prompt", "a")
+    again, _ = run("--prompt", "b")  # a record of ours may be written anew
+    assert path == again
+
+
+class Unused:
+    def __init__(self):
+        pytest.fail("a file was read, or a model, before the output was tried")
+
+
+def test_the_output_is_tried_before_anything_is_read(tmp_path, monkeypatch, capsys, small_disk):
+    monkeypatch.setattr(generate, "MediaReader", Unused)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    with (small_disk / "full").open("wb", buffering=0) as full, suppress(OSError):
+        while True:
+            full.write(b"x" * 4096)
+    places = {
+        tmp_path / "file/clip.mp4": "nothing can be written to",
+        "/proc/clip.mp4": "nothing can be written to /proc",
+        small_disk / "clip.mp4": "nothing can be written to small (No space left on device)",
+        tmp_path / "folder.mp4": "folder.mp4 is a folder: name a file",
+    }
+    for output, told in places.items():
+        assert generate.main(["--model", "nowhere", "--prompt", "a", "--output", str(output)]) == 1
+        assert f"error: output: {told}" in capsys.readouterr().err.replace(f"{tmp_path}/", "")
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_read(s3_root, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "MediaReader", Unused)
+    assert generate.main(["--model", "nowhere", "--prompt", "a", "--output", f"{s3_root}-not/clip.mp4"]) == 1
+    assert f"nothing can be written to {s3_root}-not" in capsys.readouterr().err
+
+
+def test_a_clip_and_its_record_are_published_in_a_bucket(model_folder, s3_root, monkeypatch):
+    monkeypatch.setattr(generate.Generator, "from_pretrained", LOADED)
+    words = ["--model", str(model_folder), "--prompt", "a", "--quiet", "--output", f"{s3_root}/a/clip.mp4"]
+    assert generate.main(words) == 0
+    assert Storage(s3_root).names() == ["a/clip.json", "a/clip.mp4"]
+
+
+@pytest.mark.parametrize("part", ["transformer", "video_codec", "encoder"])
+def test_a_model_that_lacks_a_part_is_an_error(model_folder, tmp_path, capsys, part):
+    shutil.copytree(model_folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / part)
+    words = ["--model", str(tmp_path / "model"), "--prompt", "a", "--output", str(tmp_path / "a.mp4")]
+    assert generate.main(words) == 1
+    assert f"{part} is missing, and model_index.json names it" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_end_in_an_error_and_write_nothing(model_folder, tmp_path, capsys):
+    generator = Generator.from_pretrained(model_folder)
+    with torch.no_grad():
+        generator.components.transformer.get_parameter("video.head.weight")[0, 0] = float("nan")
+    generator.save_pretrained(tmp_path / "model")
+    output = tmp_path / "out/a.mp4"
+    words = ["--model", str(tmp_path / "model"), "--prompt", "a", "--quiet", "--output", str(output)]
+    assert generate.main(words) == 1
+    told = capsys.readouterr().err
+    assert "error: the video after step 1 of 2 of the base stage holds NaN" in told
+    assert "transformer/video.head.weight" in told
+    assert list(output.parent.iterdir()) == []
+
+
+def test_progress_is_lines_where_there_is_no_terminal(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate.Generator, "from_pretrained", LOADED)
+    words = ["--model", str(model_folder), "--prompt", "a", "--steps", "30", "--output", str(tmp_path / "a.mp4")]
+    assert generate.main(words) == 0
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert said.splitlines() == [f"base: step {3 * tenth} of 30" for tenth in range(1, 11)]
 
 
 def test_wrong_media_are_refused_before_a_model_is_looked_for(run, capsys, media):

@@ -65,11 +65,17 @@ def test_sound_has_the_channels_and_rate_of_the_codec(reader, tmp_path):
     assert reader.sound(file(tmp_path / "one.flac"), 2 * RATE, 1).shape == (1, 2 * RATE)
 
 
+def test_pictures_that_would_fill_the_disk_are_refused_before_they_are_decoded(reader, tmp_path):
+    write_video(tmp_path / "a.mp4", [np.zeros((1080, 1920, 3), np.uint8)] * 2, 0.1)
+    with pytest.raises(RequestError, match=r"2400 frames of 1920x1080 take 13\.9 GiB: ask for a smaller size or fps"):
+        reader.pictures(file(tmp_path / "a.mp4"), (1920, 1080), 120)
+
+
 def test_what_lasts_too_long_is_refused_before_it_is_decoded(reader, tmp_path):
     write_flac(tmp_path / "long.flac", np.zeros((1, 61 * RATE), np.float32), RATE)
-    request = GenerationRequest(prompt="@a", references={"@a": (tmp_path / "long.flac",)})
+    request = GenerationRequest(prompt="@a", references={"@a": ("long.flac",)})
     with pytest.raises(RequestError, match=r"references @a: .*long\.flac lasts 61\.0 s, at most 60 are read"):
-        reader.check(request)
+        reader.check(request.files({"long.flac": tmp_path / "long.flac"}))
 
 
 def test_a_file_that_a_decoder_chokes_on_is_named_and_the_reader_lives_on(reader, tmp_path):

@@ -6,52 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.conditioning import AudioReference, ImageReference, VideoReference
-from model.config import RefinerConfig, TransformerConfig, load_preset
-from model.generation.components import Components, GenerationConfig, SamplingConfig, encoder_of
+from model.config import GenerationConfig, load_preset
 from model.generation.prompts import Shot
-from model.generation.requests import Defaults
 from model.generator import Generator
-from model.network.mmdit import MMDiT
-from model.network.refiner import warm_start
-from model.prompt_encoder.tiny_encoder import build_tiny_encoder
+from model.prompt_encoder.tiny_encoder import build_tiny_encoder, encoder_of
 from model.sampling.sampler import Cancelled
 
 pytestmark = pytest.mark.slow
 
-REFINER = RefinerConfig(steps=2, keyframe_spacing=2)
-SAMPLING = SamplingConfig(steps=2, solver="euler", shift=3.0)
-
-
-class WordLengths:
-    """A prompt encoder without a network: one token per word, from its letters."""
-
-    width, identity = 8, "words"
-
-    def encode(self, prompt, references=()):
-        words = [*prompt.split(), *(r.tag for r in references)] or [""]
-        seeds = [sum(map(ord, word)) for word in words]
-        hidden = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        return hidden, torch.ones(len(words), dtype=torch.bool)
-
-
-def build(encoder, width=32, **sampling):
-    torch.manual_seed(0)
-    video = TinyVideoCodec(TinyVideoConfig(channels=4, width=16, patch_width=8, depth=1)).eval()
-    audio = TinyAudioCodec(TinyAudioConfig(channels=4, width=16, spectrum_width=8, vocoder_iterations=2)).eval()
-    transformer = MMDiT(TransformerConfig(width, 2, 1, 1, encoder.width, 4, 4)).eval()
-    for parameter in transformer.parameters():  # gates start at zero: without this conditions would not show
-        torch.nn.init.normal_(parameter, std=0.1)
-    refiner = warm_start(transformer, REFINER).eval()
-    config = GenerationConfig(dataclasses.replace(SAMPLING, **sampling), Defaults(16, 32, 32, 0.5), REFINER)
-    return Generator(Components(transformer, video, encoder, audio, refiner, config))
-
 
 @pytest.fixture(scope="module")
-def generator():
-    return build(WordLengths())
+def generator(build):
+    return build()
 
 
 def seed(number=0):
@@ -166,8 +134,8 @@ def test_inpainting_returns_kept_pixels_and_ignores_edited_ones(generator):
     assert torch.equal(made.audio, again.audio)
 
 
-def test_the_prompt_encoder_reads_the_video_of_an_edit(monkeypatch):
-    generator, read = build(WordLengths()), []
+def test_the_prompt_encoder_reads_the_video_of_an_edit(monkeypatch, build):
+    generator, read = build(), []
     encode = generator.components.encoder.encode
     monkeypatch.setattr(
         generator.components.encoder,
@@ -245,9 +213,9 @@ def test_refiner_doubles_size_and_rate_and_still_keeps_the_source(generator):
         without("x", refine=True)
 
 
-def test_keyframes_made_by_the_base_reach_the_refiner():
+def test_keyframes_made_by_the_base_reach_the_refiner(build):
     settings = {"generator": None, "refine": True, "sound": False, "output_type": "latent"}
-    plain, keyed = build(WordLengths()), build(WordLengths(), keyframes=True)
+    plain, keyed = build(), build(keyframes=True)
     out = [g("x", **{**settings, "generator": seed()}).frames for g in (plain, keyed)]
     assert out[0].shape == out[1].shape == (1, 4, 5, 8, 8)
     assert not torch.allclose(out[0], out[1])
@@ -272,8 +240,8 @@ def test_callback_gives_progress_and_previews_and_cancels(generator):
     assert [p.shape for p in previews] == [(9, 32, 32, 3)]
 
 
-def test_only_one_component_works_at_a_time(monkeypatch):
-    offloaded = Generator(build(WordLengths()).components, "cpu", offload=True)
+def test_only_one_component_works_at_a_time(monkeypatch, build):
+    offloaded = Generator(build().components, "cpu", offload=True)
     inside, most = [], []
     working = offloaded.placement.working
 
@@ -323,7 +291,7 @@ def test_media_that_contradict_each_other_are_refused(generator):
         generator("x", video=pixels(9), mask=np.zeros((3, 32, 32)))
 
 
-def test_a_saved_generator_makes_the_same_clip(tmp_path):
+def test_a_saved_generator_makes_the_same_clip(tmp_path, build):
     made = build(build_tiny_encoder(tmp_path / "encoder", width=16))
     made.save_pretrained(tmp_path / "model")
     loaded = Generator.from_pretrained(tmp_path / "model")
@@ -335,3 +303,12 @@ def test_a_saved_generator_makes_the_same_clip(tmp_path):
     assert folders == {"model_index.json", "transformer", "video_codec", "audio_codec", "encoder", "refiner"}
     with pytest.raises(FileNotFoundError, match=r"model_index\.json is missing"):
         Generator.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["transformer", "video_codec", "audio_codec", "encoder", "refiner"])
+def test_a_model_without_one_of_its_parts_is_an_error_and_no_hub_is_asked(tmp_path, part, monkeypatch, build):
+    build(build_tiny_encoder(tmp_path / "made", width=16)).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / part).rename(tmp_path / part)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(FileNotFoundError, match=rf"{part} is missing, and model_index\.json names it"):
+        Generator.from_pretrained(tmp_path / "model")

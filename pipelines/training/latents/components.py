@@ -1,6 +1,5 @@
 """The frozen networks that a cache is made with, from a model's folder or a preset, and their identities."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import audio_codec_of, load_audio_codec, load_video_codec, video_codec_of
 from model.conditioning.references import Reference
-from model.config import Preset, from_mapping
-from model.generation.components import INDEX, encoder_of
-from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
+from model.config import Preset
+from model.folder import AUDIO_CODEC, ENCODER, FROZEN, INDEX, VIDEO_CODEC, ModelIndex, parts_in
+from model.prompt_encoder.encoder import MLLMEncoder, PromptEncoder
+from model.prompt_encoder.tiny_encoder import encoder_of
 from skyreels.config import Config
 
 _PROMPTS = 4096  # whose hidden states are kept in memory
-_FOLDERS = ("video_codec", "audio_codec", "encoder")
 
 
 class Identities(Config):
@@ -63,24 +62,33 @@ class Encoders:
 
 
 def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> Encoders:
-    """`video_codec/`, `audio_codec/` and `encoder/` of a folder laid out as `model.generation.components` does.
+    """The codecs and the encoder of a folder laid out as `model.folder` does.
 
-    What it lacks, and everything where no folder is given, is as the preset's sections say.
+    What a folder without an index lacks, and everything where no folder is given, is as the preset's sections say.
     """
     root = Path(folder) if folder is not None else None
-    found = {name: root / name for name in _FOLDERS if root is not None and (root / name).is_dir()}
-    if root is not None and not found:
-        raise FileNotFoundError(f"{folder} holds none of {', '.join(_FOLDERS)}: give a model's folder, or none")
-    picture, sound = found.get("video_codec"), found.get("audio_codec")
+    found = {} if root is None else _parts(root)
+    picture, sound = found.get(VIDEO_CODEC), found.get(AUDIO_CODEC)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a codec that no one trained is the same one in every worker
         video = load_video_codec(picture) if picture else video_codec_of(preset.section("video_codec"))
         audio = load_audio_codec(sound) if sound else audio_codec_of(preset.section("audio_codec"))
-    encoders = Encoders(video, audio, _load_text(root, found.get("encoder"), preset), device)
+    encoders = Encoders(video, audio, _load_text(root, found.get(ENCODER), preset), device)
     for part in (encoders.video, encoders.audio, getattr(encoders.text, "model", None)):
         if isinstance(part, nn.Module):
             part.to(encoders.device).eval().requires_grad_(False)
     return encoders
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The frozen parts of a folder, all of them where it has an index."""
+    if (root / INDEX).is_file():
+        index = ModelIndex.read(root)
+        return {name: index.part(root, name) for name in FROZEN}
+    found = {name: root / name for name in parts_in(root, FROZEN)}
+    if not found:
+        raise FileNotFoundError(f"{root} holds none of {', '.join(FROZEN)}: give a model's folder, or none")
+    return found
 
 
 def _load_text(root: Path | None, folder: Path | None, preset: Preset) -> MLLMEncoder:
@@ -89,8 +97,7 @@ def _load_text(root: Path | None, folder: Path | None, preset: Preset) -> MLLMEn
         with TemporaryDirectory(prefix="skyreels-encoder-") as scratch:
             return encoder_of(section, scratch)
     if (root / INDEX).is_file():
-        values = json.loads((root / INDEX).read_text())["encoder"]
-        return MLLMEncoder.load(folder, from_mapping(EncoderConfig, values, f"{root / INDEX}: encoder"))
+        return MLLMEncoder.load(folder, ModelIndex.read(root).encoder)
     if section.get("path") is None:
         return encoder_of(section, folder)
     return encoder_of({**section, "path": str(folder)}, folder)

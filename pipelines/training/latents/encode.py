@@ -12,9 +12,8 @@ from torch import Tensor
 
 from model.conditioning import Reference, VideoReference, blank, latent_keep_mask, tagged
 from model.config import RefinerConfig
-from model.generation.refining import refined_source
 from model.media import cover_mask
-from model.network.refiner import refined_clip
+from model.network.refiner import refined_clip, refined_source
 from model.shapes import ClipShape
 from pipelines.dataset.reader import (
     CAPTION_FORMS,

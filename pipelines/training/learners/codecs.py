@@ -5,7 +5,6 @@ codecs with the statistics of their latents and the encoder, then stands in one 
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,16 @@ from model.codecs.tiny_audio import TinyAudioCodec
 from model.codecs.tiny_video import TinyVideoCodec
 from model.codecs.training import audio_codec_loss, video_codec_loss
 from model.codecs.wan import WanVideoCodec
-from model.config import Preset
-from model.generation.components import INDEX, GenerationConfig, encoder_of
+from model.config import GenerationConfig, Preset
+from model.folder import AUDIO_CODEC, ENCODER, FROZEN, VIDEO_CODEC, ModelIndex
+from model.prompt_encoder.tiny_encoder import encoder_of
 from pipelines.training.curriculum.resolve import Stage
 from pipelines.training.data.datasets import Datasets, open_together
 from pipelines.training.data.held_out import chosen_of
 from pipelines.training.data.windows import RandomWindows
 from pipelines.training.latents.spec import sides
 from pipelines.training.learners.preview import write_media
-from pipelines.training.stages.export import PARTS, published
+from pipelines.training.stages.export import published
 from skyreels.training.trainable import Slot, StepLoss
 
 TinyCodec = TinyVideoCodec | TinyAudioCodec
@@ -224,7 +224,7 @@ def codec_windows(stage: Stage, datasets: Datasets) -> RandomWindows:
 
 
 def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Datasets, out: str | Path) -> Path:
-    """Write `video_codec/`, `audio_codec/`, `encoder/` and `model_index.json`, all at once.
+    """Write the codecs, the encoder and their index (`model.folder`), all at once.
 
     `weights` are those that `CodecStage` trained; none where the preset's codecs come with theirs. The statistics of
     latents are measured on the datasets in any case.
@@ -239,18 +239,13 @@ def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Dataset
     clips = (windows.pixels(step, 0, 1).values for step in range(MEASURED))
     sounds = (windows.sounds(step, 0, 1, samples).values for step in range(MEASURED))
     with published(Path(out)) as folder, torch.no_grad():
-        for part, codec, media in (("video_codec", video, clips), ("audio_codec", audio, sounds)):
+        for part, codec, media in ((VIDEO_CODEC, video, clips), (AUDIO_CODEC, audio, sounds)):
             codec.eval().norm.set(measure_latents(_unnormalised(codec), media))
             codec.save(folder / part)
-        encoder = encoder_of(preset.section("encoder"), folder / "encoder")
-        if not (folder / "encoder").is_dir():  # loaded from elsewhere
-            encoder.save(folder / "encoder")
-        index = {
-            "components": sorted(PARTS),
-            "encoder": dataclasses.asdict(encoder.config),
-            **dataclasses.asdict(GenerationConfig.of(preset)),
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        encoder = encoder_of(preset.section("encoder"), folder / ENCODER)
+        if not (folder / ENCODER).is_dir():  # loaded from elsewhere
+            encoder.save(folder / ENCODER)
+        ModelIndex(FROZEN, GenerationConfig.of(preset), encoder.config).write(folder)
     return Path(out)
 
 

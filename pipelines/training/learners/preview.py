@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import load_audio_codec, load_video_codec
+from model.folder import AUDIO_CODEC, VIDEO_CODEC
 from model.media import output_frames
 from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.network.keyframes import KeyframeInput
@@ -57,10 +58,8 @@ class Decoder:
 
     @classmethod
     def load(cls, components: str | Path) -> "Decoder":
-        """From `video_codec/` and `audio_codec/`."""
-        return cls(
-            load_video_codec(Path(components) / "video_codec"), load_audio_codec(Path(components) / "audio_codec")
-        )
+        """From a folder laid out as `model.folder` does."""
+        return cls(load_video_codec(Path(components) / VIDEO_CODEC), load_audio_codec(Path(components) / AUDIO_CODEC))
 
     def write(self, task: str, streams: Streams, samples: Sequence[LatentSample], folder: Path) -> None:
         """A file `<task>-<key>` for every sample, of the streams it has."""

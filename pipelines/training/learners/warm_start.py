@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.checkpoint import CONFIG, CheckpointError, StoredState, read_config
-from model.config import TransformerConfig, from_mapping
+from model.checkpoint import CheckpointError, StoredState, stored_config
+from model.config import TransformerConfig
 from model.costs.memory import meta_model
 
 BRANCH_FIELDS = frozenset({"video_channels", "audio_channels"})
@@ -53,9 +53,7 @@ class _Source:
 
     @classmethod
     def open(cls, folder: str | Path) -> "_Source":
-        values = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
-        config = from_mapping(TransformerConfig, values, str(Path(folder) / CONFIG))
-        return cls(Path(folder), config, StoredState(folder))
+        return cls(Path(folder), stored_config(TransformerConfig, folder), StoredState(folder))
 
 
 class _Merged(Mapping[str, Tensor]):

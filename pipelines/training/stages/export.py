@@ -1,8 +1,6 @@
 """Trained weights to a folder that `Generator.from_pretrained` loads, tensor by tensor, visible when it is whole."""
 
 import dataclasses
-import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,11 +12,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import SHARD_BYTES, CheckpointError, save_state
-from model.config import TransformerConfig
+from model.config import GenerationConfig, TransformerConfig
 from model.costs.memory import meta_model
-from model.generation.components import INDEX, GenerationConfig
-
-PARTS = ("video_codec", "audio_codec", "encoder")
+from model.folder import FROZEN, REFINER, TRANSFORMER, ModelIndex, link_part
 
 
 def export_transformer(
@@ -36,17 +32,12 @@ def export_transformer(
     Weights are read one at a time, and stored as `dtype` or as they are; files of components are linked where the
     disk can. `sampling.keyframes` of `generation` says whether the weights were trained to make keyframes.
     """
-    encoder = _index(components)["encoder"]
+    encoder = ModelIndex.read(components).encoder
     with published(Path(out)) as folder:
-        _write(weights, config, folder / "transformer", dtype, max_shard_bytes)
-        for part in PARTS:
-            _link(Path(components) / part, folder / part)
-        index = {
-            "components": sorted(("transformer", *PARTS)),
-            "encoder": encoder,
-            **dataclasses.asdict(generation),
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        _write(weights, config, folder / TRANSFORMER, dtype, max_shard_bytes)
+        for part in FROZEN:
+            link_part(components, folder, part)
+        ModelIndex((TRANSFORMER, *FROZEN), generation, encoder).write(folder)
     return Path(out)
 
 
@@ -60,14 +51,13 @@ def export_refiner(
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """The generator in the folder `base` with `weights` as its refiner."""
-    index = _index(base)
+    index = ModelIndex.read(base)
+    kept = tuple(part for part in index.parts if part != REFINER)
     with published(Path(out)) as folder:
-        for part in index["components"]:
-            if part != "refiner":
-                _link(Path(base) / part, folder / part)
-        _write(weights, config, folder / "refiner", dtype, max_shard_bytes)
-        index["components"] = sorted({*index["components"], "refiner"})
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        for part in kept:
+            link_part(base, folder, part)
+        _write(weights, config, folder / REFINER, dtype, max_shard_bytes)
+        dataclasses.replace(index, parts=(*kept, REFINER)).write(folder)
     return Path(out)
 
 
@@ -114,23 +104,3 @@ def _write(
     sizes = {name: width * torch.Size(shape).numel() for name, shape in shapes.items()}
     named: dict[str, Any] = {"_class_name": "MMDiT", **dataclasses.asdict(config)}
     save_state(sizes, read, named, folder, max_shard_bytes=max_shard_bytes)
-
-
-def _index(folder: str | Path) -> dict[str, Any]:
-    path = Path(folder) / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {folder} was not finished, run its stage again")
-    index: dict[str, Any] = json.loads(path.read_text())
-    return index
-
-
-def _link(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, or by bytes where the disk has none."""
-    shutil.copytree(source, target, copy_function=_link_file)
-
-
-def _link_file(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

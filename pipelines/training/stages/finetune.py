@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.checkpoint import CONFIG, read_config, saved_identity
-from model.config import Preset, TransformerConfig, from_mapping, load_preset
+from model.checkpoint import saved_identity, stored_config
+from model.config import Preset, TransformerConfig, load_preset
 from model.costs.memory import meta_model
+from model.folder import TRANSFORMER
 from pipelines.training.cost import ClusterSpec, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.recipe import shares
 from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage, steps_for
@@ -66,7 +67,7 @@ def finetune(request: Request) -> Finetuned:
     """Cache, train, save. Raises ConfigError, CheckpointError, CannotFit or LatentError before it trains."""
     preset = load_preset(request.preset)
     stage = _stage(request, preset)
-    warm_start(network_config(preset, stage.branches), [request.model / "transformer"])  # says now whether they fit
+    warm_start(network_config(preset, stage.branches), [request.model / TRANSFORMER])  # says now whether they fit
     check_groups(stage)
     machine = machine_for(stage.recipe.workers, request.gpu, stage.recipe.gpus_per_worker)
     if machine:
@@ -108,9 +109,7 @@ class LoraMaker:
 
 def _stage(request: Request, preset: Preset) -> Stage:
     """The recipe at the preset's size, for the branches that the model has, with the adapter that learns."""
-    folder = request.model / "transformer"
-    values = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
-    config = from_mapping(TransformerConfig, values, str(folder / CONFIG))
+    config = stored_config(TransformerConfig, request.model / TRANSFORMER)
     channels = {"video": config.video_channels, "audio": config.audio_channels}
     streams = [name for name, count in channels.items() if count]
     gpus = () if request.gpu is None else ("gpus_per_worker=1",)
@@ -128,7 +127,7 @@ def _plan(stage: Stage, machine: ClusterSpec, steps: int, mix: Mapping[str, floa
 def _claim(request: Request) -> None:
     """Note which model the output is of; ConfigError where it is of another one."""
     record = request.output / RECORD
-    identity = saved_identity(request.model / "transformer")
+    identity = saved_identity(request.model / TRANSFORMER)
     known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
     if known != identity:
         raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from model.generation.components import GenerationConfig
+from model.config import GenerationConfig
 from pipelines.dataset.reader import open_dataset
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum.recipe import stages_of

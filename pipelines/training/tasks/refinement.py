@@ -48,7 +48,7 @@ def refine_inpaint(sample: LatentSample, context: TaskContext) -> Example:
 
 
 def _refined(sample: LatentSample, context: TaskContext, source: VideoCondition | None) -> Example:
-    """As `model.generation.refining` lays it out for a base's latents and keyframes.
+    """As `model.generation.steps` lays it out for a base's latents and keyframes.
 
     A little noise on the latents keeps the refiner from trusting them as only true latents deserve. Keyframes are left
     out as often as other references are: a base that makes none can be refined as well. A picture has none: its only

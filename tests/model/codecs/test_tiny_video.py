@@ -1,13 +1,13 @@
-import itertools
 import time
 
 import pytest
 import torch
 
 from model.checkpoint import CheckpointError
+from model.codecs.latents import measure_latents
 from model.codecs.loading import load_video_codec, video_codec_of
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.codecs.training import fit_codec, measure
+from model.codecs.training import video_codec_loss
 from model.shapes import ClipShape
 
 SMALL = TinyVideoConfig(channels=6, width=16, patch_width=8)
@@ -46,11 +46,11 @@ def test_decoding_in_chunks_changes_nothing(codec):
         torch.testing.assert_close(codec.decode(latents, chunk=chunk), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_it_learns_a_clip_and_its_latents_get_unit_variance(codec, moving_square):
+def test_it_learns_a_clip_and_its_latents_get_unit_variance(codec, moving_square, learn):
     crop = moving_square[:, :, :9, 16:48, :48]
     before = (codec.decode(codec.encode(crop)) - crop).square().mean()
-    losses = list(fit_codec(codec, itertools.repeat(crop), learning_rate=5e-3, steps=60))
-    measure(codec, [crop])
+    losses = learn(codec, video_codec_loss, crop, rate=5e-3, steps=60)
+    codec.norm.set(measure_latents(codec.raw_latents, [crop]))
     after = (codec.decode(codec.encode(crop)) - crop).square().mean()
     assert len(losses) == 60
     assert after < 0.1 * before
@@ -59,7 +59,7 @@ def test_it_learns_a_clip_and_its_latents_get_unit_variance(codec, moving_square
 
 
 def test_a_saved_codec_loads_as_itself(codec, tmp_path, moving_square):
-    measure(codec, [moving_square])
+    codec.norm.set(measure_latents(codec.raw_latents, [moving_square]))
     codec.save(tmp_path)
     loaded = load_video_codec(tmp_path)
     assert torch.equal(loaded.encode(moving_square), codec.encode(moving_square))
@@ -71,7 +71,7 @@ def test_a_saved_codec_loads_as_itself(codec, tmp_path, moving_square):
 
 def test_statistics_are_part_of_the_identity(codec, moving_square):
     identity = codec.identity
-    measure(codec, [moving_square])
+    codec.norm.set(measure_latents(codec.raw_latents, [moving_square]))
     assert codec.identity != identity
 
 

@@ -4,18 +4,14 @@ import pytest
 import torch
 
 from model.conditioning import (
-    AudioToVideo,
     Editing,
     ExtendBackward,
     ExtendForward,
-    ImageInpainting,
     ImageToVideo,
     Inpainting,
     KeyframesToVideo,
-    StartEndToVideo,
     TextToAudio,
     TextToAudioVideo,
-    TextToImage,
     TextToVideo,
     VideoToAudio,
 )
@@ -45,12 +41,11 @@ def kept_frames(conditioning) -> list[float]:
         (TextToVideo(), {"video"}, [0, 0, 0, 0, 0]),
         (TextToAudioVideo(), BOTH, [0, 0, 0, 0, 0]),
         (ImageToVideo(image()), BOTH, [1, 0, 0, 0, 0]),
-        (StartEndToVideo(image(), image()), BOTH, [1, 0, 0, 0, 1]),
+        (KeyframesToVideo([image(), image()], [0.0, 17 / 16]), BOTH, [1, 0, 0, 0, 1]),
         (KeyframesToVideo([image(), image()], [0.25, 0.8]), BOTH, [0, 1, 0, 1, 0]),
         (ExtendForward(video(5)), BOTH, [1, 1, 0, 0, 0]),
         (ExtendBackward(video(5)), BOTH, [0, 0, 0, 1, 1]),
         (VideoToAudio(video()), {"audio"}, [1, 1, 1, 1, 1]),
-        (AudioToVideo(torch.rand(2, 1, 20_000)), {"video"}, [0, 0, 0, 0, 0]),
         (Editing(video()), BOTH, [0, 0, 0, 0, 0]),
     ],
     ids=lambda value: type(value).__name__,
@@ -78,7 +73,7 @@ def test_frames_without_condition_hold_black_image_latents(clip: ClipShape, code
 
 def test_images_are_encoded_alone(clip: ClipShape, codec) -> None:
     first, last = image(), image()
-    latents = StartEndToVideo(first, last).prepare(clip, codec).condition.latents
+    latents = KeyframesToVideo([first, last], [0.0, clip.seconds]).prepare(clip, codec).condition.latents
     torch.testing.assert_close(latents[:, :, 0], codec(first[:, :, None])[:, :, 0])
     torch.testing.assert_close(latents[:, :, 4], codec(last[:, :, None])[:, :, 0])
     assert all(call[2] == 1 for call in codec.calls)
@@ -136,30 +131,22 @@ def test_changing_pixels_inside_the_edited_region_changes_no_conditioning_latent
 
 def test_an_image_is_inpainted_as_a_clip_of_one_frame(clip: ClipShape, codec) -> None:
     still = ClipShape(1, 16, 32, 48, clip.video)
-    keep = torch.ones(2, 1, 32, 48)
-    keep[:, :, :8, :8] = 0
-    conditioning = ImageInpainting(image(), keep).prepare(still, codec)
+    keep = torch.ones(2, 1, 1, 32, 48)
+    keep[..., :8, :8] = 0
+    conditioning = Inpainting(image()[:, :, None], keep).prepare(still, codec)
     assert conditioning.condition.keep_mask.sum(dim=(1, 2, 3, 4)).tolist() == [4 * 6 - 1] * 2
-    assert TextToImage().prepare(still, codec).condition.latents.shape[2] == 1
-    with pytest.raises(ValueError, match="1 frame"):
-        TextToImage().prepare(clip, codec)
+    assert TextToVideo().prepare(still, codec).condition.latents.shape[2] == 1
 
 
 def test_editing_without_a_mask_reads_the_source_in_context(clip: ClipShape, codec) -> None:
     source = video()
     (reference,) = Editing(source).prepare(clip, codec).references
     torch.testing.assert_close(reference, codec(source))
-    masked = Editing(source, torch.ones(2, 1, 1, 32, 48)).prepare(clip, codec)
-    assert not masked.references
-    assert kept_frames(masked) == [1] * 5
 
 
 def test_given_streams_enter_clean(clip: ClipShape, codec) -> None:
     source = video()
     torch.testing.assert_close(VideoToAudio(source).prepare(clip, codec).given["video"], codec(source))
-    sound = torch.rand(2, 1, 20_000)
-    given = AudioToVideo(sound).prepare(clip, codec, lambda waveform: waveform).given["audio"]
-    assert given.shape[-1] == clip.audio_samples
     assert TextToAudio().prepare(clip, codec).condition is None
 
 

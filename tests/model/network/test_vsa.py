@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.network.vsa import SparsePlan, from_cubes, into_cubes, scheduled_sparsity, sparse_attention, valid_tokens
+from model.network.vsa import SparsePlan, from_cubes, into_cubes, sparse_attention, valid_tokens
 
 BATCH, HEADS, WIDTH = 2, 2, 8
 
@@ -168,13 +168,6 @@ def test_the_gate_adds_the_coarse_stage() -> None:
 )
 def test_kept_cubes(sparsity: float, cubes: int, kept: int) -> None:
     assert SparsePlan(0, (cubes, 1, 1), sparsity, cube=(1, 1, 1)).kept == kept
-
-
-def test_sparsity_rises_in_steps_to_its_target() -> None:
-    values = [scheduled_sparsity(step, 0.9) for step in range(0, 1200, 30)]
-    assert values[:3] == pytest.approx([0, 0.03, 0.06])
-    assert scheduled_sparsity(29, 0.9) == 0
-    assert values[30:] == pytest.approx([0.9] * 10)
 
 
 @pytest.mark.slow

@@ -3,8 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.conditioning import AudioReference, ImageReference, VideoReference
-from model.prompt_encoder.embedding_cache import CachedEncoder, StaleCacheError
-from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder, content_key
+from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder
 from model.prompt_encoder.tiny_encoder import TINY_LIMITS, build_tiny_encoder, train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -206,38 +205,3 @@ def test_other_architectures_are_refused_by_name(tmp_path):
     GPT2Config(n_layer=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'gpt2' model: use one of qwen2_5_omni"):
         MLLMEncoder.load(tmp_path)
-
-
-def test_cache_answers_without_the_encoder_and_refuses_another_one(encoder, folder, tmp_path):
-    class Counting:
-        calls = 0
-        width, identity = encoder.width, encoder.identity
-
-        def encode(self, prompt, references=()):
-            self.calls += 1
-            return encoder.encode(prompt, references)
-
-    counting = Counting()
-    cached = CachedEncoder(counting, tmp_path)
-    first = cached.encode("like @image_1", [IMAGE])
-    again = CachedEncoder(counting, tmp_path).encode("like @image_1", [IMAGE])
-    assert counting.calls == 1
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[0], encoder.encode("like @image_1", [IMAGE])[0])
-    with pytest.raises(StaleCacheError, match=r"not by .*delete the folder"):
-        CachedEncoder(MLLMEncoder.load(folder, EncoderConfig(layer=-1)), tmp_path)
-
-
-def test_content_key_changes_with_anything_that_is_read():
-    inverted = ImageReference("@image_1", [-IMAGE.images[0]])
-    renamed = ImageReference("@image_2", IMAGE.images)
-    keys = {
-        content_key("a"),
-        content_key("b"),
-        content_key("a", [IMAGE]),
-        content_key("a", [inverted]),
-        content_key("a", [renamed]),
-        content_key("a", [IMAGE, SOUND]),
-    }
-    assert len(keys) == 6
-    assert content_key("a", [IMAGE]) == content_key("a", [ImageReference("@image_1", [IMAGE.images[0].clone()])])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, StartEndToVideo
+from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, KeyframesToVideo
 from pipelines.curation.captions.parts import CaptionParts
 from pipelines.dataset.reader import open_video, read_sound
 from pipelines.training.data.draws import drawn_by
@@ -62,7 +62,8 @@ def test_latents_of_picture_and_sound(sample, pixels, dataset, encoders, placed)
 def test_stills_are_what_generation_keeps_of_given_images(sample, pixels, encoders):
     clip = sample.shape
     first = ImageToVideo(pixels[None, :, 0]).prepare(clip, encoders.video.encode).condition
-    both = StartEndToVideo(pixels[None, :, 0], pixels[None, :, -1]).prepare(clip, encoders.video.encode).condition
+    ends = KeyframesToVideo([pixels[None, :, 0], pixels[None, :, -1]], [0.0, clip.seconds])
+    both = ends.prepare(clip, encoders.video.encode).condition
     assert _same(sample.stills[:, 0], first.latents[0, :, 0])
     assert _same(sample.stills[:, -1], both.latents[0, :, -1])
 

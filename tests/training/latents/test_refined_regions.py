@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import RefinerConfig, load_preset
-from model.generation.components import Components, GenerationConfig, SamplingConfig
-from model.generation.refining import refined_source
-from model.generation.requests import Defaults
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip, load_preset
+from model.generation.components import Components
 from model.generator import Generator
 from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
-from model.network.refiner import refined_clip, warm_start
+from model.network.refiner import refined_clip, refined_source, refiner_config
 from model.shapes import ClipShape
 from pipelines.dataset.reader import open_video
 from pipelines.training.data.assembler import Assembler
@@ -39,8 +37,8 @@ def shown(small, encoders):
     """A call of a generator with `refine`: the refiner's first video input, and the base's streams."""
     torch.manual_seed(0)
     base = MMDiT(small.transformer).eval()
-    refiner = warm_start(base, REFINER).eval()
-    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), Defaults(16, SIDE, SIDE, 0.5), REFINER)
+    refiner = MMDiT(refiner_config(small.transformer, REFINER)).eval()
+    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), UsualClip(16, SIDE, SIDE, 0.5), REFINER)
     generator = Generator(Components(base, encoders.video, encoders.text, encoders.audio, refiner, config))
     inputs = []
     refiner.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))

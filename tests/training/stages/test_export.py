@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import re
 
 import pytest
@@ -8,8 +7,8 @@ import torch
 from model.checkpoint import CheckpointError, load_transformer
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.generation.components import GenerationConfig, SamplingConfig
-from model.generation.requests import Defaults
+from model.config import GenerationConfig, SamplingConfig, UsualClip
+from model.folder import FROZEN, ModelIndex
 from model.generator import Generator
 from model.network.mmdit import MMDiT
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
@@ -25,7 +24,7 @@ def components(tmp_path_factory):
     audio = TinyAudioConfig(channels=6, width=16, spectrum_width=8, vocoder_iterations=2)
     TinyAudioCodec(audio).save(folder / "audio_codec")
     encoder = build_tiny_encoder(folder / "encoder")
-    (folder / "model_index.json").write_text(json.dumps({"encoder": dataclasses.asdict(encoder.config)}))
+    ModelIndex(FROZEN, encoder=encoder.config).write(folder)
     return folder, encoder.width
 
 
@@ -47,7 +46,7 @@ def trained(small_preset, components):
 
 def generation(preset, **sampling):
     return GenerationConfig(
-        SamplingConfig(steps=2, solver="euler", **sampling), Defaults(16, 32, 32, 0.5), preset.refiner
+        SamplingConfig(steps=2, solver="euler", **sampling), UsualClip(16, 32, 32, 0.5), preset.refiner
     )
 
 

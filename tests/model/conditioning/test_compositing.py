@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.generation.compositing import composite
+from model.conditioning import composite
 
 
 @pytest.fixture
