@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.util import metrics
 from tqdm import tqdm
 
 from pipelines.curation.records import SourceReport
@@ -14,6 +13,8 @@ class SourceCounter:
     """Reports finished sources to Ray's Prometheus endpoint, from inside a worker."""
 
     def __init__(self) -> None:
+        from ray.util import metrics
+
         self._sources = metrics.Counter("skyreels_curation_sources", "Sources finished", ("kind", "status"))
         self._clips = metrics.Counter("skyreels_curation_clips", "Clips cut", ("kind",))
         self._seconds = metrics.Counter("skyreels_curation_media_seconds", "Seconds of media read", ("kind",))

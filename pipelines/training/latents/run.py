@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
 import torch
 from pydantic import TypeAdapter
 
@@ -124,6 +123,8 @@ def _in_process(plan: CachePlan, rows: Sequence[Row]) -> Iterator[Row]:
 
 def _on_ray(plan: CachePlan, rows: Sequence[Row], cluster: LazyCluster) -> Iterator[Row]:
     """A pool of actors that hold the networks, one part at a time each."""
+    import ray
+
     cluster.join()
     job, room = plan.job, ray.cluster_resources()
     fitting = room.get("GPU", 0) / job.gpus_per_worker if job.gpus_per_worker else room["CPU"] / job.cpus_per_worker

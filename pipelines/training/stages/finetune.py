@@ -8,6 +8,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def finetune(request: Request) -> Finetuned:
     if machine:
         _plan(stage, machine, stage.steps or 1, stage.mix).check()
     _claim(request)
-    with cluster.connect():
+    with cluster.connect() if stage.recipe.workers else nullcontext():
         job = CacheJob(
             output=str(request.output),
             spec=stage.latents,
