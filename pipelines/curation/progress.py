@@ -1,7 +1,5 @@
 """What is told of a running curation: behind the driver's progress, and to Prometheus by the workers."""
 
-from ray.util import metrics
-
 from pipelines.curation.records import SourceReport
 from pipelines.curation.summary import Work
 
@@ -10,6 +8,8 @@ class SourceCounter:
     """Reports finished sources to Ray's Prometheus endpoint, from inside a worker."""
 
     def __init__(self) -> None:
+        from ray.util import metrics
+
         self._sources = metrics.Counter("skyreels_curation_sources", "Sources finished", ("kind", "status"))
         self._clips = metrics.Counter("skyreels_curation_clips", "Clips cut", ("kind",))
         self._seconds = metrics.Counter("skyreels_curation_media_seconds", "Seconds of media read", ("kind",))

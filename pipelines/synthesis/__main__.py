@@ -8,6 +8,7 @@ from fractions import Fraction
 import cv2
 
 from pipelines.synthesis.pairs import render_pairs
+from pipelines.synthesis.plain import render_plain
 from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
 from skyreels.progress import Progress
 
@@ -17,6 +18,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(1)
     if arguments.pairs:
         _write_pairs(arguments)
+        return
+    if arguments.plain:
+        with Progress("rendering", arguments.plain, "films") as bar:
+            for _ in render_plain(arguments.output, arguments.plain, arguments.seed):
+                bar.update(1)
+        print(f"{arguments.plain} plain films in {arguments.output}, each with its annotation")
         return
 
     def progress(entries: list[Entry]) -> Iterator[Entry]:
@@ -69,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
               python -m pipelines.synthesis --output world                       # {GROUND_TRUTH_FILES} files, two turns
               python -m pipelines.synthesis --output big --films 1000 --seed 7 --size 640x360 --seconds 8
               python -m pipelines.synthesis --output pairs --pairs 40            # before, after, masks, instruction
+              python -m pipelines.synthesis --output plain --plain 4500          # one subject, one sound, little else
             """
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pairs", type=int, metavar="N", help="make N edit pairs instead: the same film before and after"
+    )
+    parser.add_argument(
+        "--plain", type=int, metavar="N", help="make N films of 1.1 s that a small model can learn instead (128x128)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default %(default)s)")
     parser.add_argument("--size", type=_size, default=(256, 256), metavar="WxH", help="pixels, even (default 256x256)")

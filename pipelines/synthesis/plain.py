@@ -4,7 +4,9 @@ Everything that differs between two of them is in their caption, save where the 
 background and sound are drawn apart from one another, so that a model that knows the parts can make new combinations.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from pipelines.synthesis.film import (
     Subject,
 )
 from pipelines.synthesis.sampler import Split, is_held_out
+from pipelines.synthesis.studio import write_film
 
 SHAPES: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star", "heart", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
@@ -30,6 +33,15 @@ BACKGROUNDS = ("black", "grey", "brown", "green", "blue", "purple")
 MATERIALS: tuple[MaterialName, ...] = ("wood", "metal", "glass")
 MOTIONS: tuple[MotionKind, ...] = ("linear", "linear", "circular", "bouncing", "bouncing")
 TRAVEL = 0.45  # heights in a second
+
+
+def render_plain(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]:
+    """Write `count` films of the training split with their annotations, but those that are there; gives their names."""
+    for number in range(count):
+        name = f"plain-{seed:03d}-{number:06d}"
+        if not (Path(folder) / f"{name}.json").is_file():
+            write_film(sample_plain_film(seed * 1_000_003 + number), folder, name)
+        yield name
 
 
 def sample_plain_film(

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import ray
-
 _OF_ONE_MACHINE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """For Ray Train in a private cluster: looking at the workers costs nothing, and nobody takes a node away."""
 
@@ -20,6 +18,8 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
     it starts one on this machine, on loopback, and stops it at the end. A connection that is already open is
     used as it is.
     """
+    import ray  # here, so that what runs in one process needs no Ray
+
     if ray.is_initialized():
         yield
         return

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import ray
-
 from skyreels.storage import StorageError
 
 _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
@@ -66,6 +64,8 @@ def run_parts(
     """
     if not parts:
         return
+    import ray  # here: work in this process needs none
+
     resources = resources or Resources()
     rows = [asdict(part) for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))

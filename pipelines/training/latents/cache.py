@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 import torch
 from pydantic import TypeAdapter
 
@@ -115,6 +114,8 @@ def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
 
 def _resources(job: CacheJob) -> parts.Resources:
     """A pool of actors that hold the networks: as many as asked for, or as the cluster has room for."""
+    import ray  # here: a cache made in this process needs none
+
     room = ray.cluster_resources()
     fitting = room.get("GPU", 0) / job.gpus_per_worker if job.gpus_per_worker else room["CPU"] / job.cpus_per_worker
     return parts.Resources(job.cpus_per_worker, job.gpus_per_worker, job.workers or max(1, int(fitting)))

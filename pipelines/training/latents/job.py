@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-
 from model.config import Preset
 from model.shapes import AudioCodecSpec, VideoCodecSpec
 from pipelines.dataset.reader import ClipDataset, ClipKind, open_dataset
@@ -173,6 +171,8 @@ def _networks(job: CacheJob) -> Networks:
     """Identities and specs; where workers have GPUs, asked of one: the driver's node may be too small for an MLLM."""
     if not job.gpus_per_worker:
         return _looked_at(job)
+    import ray
+
     with LazyCluster() as cluster:
         cluster.join()
         remote = ray.remote(num_cpus=job.cpus_per_worker, num_gpus=job.gpus_per_worker)(_looked_at)

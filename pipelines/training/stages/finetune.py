@@ -8,6 +8,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def finetune(request: Request) -> Finetuned:
     if machine:
         _plan(stage, machine, stage.steps or 1, stage.mix).check()
     _claim(request)
-    with cluster.connect():
+    with cluster.connect() if stage.recipe.workers else nullcontext():
         job = CacheJob.of_stage(stage, str(request.output), request.dataset, str(request.model))
         latents = cache(job, quiet=request.quiet).location
         note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})

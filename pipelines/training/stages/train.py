@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -50,7 +50,8 @@ def train(request: Request) -> bool:
         for name in set(stages) & set(stages_of(request.stage)):
             shutil.rmtree(training.folder(name), ignore_errors=True)
     print(f"stages to run: {', '.join(stages)}")
-    with cluster.connect():
+    on_ray = any(training.stage(name).recipe.workers for name in stages)
+    with cluster.connect() if on_ray else nullcontext():
         for place, name in enumerate(stages, 1):
             stage = training.stage(name)
             print(f"\n{name} ({place} of {len(stages)})", flush=True)

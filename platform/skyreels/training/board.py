@@ -5,12 +5,15 @@ does so in one process that lives as long as the run.
 """
 
 import asyncio
+import threading
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from skyreels.training.events import Event
+from skyreels.training.stop import request_stop
 
 
 class Board:
@@ -54,6 +57,38 @@ class Board:
 
     async def failure(self) -> str | None:
         return self._failure
+
+
+class RemoteBoard:
+    """A board as a worker sees it. Implements `worker.Driver`."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def post(self, event: Event) -> None:
+        self._actor.post.remote(event)
+
+    def flush(self) -> None:
+        self.failure()  # calls of one process arrive in order
+
+    def fail(self, message: str) -> None:
+        ray.get(self._actor.fail.remote(message))
+
+    def failure(self) -> str | None:
+        found: str | None = ray.get(self._actor.failure.remote())
+        return found
+
+    def follow(self) -> None:
+        """From a thread that ends with the board."""
+        threading.Thread(target=self._wait_for_request, name="stop-request", daemon=True).start()
+
+    def _wait_for_request(self) -> None:
+        try:
+            while not ray.get(self._actor.stop_requested.remote(60)):
+                pass
+        except RayActorError:
+            return  # the run is over; its process may go on to the next
+        request_stop()
 
 
 def open_board() -> Any:

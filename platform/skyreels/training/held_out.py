@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skyreels.training.ema import ShardedEma
 from skyreels.training.trainable import Trainable
-from skyreels.training.zero import ShardedModule
+from skyreels.training.whole import Held
 
 START: Final = "start"
 TRAINED: Final = "trained"
@@ -20,7 +20,7 @@ AVERAGED: Final = "averaged"
 class HeldOutLosses:
     """By name, on the same batches with the same noise. All ranks make the same calls."""
 
-    def __init__(self, trainable: Trainable, sharded: ShardedModule, device: torch.device) -> None:
+    def __init__(self, trainable: Trainable, sharded: Held, device: torch.device) -> None:
         self._trainable, self._sharded, self._device = trainable, sharded, device
 
     def of_start(self) -> dict[str, float]:

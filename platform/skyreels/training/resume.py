@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -12,15 +13,17 @@ from skyreels.training.config import EngineConfig
 from skyreels.training.ema import ShardedEma
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import CheckpointDamaged
+from skyreels.training.partition import bounds
 from skyreels.training.trainable import Trainable
-from skyreels.training.zero import Settings, ShardedModule, build, load_pieces, partitioned, wrap
+from skyreels.training.whole import Held, WholeModule, load_whole
+from skyreels.training.zero import Read, Settings, build, load_pieces, partitioned, shape_of, wrap
 
 
 @dataclass(frozen=True)
 class State:
     """What a run starts with."""
 
-    sharded: ShardedModule
+    sharded: Held
     ema: ShardedEma | None
     step: int
     """Steps that are done."""
@@ -33,30 +36,59 @@ class State:
 def start(
     trainable: Trainable,
     config: EngineConfig,
-    settings: Settings,
+    settings: Settings | None,
     accumulation: int,
     checkpoints: Checkpoints,
     announce: Callable[[CheckpointDamaged], None],
+    device: torch.device,
 ) -> State:
-    """Build the module on all ranks and fill it from the newest sound checkpoint, or with its initial weights."""
+    """Build the module on all ranks and fill it from the newest sound checkpoint, or with its initial weights.
+
+    Without settings of DeepSpeed it is whole, on `device`.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
-    module, settings = build(trainable, config, settings, accumulation)
+    if settings:
+        module, settings = build(trainable, config, settings, accumulation)
+    else:
+        torch.manual_seed(config.seed)
+        module = trainable.build()
     reader = newest_sound(checkpoints, announce)
     if reader is not None:
         check_same(reader, module, config.ema is not None, checkpoints.location(reader.facts.step))
     source, frozen = _sources(reader, trainable, module)
-    load_pieces(module, lambda kind, *piece: (frozen if kind == "frozen" else source).read(kind, *piece), rank, world)
+
+    def read(kind: str, name: str, start: int, stop: int) -> Tensor | None:
+        return (frozen if kind == "frozen" else source).read(kind, name, start, stop)
+
+    sharded: Held
+    if settings:
+        load_pieces(module, read, rank, world)
+        sharded = wrap(module, config, settings)
+    else:
+        load_whole(module, read)
+        sharded = WholeModule(module, config, accumulation, device)
     load_buffers(module, source.buffers())
-    sharded = wrap(module, config, settings)
-    sharded.fill(sharded.flat_state(), source.read, rank, world)
+    fill(sharded, sharded.flat_state(), source.read, rank, world)
     ema = ShardedEma(sharded.flat_weights, config.ema) if config.ema is not None else None
     if reader is None:
         return State(sharded, ema, 0, (), {})
     sharded.updates = reader.facts.updates
     if ema:
-        sharded.fill({"ema": ema.averages}, reader.read, rank, world)
+        fill(sharded, {"ema": ema.averages}, reader.read, rank, world)
     reader.close()
     return State(sharded, ema, reader.facts.step, reader.facts.norms, reader.facts.held_out)
+
+
+@torch.no_grad()
+def fill(held: Held, flats: Mapping[str, list[Tensor]], read: Read, rank: int, world: int) -> None:
+    """Fill flat partitions, by kind as in `flat_state`, with this rank's pieces of the trainable parameters."""
+    shapes = held.shapes()
+    for name, place in held.places().items():
+        start, stop = bounds(shapes[name].numel(), rank, world)
+        for kind, groups in flats.items():
+            values = read(kind, name, start, stop)
+            if values is not None:
+                groups[place.group].narrow(0, place.offset, stop - start).copy_(values)
 
 
 def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged], None]) -> PieceReader | None:
@@ -90,7 +122,7 @@ def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged
 def check_same(reader: PieceReader, module: nn.Module, ema: bool, where: str) -> None:
     """Raise unless a checkpoint is of this module, with the same parameters training."""
     facts = reader.facts
-    shapes = {name: tuple(param.ds_shape) for name, param in partitioned(module)}
+    shapes = {name: tuple(shape_of(param)) for name, param in partitioned(module)}
     frozen = {name for name, param in module.named_parameters() if not param.requires_grad}
     different = [name for name in shapes.keys() | facts.shapes.keys() if shapes.get(name) != facts.shapes.get(name)]
     if different:
@@ -122,7 +154,7 @@ class InitialWeights:
                 f"the initial weights hold {len(unknown)} tensors that the module has not, first {unknown[0]}: "
                 "they are of another model"
             )
-        self._shapes = {name: tuple(param.ds_shape) for name, param in partitioned(module)}
+        self._shapes = {name: tuple(shape_of(param)) for name, param in partitioned(module)}
         self._last: tuple[str, Tensor] | None = None
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor | None:

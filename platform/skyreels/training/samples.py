@@ -7,12 +7,10 @@ import torch
 
 from skyreels.storage import Storage
 from skyreels.training.trainable import Trainable
-from skyreels.training.zero import ShardedModule
+from skyreels.training.whole import Held
 
 
-def write_samples(
-    trainable: Trainable, sharded: ShardedModule, step: int, run: Storage, writes: bool
-) -> tuple[str, ...]:
+def write_samples(trainable: Trainable, sharded: Held, step: int, run: Storage, writes: bool) -> tuple[str, ...]:
     """Let the Trainable make samples, on all ranks; where `writes`, publish them in `run` and return their locations.
 
     They are made in a scratch folder, so that each appears whole, on disk or on S3.

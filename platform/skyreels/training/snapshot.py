@@ -16,13 +16,11 @@ from skyreels.training.checkpoints import CheckpointFacts, Checkpoints, rank_fil
 from skyreels.training.ema import ShardedEma
 from skyreels.training.events import CheckpointWritten
 from skyreels.training.partition import bounds
-from skyreels.training.zero import ShardedModule
+from skyreels.training.whole import Held
 
 
 @torch.no_grad()
-def host_copy(
-    sharded: ShardedModule, ema: ShardedEma | None, rank: int, world: int, *, frozen: bool
-) -> dict[str, Tensor]:
+def host_copy(sharded: Held, ema: ShardedEma | None, rank: int, world: int, *, frozen: bool) -> dict[str, Tensor]:
     """This rank's pieces without their padding, keyed as in a checkpoint file, in memory that training leaves alone."""
     flats = sharded.flat_state() | ({"ema": ema.averages} if ema else {})
     copies = {kind: [flat.detach().to("cpu", copy=True) for flat in groups] for kind, groups in flats.items()}

@@ -4,10 +4,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-import ray.train.torch
 import torch
 import torch.distributed as dist
 
@@ -25,39 +23,51 @@ from skyreels.training.resume import start
 from skyreels.training.samples import write_samples
 from skyreels.training.schedule import learning_rate
 from skyreels.training.snapshot import CheckpointWriter, host_copy
-from skyreels.training.stop import follow_board, stop_requested
+from skyreels.training.stop import stop_requested
 from skyreels.training.tally import Tally, Totals
 from skyreels.training.trainable import Slot, StepLoss, Trainable
-from skyreels.training.zero import Settings, partitioned, start_deepspeed
+from skyreels.training.zero import Settings, start_deepspeed
+
+
+class Driver(Protocol):
+    """Who is told what happens, wherever that is."""
+
+    def post(self, event: Event) -> None: ...
+
+    def flush(self) -> None:
+        """Wait until all that was posted has arrived."""
+
+    def fail(self, message: str) -> None:
+        """Note an error that another attempt would meet again."""
+
+    def failure(self) -> str | None: ...
+
+    def follow(self) -> None:
+        """Take the driver's request to stop for one of this process."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver hands to every worker."""
+    """What the driver hands to every worker. `settings` are DeepSpeed's; None: the module stays whole."""
 
     make: Callable[[], Trainable]
     config: EngineConfig
-    settings: Settings
+    settings: Settings | None
     run: str
-    board: Any
-
-
-def work(job: Job) -> None:
-    """Ray Train's training function."""
-    train_rank(job, ray.train.torch.get_device())
+    board: Driver
 
 
 def train_rank(job: Job, device: torch.device) -> None:
     """All that one rank does in one attempt, in the process group that is there."""
-    if ray.get(job.board.failure.remote()):
+    if job.board.failure():
         return  # an earlier attempt met an error that this one would meet again
     try:
         _Worker(job, device).train()
     except TrainingError as error:  # raised by all ranks alike, so all end here
-        ray.get(job.board.fail.remote(str(error)))
+        job.board.fail(str(error))
     except Exception as error:
         if not _may_pass(error):
-            ray.get(job.board.fail.remote("".join(traceback.format_exception(error))))
+            job.board.fail("".join(traceback.format_exception(error)))
         raise
 
 
@@ -68,7 +78,8 @@ def _may_pass(error: Exception) -> bool:
 
 class _Worker:
     def __init__(self, job: Job, device: torch.device) -> None:
-        start_deepspeed()
+        if job.settings:
+            start_deepspeed()
         self.config, self.board = job.config, job.board
         self.run = Storage(job.run)
         self.device = device
@@ -77,14 +88,15 @@ class _Worker:
         self.checkpoints = Checkpoints.of(job.run)
         self.writer = CheckpointWriter(self.checkpoints, job.config.checkpoint.keep, self.post)
         self.unreadable = UnreadableCount(job.config.guard)
-        state = start(self.trainable, job.config, job.settings, self.ranks.accumulation, self.checkpoints, self.post)
+        accumulation = self.ranks.accumulation
+        state = start(self.trainable, job.config, job.settings, accumulation, self.checkpoints, self.post, device)
         self.sharded, self.ema, self.start = state.sharded, state.ema, state.step
         self.held_out = dict(state.held_out)
         self.writer.last = state.step or None
         self.guard = Guard(job.config.guard, state.norms)
         self.sharded.set_gate(self._may_update)
         if self.ranks.rank == 0:
-            follow_board(job.board)
+            job.board.follow()
 
     def train(self) -> None:
         """The step loop."""
@@ -205,7 +217,7 @@ class _Worker:
         self.post(HeldOut(done, dict(self.held_out)))
 
     def _announce_start(self) -> None:
-        parameters = [param for _, param in partitioned(self.sharded.module)]
+        shapes, frozen = self.sharded.shapes(), self.sharded.frozen()
         averages = sum(average.numel() * 4 for average in self.ema.averages) if self.ema else 0
         self.post(
             Started(
@@ -213,8 +225,8 @@ class _Worker:
                 workers=self.ranks.world,
                 accumulation=self.ranks.accumulation,
                 device=device_name(self.device),
-                parameters=sum(param.ds_numel for param in parameters),
-                trainable_parameters=sum(param.ds_numel for param in parameters if param.requires_grad),
+                parameters=sum(shape.numel() for shape in shapes.values()),
+                trainable_parameters=sum(shape.numel() for name, shape in shapes.items() if name not in frozen),
                 state_bytes=self.sharded.state_bytes() + averages,
             )
         )
@@ -237,8 +249,8 @@ class _Worker:
     def post(self, event: Event) -> None:
         """Send to the driver, from the first rank."""
         if self.ranks.rank == 0:
-            self.board.post.remote(event)
+            self.board.post(event)
 
     def flush(self) -> None:
-        """Wait until the board has what was posted: calls of one process arrive in order."""
-        ray.get(self.board.failure.remote())
+        """Wait until the driver has what was posted."""
+        self.board.flush()

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,11 @@ def partitioned(module: nn.Module) -> list[tuple[str, Any]]:
     return list(module.named_parameters())
 
 
+def shape_of(param: Any) -> torch.Size:
+    """Of a parameter as it is when whole, partitioned or not."""
+    return torch.Size(getattr(param, "ds_shape", param.shape))
+
+
 class _Root(nn.Module):
     """What DeepSpeed takes for the model: whatever a Trainable calls of its module, it calls inside this forward."""
 
@@ -91,7 +96,7 @@ class _Root(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a trainable parameter's piece lies in the flat partitions."""
 
     group: int
@@ -187,22 +192,11 @@ class ShardedModule:
             flats[moment] = [states[flat][moment] for flat in self.flat_weights]
         return flats
 
-    @torch.no_grad()
-    def fill(self, flats: Mapping[str, list[Tensor]], read: Read, rank: int, world: int) -> None:
-        """Fill flat partitions, by kind as in `flat_state`, with this rank's pieces of the trainable parameters."""
-        shapes = self.shapes()
-        for name, place in self.places().items():
-            start, stop = bounds(shapes[name].numel(), rank, world)
-            for kind, groups in flats.items():
-                values = read(kind, name, start, stop)
-                if values is not None:
-                    groups[place.group].narrow(0, place.offset, stop - start).copy_(values)
-
-    def places(self) -> dict[str, _Place]:
+    def places(self) -> dict[str, Place]:
         """Of every trainable parameter."""
         positions = self._zero.grad_position
         trainable = [(name, param) for name, param in partitioned(self.module) if param.requires_grad]
-        return {name: _Place(*map(int, positions[self._zero.get_param_id(param)])) for name, param in trainable}
+        return {name: Place(*map(int, positions[self._zero.get_param_id(param)])) for name, param in trainable}
 
     def frozen(self) -> dict[str, Tensor]:
         """This rank's pieces of the parameters that do not train."""
@@ -284,7 +278,7 @@ def wrap(module: nn.Module, config: EngineConfig, settings: Settings) -> Sharded
     import deepspeed
 
     options = config.optimizer
-    groups = _decay_groups(module, options.weight_decay)
+    groups = decay_groups(module, options.weight_decay)
     adam: dict[str, Any] = {"lr": options.learning_rate, "betas": options.betas, "eps": options.eps}
     if "optimizer" in settings:
         adam |= {"weight_decay": options.weight_decay, "adam_w_mode": True}
@@ -309,13 +303,13 @@ def _kept_whole(zero: Any, module: nn.Module) -> list[Any]:
     return params
 
 
-def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and other vectors do not."""
     trainable = [param for _, param in partitioned(module) if param.requires_grad]
     if not trainable:
         raise TrainingError("nothing trains: every parameter of the module has requires_grad off")
-    matrices = [param for param in trainable if len(param.ds_shape) > 1]
-    vectors = [param for param in trainable if len(param.ds_shape) <= 1]
+    matrices = [param for param in trainable if len(shape_of(param)) > 1]
+    vectors = [param for param in trainable if len(shape_of(param)) <= 1]
     if weight_decay == 0 or not matrices or not vectors:
         return [{"params": trainable, "weight_decay": weight_decay if matrices else 0.0}]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -5,6 +5,7 @@ import pytest
 from model.config import load_preset
 from pipelines.training.curriculum.recipe import GROUPS, RECIPES, STAGES, StageRecipe, load_recipe, shares, stages_of
 from pipelines.training.curriculum.resolve import load_stage
+from pipelines.training.tasks import TASKS
 from skyreels.config import ConfigError, build, read_yaml
 
 # SkyReels-V4, table 1: size, seconds, images, clips, epochs; None where the paper is silent.
@@ -20,6 +21,7 @@ PAPER = {
     "sft-2": ([720, 1080], (5, 15), 0, 1e6, 3),
 }
 FIVE_PERCENT_EACH = {"image_inpaint": 0.05, "i2v": 0.05, "extend": 0.05, "edit": 0.05}
+ADDED = ("v2a", "a2v", "i2v", "start_end", "keyframes_at", "extend", "inpaint", "edit")
 REFERENCES = ("image_ref", "video_ref", "audio_ref")
 
 
@@ -51,11 +53,27 @@ def test_the_mixes_are_the_papers():
         assert mixes[name]["t2i"] + mixes[name]["t2v"] == pytest.approx(0.8)
     assert mixes["video-6"] == pytest.approx({"image_ref": 0.2, "video_ref": 0.2, "t2v": 0.6})
     assert mixes["audio"] == {"t2a": 1}
-    assert mixes["joint"].keys() == {"t2v", "t2av", "t2a"}
+    assert mixes["joint"].keys() == {"t2v", "t2av", "t2a", *ADDED}
+    paper = shares({task: share for task, share in shipped("joint").tasks.items() if task not in ADDED})
+    assert paper == pytest.approx({"t2av": 0.5, "t2v": 0.3, "t2a": 0.2})
     for name in ("sft-1", "sft-2"):
-        assert mixes[name]["t2av"] == pytest.approx(0.8)
-        assert sum(mixes[name][task] for task in REFERENCES) == pytest.approx(0.2)
-        assert mixes[name].keys() == {"t2av", *REFERENCES}
+        paper = shares({task: share for task, share in shipped(name).tasks.items() if task not in ADDED})
+        assert paper["t2av"] == pytest.approx(0.8)
+        assert sum(paper[task] for task in REFERENCES) == pytest.approx(0.2)
+        assert mixes[name].keys() == {"t2av", *REFERENCES, *ADDED}
+
+
+@pytest.mark.parametrize("name", ["joint", "sft-1", "sft-2"])
+def test_what_we_add_is_a_small_part(name):
+    mix = shares(shipped(name).tasks)
+    assert 0.1 <= sum(mix[task] for task in ADDED) <= 0.15
+
+
+def test_every_task_is_taught_by_some_stage_and_those_with_sound_together_with_it():
+    taught = {task for name in STAGES for task in shares(shipped(name).tasks)}
+    assert taught == TASKS.keys()
+    with_sound = {task for name in ("joint", "sft-1") for task in shares(shipped(name).tasks)}
+    assert {task for task, made in TASKS.items() if made.cross_modal} <= with_sound
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "codecs"])
@@ -126,7 +144,7 @@ def test_an_override_with_a_stage_before_the_key_is_for_that_stage_alone():
     assert load_recipe("joint", tiny, overrides).steps == 400
     assert load_recipe("sft-1", tiny, overrides).steps == 7
     assert load_recipe("sft-1", tiny, overrides).tasks["t2av"] == 0.5
-    assert load_recipe("sft-2", tiny, overrides).tasks["t2av"] == 0.8
+    assert load_recipe("sft-2", tiny, overrides).tasks["t2av"] == 0.696
 
 
 def test_the_preset_lies_over_the_recipe():
@@ -169,5 +187,5 @@ def test_a_recipe_of_ones_own(tmp_path):
     own.write_text(f"extends: {RECIPES / 'sft-2.yaml'}\nname: mine\nlatents: mine\ntasks: {{v2a: 0.5}}\n")
     stage = load_stage(str(own), load_preset("tiny"), ["mine.steps=3"])
     assert stage.name == stage.latents.name == "mine"
-    assert stage.mix["v2a"] == pytest.approx(0.5 / 1.5)
+    assert stage.mix["v2a"] == pytest.approx(0.5 / 1.475)
     assert stage.steps == 3
