@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ def test_the_driver_is_killed(small_world, ray_cluster, undisturbed, tmp_path):
 
 
 def test_workers_and_decoders_are_killed(small_world, ray_cluster, undisturbed, tmp_path):
-    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_a_worker, kills=6, seed=2)
+    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_a_worker, kills=6, seed=2, files=2)
     assert _committed(str(tmp_path / "out")) == undisturbed
 
 
@@ -64,17 +63,20 @@ def _committed(output):
     return found
 
 
-def _disturbed(world, output, address, kill, kills, seed):
-    """Run the job again and again, killing something each time at a random amount of progress; then let it finish."""
-    rng, killed = random.Random(seed), 0
+def _disturbed(world, output, address, kill, kills, seed, files=6):
+    """Run the job, killing something after a random number of up to `files` files, until it ends; and so again.
+
+    Then let it finish. A run that goes on after a kill meets the next one.
+    """
+    rng, killed, job = random.Random(seed), 0, None
     for _ in range(kills):
-        job = _start(world, output, address)
-        _wait_for_files(job, output, more=rng.randint(1, 6))
+        if job is None or job.poll() is not None:
+            job = _start(world, output, address)
+        _wait_for_files(job, output, more=rng.randint(1, files))
         time.sleep(rng.uniform(0, 0.4))
         killed += kill(job, rng)
-        if job.poll() is None:
-            job.wait(PATIENCE_S)
-    assert killed >= kills // 2, f"of {kills} runs only {killed} were still at work when something was to be killed"
+    job.wait(PATIENCE_S)
+    assert killed >= kills // 2, f"only {killed} of {kills} times something was at work that could be killed"
     last = _start(world, output, address)
     out, _ = last.communicate(timeout=PATIENCE_S)
     assert last.returncode == 0, out.decode()[-3000:]
@@ -98,7 +100,8 @@ def _wait_for_files(job, output, more):
 def _kill_driver(job, rng):
     """Whether it was there to be killed."""
     alive = job.poll() is None
-    job.send_signal(signal.SIGKILL)
+    job.kill()
+    job.wait(PATIENCE_S)
     return alive
 
 
