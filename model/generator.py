@@ -54,15 +54,8 @@ class Generator:
         if not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale is {lora_scale}: give a finite number")
         components = Components.load(directory, dtype, only)
-        if lora is not None and components.transformer is not None:
-            adapter = load_lora(lora)
-            base = saved_identity(Path(directory) / TRANSFORMER)
-            if adapter.base_identity not in (None, base):
-                raise CheckpointError(
-                    f"the adapter {lora} was trained on the transformer {adapter.base_identity}, and {directory} holds "
-                    f"{base}: use the model that it was trained on"
-                )
-            merge_lora(components.transformer, adapter, lora_scale)
+        if lora is not None:
+            _merge(components, directory, lora, lora_scale)
         return cls(components, device, offload)
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -140,6 +133,19 @@ class Generator:
     def decode(self, prepared: Prepared, streams: Streams, output_type: OutputType = "np") -> Generated:
         """The last step, from either's latents."""
         return decode(self.placement, prepared, streams, output_type)
+
+
+def _merge(components: Components, directory: str | Path, lora: str | Path, scale: float) -> None:
+    if components.transformer is None:
+        raise ValueError(f"the adapter {lora} changes the transformer, which is not loaded here: leave the adapter out")
+    adapter = load_lora(lora)
+    base = saved_identity(Path(directory) / TRANSFORMER)
+    if adapter.base_identity not in (None, base):
+        raise CheckpointError(
+            f"the adapter {lora} was trained on the transformer {adapter.base_identity}, and {directory} holds "
+            f"{base}: use the model that it was trained on"
+        )
+    merge_lora(components.transformer, adapter, scale)
 
 
 def _noise_source(prepared: Prepared) -> torch.Generator:
