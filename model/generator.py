@@ -24,7 +24,7 @@ from model.generation.prepared import Prepared, prepare
 from model.generation.prompts import Prompt
 from model.generation.steps import BaseLatents, Generated, OnStep, decode, refine, sample_base
 from model.media import OutputType
-from model.network.lora import load_lora, merge_lora
+from model.network.lora import Lora, load_lora, merge_lora
 from model.sampling.guidance import Streams
 
 
@@ -53,15 +53,9 @@ class Generator:
         """
         if not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale is {lora_scale}: give a finite number")
+        adapter = None if lora is None else _adapter(directory, lora, only)  # loading may take minutes
         components = Components.load(directory, dtype, only)
-        if lora is not None and components.transformer is not None:
-            adapter = load_lora(lora)
-            base = saved_identity(Path(directory) / TRANSFORMER)
-            if adapter.base_identity not in (None, base):
-                raise CheckpointError(
-                    f"the adapter {lora} was trained on the transformer {adapter.base_identity}, and {directory} holds "
-                    f"{base}: use the model that it was trained on"
-                )
+        if adapter is not None and components.transformer is not None:
             merge_lora(components.transformer, adapter, lora_scale)
         return cls(components, device, offload)
 
@@ -140,6 +134,20 @@ class Generator:
     def decode(self, prepared: Prepared, streams: Streams, output_type: OutputType = "np") -> Generated:
         """The last step, from either's latents."""
         return decode(self.placement, prepared, streams, output_type)
+
+
+def _adapter(directory: str | Path, lora: str | Path, parts: Collection[str]) -> Lora:
+    """The adapter, where it is one of the model in the folder."""
+    if TRANSFORMER not in parts:
+        raise ValueError(f"the adapter {lora} changes the transformer, which is not loaded here: leave the adapter out")
+    adapter = load_lora(lora)
+    base = saved_identity(Path(directory) / TRANSFORMER)
+    if adapter.base_identity not in (None, base):
+        raise CheckpointError(
+            f"the adapter {lora} was trained on the transformer {adapter.base_identity}, and {directory} holds {base}: "
+            "use the model that it was trained on"
+        )
+    return adapter
 
 
 def _noise_source(prepared: Prepared) -> torch.Generator:

@@ -312,3 +312,19 @@ def test_a_model_without_one_of_its_parts_is_an_error_and_no_hub_is_asked(tmp_pa
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(FileNotFoundError, match=rf"{part} is missing, and model_index\.json names it"):
         Generator.from_pretrained(tmp_path / "model")
+
+
+def test_a_process_of_one_step_loads_the_parts_of_that_step(tmp_path, build):
+    made = build(build_tiny_encoder(tmp_path / "made", width=16))
+    made.save_pretrained(tmp_path / "model")
+    for part in ("transformer", "encoder"):  # not even looked at
+        (tmp_path / "model" / part).rename(tmp_path / part)
+    refiner = Generator.from_pretrained(tmp_path / "model", only={"refiner", "audio_codec"})
+    assert set(refiner.components.parts) == {"refiner", "video_codec", "audio_codec"}
+    prepared = made.prepare("a ball", seed=1, refine=True)
+    elsewhere = refiner.decode(prepared, refiner.refine(prepared, made.sample_base(prepared)))
+    assert np.array_equal(elsewhere.frames, made.render(prepared).frames)
+    with pytest.raises(ValueError, match="adapter x changes the transformer, which is not loaded here"):
+        Generator.from_pretrained(tmp_path / "model", only={"refiner"}, lora="x")
+    with pytest.raises(ValueError, match="without refine=True"):
+        refiner.refine(made.prepare("a ball"), made.sample_base(prepared))
