@@ -5,19 +5,25 @@ sources it has not seen, so an interrupted run resumes with the very same parts,
 """
 
 import hashlib
-import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.curation import tables
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
+from pipelines.curation.sources import is_there
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage
 
 _FOLDER = "_plan"
+_PLAN = re.compile(rf"{_FOLDER}/[0-9]{{6}}-[0-9a-f]+\.parquet")
+_LOST_PLAN = (
+    "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
+    "not done anew"
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,10 @@ class Plan:
         return {source.source_id: source for part in self.parts for source in part.sources}
 
     def remaining(self, commits: CommitLog) -> list[Part]:
-        """The parts that have no commit yet."""
-        done = commits.done()
-        return [part for part in self.parts if part.part_id not in done]
+        """The parts that are not committed, or whose files are not there as committed and can be made anew."""
+        begun, intact = commits.done(), commits.intact()
+        left = [part for part in self.parts if part.part_id not in intact]
+        return [part for part in left if part.part_id not in begun or can_be_made(part)]
 
 
 def extend_plan(
@@ -60,22 +67,26 @@ def extend_plan(
     planned = {part.part_id for part in stored.parts}
     parts = [part for part in parts if part.part_id not in planned]
     if parts and write:
-        generation = len(pool.names(_FOLDER))
+        generation = 1 + max((int(name[len(_FOLDER) + 1 :][:6]) for name in _plans(pool)), default=-1)
         pool.write(f"{_FOLDER}/{generation:06d}-{extract.identity}.parquet", _encode(parts))
     return Plan((*stored.parts, *parts))
 
 
 def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
     """What earlier runs with this extraction planned."""
-    names = [name for name in pool.names(_FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
-    return Plan(tuple(part for name in names for part in _decode(pool.read(name))))
+    names = [name for name in _plans(pool) if name.endswith(f"-{extract.identity}.parquet")]
+    return Plan(tuple(part for name in names for part in _decode(pool, name)))
 
 
 def planned_sources(pool: Storage) -> list[Source]:
     """Every source of every plan, whatever extraction it was for."""
-    names = [name for name in pool.names(_FOLDER) if name.endswith(".parquet")]
-    found = {s.source_id: s for name in names for part in _decode(pool.read(name)) for s in part.sources}
+    found = {s.source_id: s for name in _plans(pool) for part in _decode(pool, name) for s in part.sources}
     return list(found.values())
+
+
+def can_be_made(part: Part) -> bool:
+    """Whether every source of a part is there: making it without one would lose what the pool still holds of it."""
+    return all(is_there(source) for source in part.sources)
 
 
 def make_parts(sources: Sequence[Source], extract: ExtractConfig, attempt: int = 1) -> list[Part]:
@@ -97,20 +108,24 @@ def _part_id(sources: Iterable[Source], extract: ExtractConfig, attempt: int) ->
     return hashlib.blake2b(stable_json([named, extract.identity, attempt]), digest_size=10).hexdigest()
 
 
+def _plans(pool: Storage) -> list[str]:
+    """Names of the stored plans, the oldest first."""
+    return [name for name in pool.names(_FOLDER) if _PLAN.fullmatch(name)]
+
+
 def _encode(parts: Sequence[Part]) -> bytes:
     rows = [
         {"part_id": part.part_id, "attempt": part.attempt, "source": source.model_dump_json()}
         for part in parts
         for source in part.sources
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
+    return tables.encode(pa.Table.from_pylist(rows))
 
 
-def _decode(data: bytes) -> list[Part]:
+def _decode(pool: Storage, name: str) -> list[Part]:
+    table = tables.decode(pool.read(name), pool.location(name), _LOST_PLAN)
     parts: dict[str, tuple[int, list[Source]]] = {}
-    for row in pq.read_table(io.BytesIO(data)).to_pylist():
+    for row in table.to_pylist():
         _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))
         sources.append(Source.model_validate_json(row["source"]))
     return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]

@@ -8,6 +8,7 @@
 """
 
 import errno
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,12 +22,17 @@ from pipelines.curation.extract import PartResult, extract_part
 from pipelines.curation.plan import Part, Plan
 from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
-from pipelines.curation.records import Source
+from pipelines.curation.records import DAMAGE_REMEDY, Rejection, Source, SourceReport, Status
+from pipelines.curation.taken_down import TakenDown
+from skyreels import leftovers
 from skyreels.commits import Commit, CommitLog
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 
+logger = logging.getLogger(__name__)
+
+_NOTHING = TakenDown()
 _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 
 
@@ -40,13 +46,18 @@ class PartFailure:
     detail: str
 
 
-def extract_parts(parts: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult | PartFailure]:
-    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come."""
+def extract_parts(
+    parts: Sequence[Part], extract: ExtractConfig, pool: Storage, taken: TakenDown = _NOTHING
+) -> Iterator[PartResult | PartFailure]:
+    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come.
+
+    What was taken down since a part was planned stays out of it.
+    """
     by_id = {part.part_id: part for part in parts}
     rows = [_to_row(part) for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
         _extract_row,
-        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root},
+        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root, "taken": taken},
         num_cpus=1,
     )
     for row in dataset.iter_rows():
@@ -72,32 +83,53 @@ class Pool:
 
 
 def read_pool(pool: Storage, plan: Plan) -> Pool:
-    """Both tables; parts that are not committed are absent, sources that were done again count once."""
+    """Both tables; parts that are not committed are absent, sources that were done again count once.
+
+    Of a part that was committed and cannot be read any more, every source is there as one that failed.
+    """
     log = CommitLog(pool)
-    done = log.done()
-    latest = {source.source_id: part.part_id for part in plan.parts if part.part_id in done for source in part.sources}
+    begun = log.done()
+    latest = {source.source_id: part.part_id for part in plan.parts if part.part_id in begun for source in part.sources}
     clips, sources = [], []
     for part in plan.parts:
-        if part.part_id in done:
-            commit = log.read(part.part_id)
-            clips.append(_current(pool, commit, "clips/", latest))
-            sources.append(_current(pool, commit, "sources/", latest))
+        if part.part_id in begun:
+            try:
+                commit = log.read(part.part_id)
+                found = [_current(log, commit, prefix, latest) for prefix in ("clips/", "sources/")]
+            except DamageError as error:
+                found = _lost(part, error, latest)
+            clips.append(found[0])
+            sources.append(found[1])
     return Pool(tables.concat(clips), tables.concat(sources))
 
 
-def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:
+def _current(log: CommitLog, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:
     """A part's table, without the sources that a later part did again."""
-    table = tables.decode(pool.read(next(file.name for file in commit.files if file.name.startswith(prefix))))
+    file = next(file for file in commit.files if file.name.startswith(prefix))
+    table = tables.decode(log.read_file(file), log.storage.location(file.name))
     mask = [latest.get(source) == commit.part_id for source in table.column("source_id").to_pylist()]
     return table.filter(pa.array(mask, pa.bool_()))
 
 
-def _extract_row(row: dict[str, Any], extract: str, pool: str) -> dict[str, Any]:
+def _lost(part: Part, error: DamageError, latest: dict[str, str]) -> list[pa.Table]:
+    """No clips, and a row per source that says why."""
+    logger.warning("part %s of the pool cannot be read, and its %d sources are left out: %s", part.part_id,
+                   len(part.sources), error)  # fmt: skip
+    why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=str(error))
+    reports = [
+        SourceReport(source=source, status=Status.FAILED, attempts=part.attempt, rejection=why)
+        for source in part.sources
+        if latest.get(source.source_id) == part.part_id
+    ]
+    return [tables.clip_table([]), tables.source_table(tables.source_rows(part.part_id, reports))]
+
+
+def _extract_row(row: dict[str, Any], extract: str, pool: str, taken: TakenDown) -> dict[str, Any]:
     part = Part(row["part_id"], tuple(Source.model_validate_json(text) for text in row["sources"]), int(row["attempt"]))
     empty = {"failure": "", "detail": ""}
     try:
         config = ExtractConfig.model_validate_json(extract)
-        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter())
+        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter(), taken)
     except OSError as error:
         reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
         blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0, 0.0)
@@ -118,6 +150,7 @@ def _counter() -> SourceCounter:
 @lru_cache(maxsize=1)
 def _sandbox(extract: str) -> Sandbox:
     """One decoding child per worker process, kept for all its parts."""
+    leftovers.sweep_scratch()  # a worker before this one may have died at its work
     config = ExtractConfig.model_validate_json(extract)
     # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()

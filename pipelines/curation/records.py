@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+DAMAGE_REMEDY = "run `jobs/curate.py verify`: it makes anew what its sources allow"
+
 
 class Kind(StrEnum):
     VIDEO = "video"

@@ -58,6 +58,11 @@ def opened(source: Source, scratch: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
+def is_there(source: Source) -> bool:
+    """Whether the file that holds the source can be found."""
+    return storage.exists(source.uri.partition("#")[0] if _is_member(source.uri) else source.uri)
+
+
 def _sources_in(item: str) -> Iterator[Source]:
     location = storage.normalise(item)
     extension = _extension(location)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.curation.records import Clip, Rejection, SourceReport
 from skyreels.shards import Member
+from skyreels.storage import DamageError
 
 Members = dict[str, Member]
 
@@ -103,7 +104,7 @@ def source_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def encode_members(members: Members) -> str:
-    return json.dumps({name: [member.shard, member.offset, member.size] for name, member in members.items()})
+    return json.dumps({name: member.place for name, member in members.items()})
 
 
 def members_of(row: dict[str, Any]) -> Members:
@@ -117,13 +118,19 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def encode(table: pa.Table) -> bytes:
+    """Parquet whose pages carry checksums, which `decode` compares."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+def decode(data: bytes, where: str = "a table", remedy: str = "restore it from a copy") -> pa.Table:
+    """Raises DamageError, naming `where` and the remedy, for what is no table or not the one that was written."""
+    try:
+        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamageError(f"{where} is damaged ({len(data)} bytes; {reason}): {remedy}") from error
 
 
 def _score_column(values: list[Any]) -> pa.Array:

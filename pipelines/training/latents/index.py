@@ -28,7 +28,7 @@ from pipelines.training.latents.sample import LatentKind, LatentSample
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
 from skyreels.config import Config
 from skyreels.shards import Member, read_member
-from skyreels.storage import Storage, normalise
+from skyreels.storage import DamageError, MissingError, Storage, normalise
 
 CACHE = "cache.json"
 INDEX = "index.parquet"
@@ -120,11 +120,13 @@ class LatentIndex:
         span = Member(entry.shard, entry.json_offset, entry.offset + entry.size - entry.json_offset)
         try:
             data = read_member(self.storage, span)
-        except FileNotFoundError as error:
+        except MissingError as error:
             raise LatentError(f"{where}: the shard is missing; {remedy}") from error
+        except DamageError as error:
+            raise LatentError(f"{where}: the sample is damaged ({error}); {remedy}") from error
         tensors = data[entry.offset - entry.json_offset :]
-        if len(tensors) != entry.size or zlib.crc32(tensors) != entry.crc32:
-            raise LatentError(f"{where}: the sample is damaged ({len(tensors)} of {entry.size} bytes); {remedy}")
+        if zlib.crc32(tensors) != entry.crc32:
+            raise LatentError(f"{where}: the sample is damaged (its CRC-32 is another); {remedy}")
         return unpack({"json": data[: entry.json_size], "safetensors": tensors})
 
     @cached_property

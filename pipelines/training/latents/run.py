@@ -27,13 +27,13 @@ from pipelines.training.latents.job import CacheJob, CachePlan, plan_cache
 from pipelines.training.latents.plan import Part, store_plan
 from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
+from skyreels import leftovers
 from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, digest
-from skyreels.storage import Storage, sweep_temporary
+from skyreels.storage import Storage
 
 REJECTS = "rejects.parquet"
 _REJECT_COLUMNS = dict.fromkeys(("key", "stage", "reason", "remedy", "detail"), pa.string())
-_STALE_AFTER_S = 24 * 3600.0
 
 _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 
@@ -68,7 +68,7 @@ def complete(plan: CachePlan, *, replay_rejects: bool = False, quiet: bool = Fal
     """Do what a plan of now says, as `cache`."""
     started = time.monotonic()
     storage = Storage(plan.location)
-    sweep_temporary(plan.location, older_than_s=_STALE_AFTER_S)
+    leftovers.sweep(plan.location)
     if replay_rejects:
         _revoke_rejected(plan, storage)
         plan = plan_cache(plan.job)
