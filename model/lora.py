@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from model.checkpoint import CheckpointError
+from model.checksums import CheckpointError, check
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -52,7 +52,11 @@ def load_lora(directory: str | Path) -> Lora:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name} does not exist: {directory} is no adapter folder")
-    config = json.loads((directory / ADAPTER_CONFIG).read_text())
+    check(directory)
+    try:
+        config = json.loads((directory / ADAPTER_CONFIG).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{directory / ADAPTER_CONFIG} is damaged ({error}): copy the adapter again") from error
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{directory} holds a {config.get('peft_type')} adapter: only LORA can be merged")
     odd = [key for key, plain in _UNSUPPORTED.items() if config.get(key, plain) not in (plain, None)]

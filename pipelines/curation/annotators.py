@@ -8,8 +8,6 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import cv2
@@ -27,6 +25,7 @@ from pipelines.curation.embeddings import make_aesthetics, make_backend
 from pipelines.curation.layers import Layer, Row, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Kind
+from skyreels.leftovers import scratch_folder
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 from skyreels.shards import read_member
@@ -225,10 +224,10 @@ def caption_row(result: CaptionResult) -> Row:
 def caption_frames(clip: Row, config: CaptionConfig, pool: Storage) -> list[bytes]:
     """JPEGs at even times of the clip, at caption size; of an image, the image."""
     members = tables.members_of(clip)
-    with TemporaryDirectory(prefix="skyreels-caption-") as folder:
+    with scratch_folder("caption") as folder:
         if "mp4" not in members:
             return [read_member(pool, members["jpg"])] if "jpg" in members else []
-        path = Path(folder) / "clip.mp4"
+        path = folder / "clip.mp4"
         path.write_bytes(read_member(pool, members["mp4"]))
         scale = min(1.0, config.short_side / min(clip["width"], clip["height"]))
         size = (max(1, round(clip["width"] * scale)), max(1, round(clip["height"] * scale)))

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import SHARD_BYTES, CheckpointError, save_state
+from model.checksums import check
 from model.components import INDEX, GenerationConfig
 from model.config import TransformerConfig
 from model.inspect import meta_model
+from skyreels import leftovers
 
 PARTS = ("video_codec", "audio_codec", "encoder")
 
@@ -73,14 +74,18 @@ def export_refiner(
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` in one step when the block ends without an error."""
+    """A folder to fill, which becomes `out` in one step when the block ends without an error.
+
+    What earlier attempts left when they were killed is deleted.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    leftovers.sweep(out.parent, out.name, below=False)
+    folder = out.with_name(leftovers.temporary_name(out.name))
     folder.mkdir()
     try:
         yield folder
         if out.exists():
-            before = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}-before")
+            before = out.with_name(leftovers.temporary_name(out.name))
             out.rename(before)
             folder.rename(out)
             shutil.rmtree(before)
@@ -120,12 +125,16 @@ def _index(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} was not finished, run its stage again")
-    index: dict[str, Any] = json.loads(path.read_text())
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): run its stage again") from error
     return index
 
 
 def _link(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, or by bytes where the disk has none."""
+    """Copy a folder by hard links, or by bytes where the disk has none. Raises CheckpointError for damaged weights."""
+    check(source)
     shutil.copytree(source, target, copy_function=_link_file)
 
 

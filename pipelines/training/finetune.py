@@ -103,7 +103,7 @@ def finetune(request: Request) -> Finetuned:
             outcome = fit(make, stage.engine(steps), str(run), observe)
     if outcome.stopped:
         return Finetuned(None, outcome.step, latents, outcome.checkpoint)
-    with open_checkpoint(str(run)) as checkpoint:
+    with open_checkpoint(str(run), outcome.step) as checkpoint:
         weights = checkpoint.weights(ema=checkpoint.has_ema)
         adapter = save_adapter(weights, request.lora, request.model, request.output / "adapter")
     return Finetuned(adapter, outcome.step, latents, outcome.checkpoint)

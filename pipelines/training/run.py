@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from model import checksums
 from model.components import GenerationConfig
 from pipelines.training.caching import make_caches
 from pipelines.training.clips import open_dataset
@@ -26,7 +26,7 @@ from pipelines.training.recipe import stages_of
 from pipelines.training.resolve import Stage, steps_for
 from pipelines.training.run_record import note_run, read_run
 from pipelines.training.warm_start import warm_start
-from skyreels import cluster, tracking
+from skyreels import cluster, leftovers, tracking
 from skyreels.training.checkpoints import open_checkpoint
 from skyreels.training.run import Outcome, fit
 from skyreels.training.trainable import Trainable
@@ -70,7 +70,7 @@ def _run_codecs(climb: Climb, stage: Stage) -> bool:
         outcome = _fit(climb, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
-        with open_checkpoint(str(climb.folder(stage.name))) as checkpoint:
+        with open_checkpoint(str(climb.folder(stage.name)), outcome.step) as checkpoint:
             finish_codecs(checkpoint.weights(ema=checkpoint.has_ema), stage, datasets, climb.components)
         _finish(climb, stage, outcome.step, climb.components, data, run)
     return True
@@ -80,6 +80,8 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
     """Cache what the stage learns from, say what it will cost, train, export."""
     parents = climb.ladder.parents(stage.name)
     starts = tuple(str(Path(parent.export) / "transformer") for name, parent in parents.items() if name != "codecs")
+    for folder in starts:
+        checksums.check(folder)
     warm_start(network_config(climb.preset, stage.branches), starts)  # says now whether the weights fit
     datasets = climb.datasets(stage)
     caches = make_caches(climb, stage, datasets)
@@ -95,7 +97,7 @@ def _run_transformer(climb: Climb, stage: Stage) -> bool:
         outcome = _fit(climb, stage, maker, steps, run)
         if outcome.stopped:
             return False
-        export = _export(climb, stage, starts)
+        export = _export(climb, stage, starts, outcome.step)
         _finish(climb, stage, outcome.step, export, data, run)
     return True
 
@@ -114,15 +116,16 @@ def _held(index: LatentIndex | LatentUnion) -> Samples:
 
 def _fit(climb: Climb, stage: Stage, make: Callable[[], Trainable], steps: int, run: tracking.TrackedRun) -> Outcome:
     folder = climb.folder(stage.name)
+    leftovers.sweep(folder)
     with Observer(run, folder, stage.name, steps, quiet=climb.request.quiet) as observe:
         return fit(make, stage.engine(steps), str(folder), observe)
 
 
-def _export(climb: Climb, stage: Stage, starts: tuple[str, ...]) -> Path:
+def _export(climb: Climb, stage: Stage, starts: tuple[str, ...], step: int) -> Path:
     """Averaged weights, where there are any, as a generator."""
     folder = climb.folder(stage.name)
     network = network_config(climb.preset, stage.branches)
-    with open_checkpoint(str(folder)) as checkpoint:
+    with open_checkpoint(str(folder), step) as checkpoint:
         weights = checkpoint.weights(ema=checkpoint.has_ema)
         if stage.kind == "refiner":
             return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
@@ -169,6 +172,7 @@ def _tracked(climb: Climb, stage: Stage, facts: dict[str, str]) -> Iterator[trac
 
 def _point(link: Path, target: Path) -> None:
     """Make `link` lead to `target`, in one step."""
-    partial = link.with_name(f".{link.name}-{uuid.uuid4().hex[:8]}")
+    leftovers.sweep(link.parent, link.name, below=False)
+    partial = link.with_name(leftovers.temporary_name(link.name))
     partial.symlink_to(os.path.relpath(target, link.parent))
     partial.replace(link)

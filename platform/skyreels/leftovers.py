@@ -4,6 +4,7 @@
 skyreels-<purpose>-<node>-<pid>-…  a folder of scratch space on this machine
 """
 
+import glob
 import hashlib
 import os
 import platform
@@ -33,13 +34,14 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def sweep(location: str | Path, *stems: str, older_than_s: float = _STALE_AFTER_S) -> list[Path]:
-    """Delete what dead processes left of `temporary_name(stem)` below a local folder; what was deleted.
+def sweep(location: str | Path, *stems: str, below: bool = True, older_than_s: float = _STALE_AFTER_S) -> list[Path]:
+    """Delete what dead processes left of `temporary_name(stem)` in a local folder, and `below` it; what was deleted.
 
     Of this machine, everything whose process has ended; of others, what is older than `older_than_s`.
     """
     root = Path(location)
-    left = [path for stem in stems or ("tmp",) for path in root.rglob(f".{stem}-*")] if root.is_dir() else []
+    patterns = [f"{'**/' if below else ''}.{glob.escape(stem)}-*" for stem in stems or ("tmp",)]
+    left = [path for pattern in patterns for path in root.glob(pattern)] if root.is_dir() else []
     return [path for path in left if is_left_over(path, older_than_s) and _delete(path)]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from model.conditioning.references import Reference
 from model.config import Preset, from_mapping
 from model.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
 from skyreels.config import Config
+from skyreels.leftovers import scratch_folder
 
 _PROMPTS = 4096  # whose hidden states are kept in memory
 _FOLDERS = ("video_codec", "audio_codec", "encoder")
@@ -84,7 +84,7 @@ def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> En
 def _load_text(root: Path | None, folder: Path | None, preset: Preset) -> MLLMEncoder:
     section = preset.section("encoder")
     if root is None or folder is None:
-        with TemporaryDirectory(prefix="skyreels-encoder-") as scratch:
+        with scratch_folder("encoder") as scratch:
             return encoder_of(section, scratch)
     if (root / INDEX).is_file():
         values = json.loads((root / INDEX).read_text())["encoder"]
