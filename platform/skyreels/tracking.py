@@ -2,10 +2,11 @@
 
 import logging
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _REQUEST_ENV = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_SQLITE = "sqlite:///"
+_LOCKED_S = 5.0  # another process may be writing
 _PAUSE_S = 60.0  # after a failed call nothing is tried for this long: the work goes on at its own pace
 
 
@@ -81,7 +84,7 @@ class TrackedRun:
 
         try:
             return action(mlflow.MlflowClient(tracking_uri=self.uri))
-        except (mlflow.MlflowException, OSError) as error:
+        except _errors() as error:
             self.lost += 1
             self._silent_until = time.monotonic() + _PAUSE_S
             logger.warning("tracking: going on without it for %.0f s: %s", _PAUSE_S, error)
@@ -124,6 +127,10 @@ def _start(experiment: str, run_name: str, run_id: str) -> TrackedRun:
     import mlflow
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    problem = _unusable(uri)
+    if problem:
+        logger.warning("tracking: %s cannot be used, going on without it: %s", uri, problem)
+        return TrackedRun()
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
         if run_id and _resumed(client, run_id):
@@ -133,10 +140,33 @@ def _start(experiment: str, run_name: str, run_id: str) -> TrackedRun:
         place = None if "://" in uri and not uri.startswith("sqlite") else (Path.cwd() / "mlartifacts").as_uri()
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
         run = client.create_run(experiment_id, run_name=run_name)
-    except (mlflow.MlflowException, OSError) as error:
+    except _errors() as error:
         logger.warning("tracking: %s cannot be reached, going on without it: %s", uri, error)
         return TrackedRun()
     return TrackedRun(run.info.run_id, uri)
+
+
+def _unusable(uri: str) -> str:
+    """Why a SQLite file is no store, told at once: MLflow tries for minutes, and leaves a traceback. Else empty."""
+    if not uri.startswith(_SQLITE):
+        return ""
+    file = uri.removeprefix(_SQLITE)
+    try:
+        with closing(sqlite3.connect(file, timeout=_LOCKED_S, isolation_level=None)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return f"{error}; move {file} away, make its folder writable, or set MLFLOW_TRACKING_URI to another store"
+    return ""
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a store that is away or damaged raises."""
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (mlflow.MlflowException, OSError, SQLAlchemyError)
 
 
 def _resumed(client: Any, run_id: str) -> bool:
@@ -161,5 +191,5 @@ def _end(run: TrackedRun, status: str) -> None:
 
     try:
         mlflow.MlflowClient(tracking_uri=run.uri).set_terminated(run.run_id, status)
-    except (mlflow.MlflowException, OSError) as error:
+    except _errors() as error:
         logger.warning("tracking: the run could not be ended: %s", error)

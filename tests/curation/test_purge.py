@@ -173,3 +173,24 @@ def test_a_crash_is_finished_by_the_same_command(root, monkeypatch, operation, s
     purge_sources(root, frozenset({VICTIM}))
     assert _says(root, VICTIM) == []
     assert _contents(root) == _without_victim(before)
+
+
+def test_a_neighbours_damage_keeps_nothing_from_being_taken_down(root):
+    """A bit of the clip beside the victim's has flipped: it is left out, with a row that says why."""
+    pool = root.sub("pool")
+    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one.parquet")).to_pylist()}
+    member = tables.members_of(rows[f"{OTHERS[0]}_00001"])["mp4"]
+    data = bytearray(pool.read(member.shard))
+    data[member.offset] ^= 1
+    pool.write(member.shard, bytes(data))
+    purge_sources(root, frozenset({VICTIM}))
+    assert _says(root, VICTIM) == []
+    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one-r1.parquet")).to_pylist()}
+    assert rows[f"{OTHERS[0]}_00001"]["reason"] == "damaged"
+    assert rows[f"{OTHERS[0]}_00000"]["reason"] is None
+
+
+def test_answers_go_with_their_source_even_where_the_pools_commit_was_lost(root):
+    root.delete("pool/_commits/one.json")
+    purge_sources(root, frozenset({VICTIM}))
+    assert _says(root, VICTIM) == []
