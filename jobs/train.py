@@ -4,6 +4,7 @@
     python jobs/train.py --stage joint --dry-run                       what would run, and what it needs
     python jobs/train.py --stage video-3 --only steps=500 optimizer.learning_rate=2e-4
     ray job submit -- python jobs/train.py --stage all --preset v4 --data s3://bucket/data --output /shared/runs
+    python jobs/train.py verify --output runs/train                    compare every byte, and mark what must be redone
 
 Stages: codecs, video-1 to video-6, audio, joint, sft-1, sft-2, keyframes, refiner; `video`, `sft` and `all` stand for
 several. Any setting of the recipes can be given as key=value. The same command goes on where it was stopped.
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.training import curriculum, run
+from pipelines.training import curriculum, run, verify
 from pipelines.training.recipe import GROUPS, STAGES
 from skyreels.config import ConfigError, split_settings
 from skyreels.storage import StorageError
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
     words = sys.argv[1:] if argv is None else argv
     settings, rest = split_settings(words)
+    if rest[:1] == ["verify"]:
+        return _verify(rest[1:])
     arguments = _parser().parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = curriculum.Request(
@@ -53,6 +56,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _verify(words: Sequence[str]) -> int:
+    """0 where everything is as it was written, or will be made again by the next run; 1 where a person must act."""
+    parser = argparse.ArgumentParser(prog="jobs/train.py verify", description=verify.__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/train"), help="folder of runs (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="tell what is damaged and mark nothing")
+    arguments = parser.parse_args(words)
+    try:
+        found = verify.find_damage(arguments.output)
+    except _EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for damage in found:
+        print(f"damaged   {damage.problem}\n          {damage.remedy}")
+        if damage.mend is not None and not arguments.dry_run:
+            damage.mend()
+    if not found:
+        print("everything is as it was written")
+    left = [damage for damage in found if damage.mend is None or arguments.dry_run]
+    return 1 if left else 0
 
 
 def _names(word: str) -> tuple[str, ...]:

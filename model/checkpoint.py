@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checksums import CHECKSUMS, CheckpointError, check, seal
+from model.checksums import CHECKSUMS, CheckpointError, check, read_json, seal
 from model.codecs.latents import weights_identity
 from model.config import TransformerConfig, from_mapping
 from model.mmdit import MMDiT
@@ -90,11 +90,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: {directory} is no checkpoint folder")
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): copy the checkpoint again") from error
-    return values
+    return read_json(path)
 
 
 def transformer_identity(config: TransformerConfig, state: Mapping[str, Tensor]) -> str:
@@ -209,10 +205,9 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
         raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: it is no checkpoint folder")
-    try:
-        placed = json.loads((directory / INDEX).read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory / INDEX} is damaged ({error}): copy the checkpoint again") from error
+    placed = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(placed, dict):
+        raise CheckpointError(f"{directory / INDEX} is damaged (it maps no weights): copy the checkpoint again")
     files = [directory / name for name in sorted(set(placed.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 CHECKSUMS = "checksums.json"
 _THREADS = 4  # hashing leaves the interpreter alone
@@ -13,6 +14,17 @@ _THREADS = 4  # hashing leaves the interpreter alone
 
 class CheckpointError(ValueError):
     """What is wrong with a checkpoint, where, and what to do."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record beside weights. Raises CheckpointError where it holds no settings."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): copy it again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is damaged (it holds no settings): copy it again")
+    return values
 
 
 def seal(directory: str | Path) -> None:
@@ -49,9 +61,9 @@ def differences(directory: str | Path, *, whole: bool = True) -> Iterator[str]:
     if not (directory / CHECKSUMS).is_file():
         return
     try:
-        values = json.loads((directory / CHECKSUMS).read_text())
+        values = read_json(directory / CHECKSUMS)
         sealed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in values.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         yield f"{CHECKSUMS} cannot be read ({error})"
         return
     with ThreadPoolExecutor(_THREADS) as pool:

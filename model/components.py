@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import load_transformer, save_transformer, transformer_identity
+from model.checksums import read_json
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import load_audio_codec, load_video_codec
 from model.config import Preset, RefinerConfig, from_mapping
@@ -120,7 +121,7 @@ class Components:
         directory = Path(directory)
         if not (directory / INDEX).is_file():
             raise FileNotFoundError(f"{directory / INDEX} is missing: {directory} is not the folder of a generator")
-        index = json.loads((directory / INDEX).read_text())
+        index = read_json(directory / INDEX)
         present = index["components"]
         return cls(
             load_transformer(directory / "transformer", dtype=dtype).eval(),

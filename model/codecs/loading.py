@@ -1,10 +1,10 @@
 """Codecs from a folder, a hub id, or a preset's section. A folder's config.json names the class that made it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.checksums import read_json
 from model.codecs.oobleck import OobleckAudioCodec
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
@@ -57,7 +57,7 @@ def _class_in(source: str | Path, classes: Mapping[str, Any], of_hub: str, optio
     path = Path(source) / options.get("subfolder", "") / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {source} is not the folder of a codec")
-    name = json.loads(path.read_text()).get("_class_name")
+    name = str(read_json(path).get("_class_name"))
     if name not in classes:
         raise ValueError(f"{path} is of class {name!r}: use {' or '.join(classes)}")
     return classes[name]

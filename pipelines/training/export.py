@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import SHARD_BYTES, CheckpointError, save_state
-from model.checksums import check
+from model.checksums import check, read_json
 from model.components import INDEX, GenerationConfig
 from model.config import TransformerConfig
 from model.inspect import meta_model
@@ -37,7 +37,7 @@ def export_transformer(
     Weights are read one at a time, and stored as `dtype` or as they are; files of components are linked where the
     disk can. `sampling.keyframes` of `generation` says whether the weights were trained to make keyframes.
     """
-    encoder = _index(components)["encoder"]
+    encoder = read_index(components)["encoder"]
     with published(Path(out)) as folder:
         _write(weights, config, folder / "transformer", dtype, max_shard_bytes)
         for part in PARTS:
@@ -61,7 +61,7 @@ def export_refiner(
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """The generator in the folder `base` with `weights` as its refiner."""
-    index = _index(base)
+    index = read_index(base)
     with published(Path(out)) as folder:
         for part in index["components"]:
             if part != "refiner":
@@ -121,15 +121,12 @@ def _write(
     save_state(sizes, read, named, folder, max_shard_bytes=max_shard_bytes)
 
 
-def _index(folder: str | Path) -> dict[str, Any]:
+def read_index(folder: str | Path) -> dict[str, Any]:
+    """`model_index.json` of a folder. Raises FileNotFoundError, or CheckpointError for a damaged one."""
     path = Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} was not finished, run its stage again")
-    try:
-        index: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): run its stage again") from error
-    return index
+    return read_json(path)
 
 
 def _link(source: Path, target: Path) -> None:

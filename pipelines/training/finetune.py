@@ -143,7 +143,10 @@ def _claim(request: Request) -> None:
     """Note which model the output is of; ConfigError where it is of another one."""
     record = request.output / RECORD
     identity = saved_identity(request.model / "transformer")
-    known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
+    try:
+        known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{record} is damaged ({error!r}): give another --output, or delete it") from error
     if known != identity:
         raise ConfigError(
             f"{request.output} holds an adapter of the transformer {known}, and {request.model} is {identity}: give "

@@ -1,6 +1,5 @@
 """The frozen networks that a cache is made with, from a model's folder or a preset, and their identities."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.checksums import read_json
 from model.codecs import AudioCodec, VideoCodec
 from model.codecs.loading import audio_codec_of, load_audio_codec, load_video_codec, video_codec_of
 from model.components import INDEX, encoder_of
@@ -87,7 +87,7 @@ def _load_text(root: Path | None, folder: Path | None, preset: Preset) -> MLLMEn
         with scratch_folder("encoder") as scratch:
             return encoder_of(section, scratch)
     if (root / INDEX).is_file():
-        values = json.loads((root / INDEX).read_text())["encoder"]
+        values = read_json(root / INDEX)["encoder"]
         return MLLMEncoder.load(folder, from_mapping(EncoderConfig, values, f"{root / INDEX}: encoder"))
     if section.get("path") is None:
         return encoder_of(section, folder)

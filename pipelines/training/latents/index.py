@@ -26,6 +26,7 @@ from pipelines.training.latents.components import Identities
 from pipelines.training.latents.pack import unpack
 from pipelines.training.latents.sample import LatentKind, LatentSample
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
+from skyreels.commits import CommitLog
 from skyreels.config import Config
 from skyreels.shards import Member, read_member
 from skyreels.storage import DamageError, MissingError, Storage, normalise
@@ -33,6 +34,8 @@ from skyreels.storage import DamageError, MissingError, Storage, normalise
 CACHE = "cache.json"
 INDEX = "index.parquet"
 CONSTANTS = "constants.safetensors"
+CONSTANTS_PART = "constants"
+"""The part that commits them."""
 NULL_TEXT = "null_text"
 _ENTRY_COLUMNS = {
     **dict.fromkeys(("key", "kind", "bucket", "shard"), pa.string()),
@@ -154,13 +157,16 @@ class LatentIndex:
 
     @cached_property
     def _constants(self) -> dict[str, Tensor]:
+        log = CommitLog(self.storage)
         try:
-            return {name: tensor.float() for name, tensor in load(self.storage.read(CONSTANTS)).items()}
-        except SafetensorError as error:
-            raise LatentError(f"{self.storage.location(CONSTANTS)} is damaged: {error}; {_REMAKE}") from error
+            (file,) = log.read(CONSTANTS_PART).files
+            return {name: tensor.float() for name, tensor in load(log.read_file(file)).items()}
+        except (DamageError, FileNotFoundError, SafetensorError) as error:
+            remedy = f"delete {self.storage.location(CONSTANTS)} and run: {self.record.command}"
+            raise LatentError(f"{self.storage.location(CONSTANTS)} is damaged: {error}; {remedy}") from error
 
 
-_REMAKE = "delete the cache folder and run jobs/cache.py again"
+REMAKE = "delete the cache folder and run jobs/cache.py again"
 
 
 def open_latents(
@@ -186,7 +192,7 @@ def open_latents(
         record = CacheRecord.model_validate_json(storage.read(CACHE))
     except ValidationError as error:
         raise LatentError(
-            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {_REMAKE}"
+            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {REMAKE}"
         ) from error
     made_by = {**record.identities.model_dump(), "data": record.data}
     wanted = {"video_codec": video_codec, "audio_codec": audio_codec, "encoder": encoder, "data": data}
@@ -222,6 +228,17 @@ def decode_entry(values: Mapping[str, Any]) -> Entry:
 
 def _entries(storage: Storage) -> dict[str, tuple[Entry, ...]]:
     by_bucket: dict[str, list[Entry]] = {}
-    for row in tables.decode(storage.read(INDEX)).to_pylist():
+    for row in _index_rows(storage):
         by_bucket.setdefault(row["bucket"], []).append(decode_entry(row))
     return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}
+
+
+def _index_rows(storage: Storage) -> list[dict[str, Any]]:
+    where, remedy = storage.location(INDEX), "run jobs/cache.py again, which writes it anew"
+    try:
+        rows: list[dict[str, Any]] = tables.decode(storage.read(INDEX), where, remedy).to_pylist()
+    except FileNotFoundError as error:
+        raise LatentError(f"{where} is missing: {remedy}") from error
+    except DamageError as error:
+        raise LatentError(str(error)) from error
+    return rows

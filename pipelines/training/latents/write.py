@@ -13,7 +13,7 @@ from model.conditioning import BLACK
 from pipelines.training.clips import ClipKind
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.encode import encode_sample
-from pipelines.training.latents.index import CONSTANTS, NULL_TEXT, Entry, black_name
+from pipelines.training.latents.index import CONSTANTS, CONSTANTS_PART, NULL_TEXT, Entry, black_name
 from pipelines.training.latents.pack import pack
 from pipelines.training.latents.plan import Part
 from pipelines.training.latents.sample import LatentSample
@@ -22,8 +22,6 @@ from skyreels.commits import Commit, CommitLog, describe
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
-
-CONSTANTS_PART = "constants"
 
 Sources = Mapping[ClipKind, Storage]
 """Where the files of the clips of each kind lie."""
