@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from model.checksums import CheckpointError
 from model.config import load_preset
 from pipelines.training.ladder import LadderError
 from pipelines.training.latents.index import LatentError
@@ -24,9 +25,9 @@ from pipelines.training.prune import FoundCache, find_caches, remove
 from pipelines.training.recipe import STAGES
 from pipelines.training.resolve import load_stage
 from skyreels.config import ConfigError, apply_overrides, build, load_config, split_settings
-from skyreels.storage import StorageError, join
+from skyreels.storage import DamageError, StorageError, join
 
-_EXPECTED = (ConfigError, LadderError, LatentError, StorageError, FileNotFoundError)
+_EXPECTED = (CheckpointError, ConfigError, DamageError, LadderError, LatentError, StorageError, FileNotFoundError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
     words = sys.argv[1:] if argv is None else argv
     settings, rest = split_settings(words)
-    if rest[:1] == ["verify"]:
-        return _verify(rest[1:])
-    arguments = _parser().parse_args(rest)
+    parser = _parser()
+    arguments = parser.parse_args(rest)
+    if arguments.command == "train" and arguments.stage is None:
+        parser.error("the following arguments are required: --stage")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = curriculum.Request(
         stage=arguments.stage,
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet=arguments.quiet,
     )
     try:
+        if arguments.command == "verify":
+            return _verify(arguments.output, mending=not arguments.dry_run)
         if arguments.dry_run:
             print(curriculum.describe(request))
             return 0
@@ -58,25 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _verify(words: Sequence[str]) -> int:
+def _verify(output: Path, *, mending: bool) -> int:
     """0 where everything is as it was written, or will be made again by the next run; 1 where a person must act."""
-    parser = argparse.ArgumentParser(prog="jobs/train.py verify", description=verify.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/train"), help="folder of runs (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="tell what is damaged and mark nothing")
-    arguments = parser.parse_args(words)
-    try:
-        found = verify.find_damage(arguments.output)
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    found = verify.find_damage(output)
     for damage in found:
         print(f"damaged   {damage.problem}\n          {damage.remedy}")
-        if damage.mend is not None and not arguments.dry_run:
+        if damage.mend is not None and mending:
             damage.mend()
     if not found:
         print("everything is as it was written")
-    left = [damage for damage in found if damage.mend is None or arguments.dry_run]
-    return 1 if left else 0
+    return 1 if any(damage.mend is None or not mending for damage in found) else 0
 
 
 def _names(word: str) -> tuple[str, ...]:
@@ -89,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="jobs/train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     stages = f"one of {', '.join(STAGES)}, or {', '.join(GROUPS)}"
-    parser.add_argument("--stage", required=True, help=stages)
+    parser.add_argument(
+        "command", nargs="?", choices=("train", "verify"), default="train", help="verify: compare what is in --output"
+    )
+    parser.add_argument("--stage", help=stages)
     parser.add_argument("--preset", default="tiny", help="tiny, small, base, v4 or a YAML file (default: tiny)")
     parser.add_argument("--data", default="runs/demo/data", help="what jobs/curate.py wrote: a folder or s3://…")
     parser.add_argument(
@@ -114,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", action="store_true", help="this stage alone; what it stands on must be finished")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never: begin the stage anew")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, or what is damaged, and stop")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -77,14 +77,17 @@ class CommitLog:
 
     def read(self, part_id: str) -> Commit:
         name = self._name(part_id)
+        where = self.storage.location(name)
         try:
-            return Commit.model_validate_json(self.storage.read(name))
+            commit = Commit.model_validate_json(self.storage.read(name))
         except ValidationError as error:
-            where = self.storage.location(name)
             raise CommitError(
                 f"{where} is not a commit record ({error.error_count()} problems): run again; its part counts as not "
                 "done and will be made anew"
             ) from error
+        if commit.part_id != part_id:
+            raise CommitError(f"{where} is the commit record of {commit.part_id} under another name: delete it")
+        return commit
 
     def all(self) -> Iterator[Commit]:
         """Every commit that can be read, in order of part id; of the others a warning: their parts are not done."""

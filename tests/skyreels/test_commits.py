@@ -86,3 +86,10 @@ def test_a_committed_file_is_compared_as_it_is_read(store, how):
     _damage(store, "files/p1.txt", how)
     with pytest.raises(DamageError, match=r"files/p1\.txt (is missing|differs)"):
         CommitLog(store).read_file(record.files[0])
+
+
+def test_a_record_under_another_name_does_not_count_twice(store, caplog):
+    record = _commit(store, "p1", "one")
+    store.write("_commits/p1 copy.json", store.read("_commits/p1.json"))
+    assert list(CommitLog(store).all()) == [record]
+    assert "p1 copy.json is the commit record of p1 under another name: delete it" in caplog.text

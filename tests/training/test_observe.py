@@ -82,3 +82,13 @@ def test_what_goes_wrong_is_counted_and_samples_are_kept_by_step(run, tmp_path):
     assert (5, {"unreadable_samples": 7}) in run.points
     assert (5, {"checkpoint/seconds": 0.5, "checkpoint/bytes": 100}) in run.points
     assert run.files == [("t2av.mp4", "samples/step-00000005")]
+
+
+def test_a_line_that_a_kill_cut_short_spoils_neither_the_next_nor_the_reading(run, tmp_path):
+    with Observer(run, tmp_path, "joint", 4, quiet=True) as observe:
+        observe(StepDone(0, {"loss": 4.0}))
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 1, "lo')
+    with Observer(run, tmp_path, "joint", 4, quiet=True) as observe:
+        observe(StepDone(1, {"loss": 3.0}))
+    assert {step: row["loss"] for step, row in read_metrics(tmp_path).items()} == {0: 4.0, 1: 3.0}
