@@ -33,8 +33,13 @@ class Damage:
 
 
 def find_damage(output: str) -> list[Damage]:
-    """Everything in an output that is missing or differs. Reads it all, and writes nothing."""
+    """Everything in an output that is missing or differs. Reads it all, and writes nothing.
+
+    Raises FileNotFoundError where there is no output.
+    """
     root = Storage(normalise(output))
+    if not root.names(_POOL):
+        raise FileNotFoundError(f"{root.root} holds no pool: give the --output of a run of jobs/curate.py")
     stores = [_POOL, *_layers(root), *(f"datasets/{name}" for name in dataset_names(root))]
     found = [damage for store in stores for damage in _in_commits(root, store)]
     found += [damage for name in root.names(f"{_POOL}/_plan") for damage in _in_table(root, _POOL, name)]

@@ -161,6 +161,11 @@ def test_a_damaged_plan_and_list_of_takedowns_are_named(copied, small_world, cap
     assert "taken_down.json is damaged" in capsys.readouterr().err
 
 
+def test_verifying_a_folder_that_is_no_output_is_an_error(tmp_path, capsys):
+    assert _run("verify", "--output", tmp_path) == 1
+    assert "holds no pool" in capsys.readouterr().err
+
+
 def test_a_full_disk_while_packing_is_a_sentence_and_the_next_run_finishes(curated, small_disk, capsys):
     """The pool fits on the disk and its copy, the dataset, does not."""
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
