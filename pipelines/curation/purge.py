@@ -82,7 +82,7 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
             if held:
                 shards.add(row["key"], held)
             rows.append(row | {"members": tables.encode_members(shards.members.get(row["key"], {}))})
-    sources = _table(pool, commit, "sources/")
+    sources = committed_table(pool, commit, "sources/")
     sources = sources.filter(pc.invert(pc.is_in(sources.column("source_id"), pa.array(sorted(source_ids)))))
     files = [*shards.files]
     for folder, table in (("clips", tables.clip_table(rows)), ("sources", sources)):
@@ -99,7 +99,7 @@ def _purge_layer(store: Storage, gone: Clips) -> None:
         if not touched:
             continue
         revision = int(commit.facts.get("revision", 0)) + 1
-        table = _table(store, commit, "parts/")
+        table = committed_table(store, commit, "parts/")
         left = table.filter(pc.invert(pc.is_in(table.column("key"), pa.array(touched))))
         file = _write_table(store, f"parts/{commit.part_id}-r{revision}.parquet", left)
         file = file.model_copy(update={"keys": tuple(key for key in commit.keys if key not in gone)})
@@ -116,10 +116,11 @@ def _touches(row: dict[str, Any], source_ids: frozenset[str]) -> bool:
 
 
 def _clips(pool: Storage, commit: Commit) -> list[dict[str, Any]]:
-    return _table(pool, commit, "clips/").to_pylist()
+    return committed_table(pool, commit, "clips/").to_pylist()
 
 
-def _table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
+def committed_table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
+    """A part's table. Raises DamageError: what it holds would be left in place unseen."""
     file = next(file for file in commit.files if file.name.startswith(prefix))
     try:
         return tables.decode(CommitLog(store).read_file(file), store.location(file.name))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from pipelines.curation import sources, tables
+from pipelines.curation import sources
 from pipelines.curation.plan import planned_sources
+from pipelines.curation.purge import committed_table
 from pipelines.curation.records import Rejection, Source
 from skyreels.commits import CommitLog
 from skyreels.leftovers import scratch_folder
@@ -101,14 +102,11 @@ def _known(pool: Storage) -> tuple[dict[str, Source], dict[str, str]]:
     """Every source that was planned or committed, and the checksums of those that were read, by id."""
     known = {source.source_id: source for source in planned_sources(pool)}
     contents: dict[str, str] = {}
-    log = CommitLog(pool)
-    for commit in log.all():
-        for file in commit.files:
-            if file.name.startswith("sources/"):
-                for row in tables.decode(log.read_file(file), pool.location(file.name)).to_pylist():
-                    facts = {name: row[name] for name in ("source_id", "uri", "kind", "size")}
-                    known.setdefault(row["source_id"], Source(**facts))
-                    contents[row["source_id"]] = row["sha256"]
+    for commit in CommitLog(pool).all():
+        for row in committed_table(pool, commit, "sources/").to_pylist():
+            facts = {name: row[name] for name in ("source_id", "uri", "kind", "size")}
+            known.setdefault(row["source_id"], Source(**facts))
+            contents[row["source_id"]] = row["sha256"]
     return known, contents
 
 
