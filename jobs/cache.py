@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from model.checksums import CheckpointError
 from model.config import load_preset
 from pipelines.training.curriculum.order import CurriculumError
 from pipelines.training.curriculum.recipe import STAGES
@@ -27,7 +28,7 @@ from skyreels.command_line import exit_status, parse
 from skyreels.config import apply_overrides, build, load_config
 from skyreels.storage import join, require_writable
 
-_EXPECTED = (CurriculumError, LatentError)
+_EXPECTED = (CheckpointError, CurriculumError, LatentError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

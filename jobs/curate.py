@@ -4,6 +4,7 @@
     ray job submit -- python jobs/curate.py --input films/ --output s3://bucket/data --recipe joint
     python jobs/curate.py refilter --output data --recipe sft             other thresholds, nothing decoded again
     python jobs/curate.py takedown --output data --source '*/clip-17.mp4' remove a source from everything
+    python jobs/curate.py verify --output data                            compare every byte, and mend what can be
 
 Any setting of the recipe can be given as key=value, such as `extract.segments.max_s=10` or `dedup.exact=false`.
 """
@@ -15,16 +16,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.curation import pipeline
+from pipelines.curation import pipeline, verify
 from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
 from pipelines.curation.sources import InputError
 from pipelines.curation.summary import Dataset
+from pipelines.curation.taken_down import NoSuchSource
 from skyreels import tracking
 from skyreels.command_line import exit_status, parse
 from skyreels.locations import printable
 from skyreels.storage import is_remote
 
-_EXPECTED = (InputError, pipeline.NoSuchSource, pipeline.Incomplete)
+_EXPECTED = (InputError, NoSuchSource, pipeline.TakedownIncomplete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,11 +64,33 @@ def _refilter(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _takedown(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    removed, datasets = pipeline.takedown(arguments.output, arguments.source)
-    print(f"took down {len(removed)} sources:", *map(printable, removed), sep="\n  ")
+    named, datasets = pipeline.takedown(arguments.output, arguments.source, copies=not arguments.keep_copies)
+    print(f"took down {len(named.asked)} sources:", *map(printable, sorted(named.asked.values())), sep="\n  ")
+    if named.copies:
+        copies = map(printable, sorted(named.copies.values()))
+        print(f"and {len(named.copies)} of the same bytes:", *copies, sep="\n  ")
+    print("Caches of latents, models trained on it and reports logged to MLflow are not below this output.")
     for dataset in datasets:
         _print(dataset)
     return 0
+
+
+def _verify(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    found = verify.find_damage(arguments.output)
+    for damage in found:
+        print(f"damaged   {printable(damage.problem)}")
+    if not found:
+        print("everything is as it was written")
+        return 0
+    if arguments.dry_run:
+        return 1
+    left = verify.repair(arguments.output, found, recipe, quiet=arguments.quiet)
+    left += [damage.problem for damage in verify.find_damage(arguments.output)]
+    for problem in dict.fromkeys(left):
+        print(f"error: {printable(problem)}", file=sys.stderr)
+    if not left:
+        print("all of it is made anew, and as it was written")
+    return 1 if left else 0
 
 
 def _print_plan(arguments: argparse.Namespace, recipe: Recipe) -> int:
@@ -132,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="jobs/curate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = top.add_subparsers(dest="command", metavar="run | refilter | takedown")
+    commands = top.add_subparsers(dest="command", metavar="run | refilter | takedown | verify")
 
     run = commands.add_parser("run", parents=[common], help="curate inputs (the default command)")
     run.add_argument(
@@ -153,13 +177,18 @@ def _parser() -> argparse.ArgumentParser:
 
     takedown = commands.add_parser("takedown", parents=[common], help="remove sources from everything, for good")
     takedown.add_argument("--source", nargs="+", action="extend", required=True, help="locations, source ids or globs")
+    takedown.add_argument("--keep-copies", action="store_true", help="leave other sources of the same bytes alone")
     takedown.set_defaults(run=_takedown)
+
+    check = commands.add_parser("verify", parents=[common], help="compare every byte with what was written, and mend")
+    check.add_argument("--dry-run", action="store_true", help="tell what is damaged and mend nothing")
+    check.set_defaults(run=_verify)
     return top
 
 
 def _with_command(argv: Sequence[str]) -> list[str]:
     """`--input …` alone means `run --input …`."""
-    named = {"run", "refilter", "takedown", "-h", "--help"}
+    named = {"run", "refilter", "takedown", "verify", "-h", "--help"}
     return list(argv) if argv and argv[0] in named else ["run", *argv]
 
 

@@ -4,6 +4,7 @@
     python jobs/train.py --stage joint --dry-run                       what would run, and what it needs
     python jobs/train.py --stage video-3 --only steps=500 optimizer.learning_rate=2e-4
     ray job submit -- python jobs/train.py --stage all --preset v4 --data s3://bucket/data --output /shared/runs
+    python jobs/train.py verify --output runs/train                    compare every byte, and mark what must be redone
 
 Stages: codecs, video-1 to video-6, audio, joint, sft-1, sft-2, keyframes, refiner; `video`, `sft` and `all` stand for
 several. Any setting of the recipes can be given as key=value. The same command goes on where it was stopped.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from pipelines.training.curriculum.recipe import GROUPS, STAGES
 from pipelines.training.curriculum.request import Request, describe
+from pipelines.training.stages import verify
 from pipelines.training.stages.train import train
 from skyreels.command_line import exit_status, parse
 from skyreels.storage import require_writable
@@ -27,7 +29,11 @@ _EXPECTED = (TrainingError, ValueError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every stage is finished, 1 with the reason on stderr, 2 for wrong arguments, 3 when asked to stop."""
-    arguments, settings = parse(_parser(), argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["verify"]:
+        checked = _verify_parser().parse_args(words[1:])
+        return exit_status(lambda: _verify(checked.output, mending=not checked.dry_run), _EXPECTED)
+    arguments, settings = parse(_parser(), words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     request = Request(
         stage=arguments.stage,
@@ -53,6 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if train(request) else 3
 
     return exit_status(run, _EXPECTED, stopped="stopped; the same command goes on from the last checkpoint")
+
+
+def _verify(output: Path, *, mending: bool) -> int:
+    """0 where everything is as it was written, or will be made again by the next run; 1 where a person must act."""
+    found = verify.find_damage(output)
+    for damage in found:
+        print(f"damaged   {damage.problem}\n          {damage.remedy}")
+        if damage.mend is not None and mending:
+            damage.mend()
+    if not found:
+        print("everything is as it was written")
+    return 1 if any(damage.mend is None or not mending for damage in found) else 0
 
 
 def _names(word: str) -> tuple[str, ...]:
@@ -93,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _verify_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jobs/train.py verify", description="Compare every byte below an output.")
+    parser.add_argument("--output", type=Path, default=Path("runs/train"), help="default: %(default)s")
+    parser.add_argument("--dry-run", action="store_true", help="print what is damaged, and mark nothing")
     return parser
 
 

@@ -4,6 +4,7 @@ transformer/config.json
 transformer/diffusion_pytorch_model.safetensors                  (or, above one shard's size)
 transformer/diffusion_pytorch_model-00001-of-00003.safetensors, ...
 transformer/diffusion_pytorch_model.safetensors.index.json
+transformer/checksums.json                                       of the weights, compared when they are loaded
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.checksums import CHECKSUMS, CheckpointError, check, read_json, seal
 from model.codecs.latents import weights_identity
 from model.config import Dataclass, TransformerConfig, from_mapping
 from model.network.mmdit import MMDiT
@@ -29,10 +31,6 @@ INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5 * 2**30
 SHOWN_KEYS = 5
 IDENTITY_ELEMENTS = 64
-
-
-class CheckpointError(ValueError):
-    """What is wrong with a checkpoint, where, and what to do."""
 
 
 def save_transformer(model: MMDiT, directory: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
@@ -71,7 +69,7 @@ def save_state(
     """The same for weights that are read one by one: `sizes` in bytes, and `read` by key. Holds one shard at a time."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for stale in [*directory.glob(f"{Path(WEIGHTS).stem}*.safetensors"), directory / INDEX]:
+    for stale in [directory / CHECKSUMS, *directory.glob(f"{Path(WEIGHTS).stem}*.safetensors"), directory / INDEX]:
         stale.unlink(missing_ok=True)
     shards = _into_shards(sizes, max_shard_bytes)
     names = _shard_names(len(shards))
@@ -82,6 +80,7 @@ def save_state(
     if len(names) > 1:
         placed = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         _write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": placed})
+    seal(directory)
     _write_json(directory / CONFIG, config)
 
 
@@ -90,8 +89,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: {directory} is no checkpoint folder")
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+    return read_json(path)
 
 
 def stored_config(kind: type[Dataclass], directory: str | Path) -> Dataclass:
@@ -113,6 +111,7 @@ def saved_identity(directory: str | Path) -> str:
 def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     """All tensors of a checkpoint folder, from one file or from the shards its index names."""
     state: dict[str, Tensor] = {}
+    check(directory)
     for path in _weight_files(Path(directory)):
         with _opened(path, device) as file:
             state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a mapping)
@@ -120,9 +119,10 @@ def load_state(directory: str | Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 class StoredState(Mapping[str, Tensor]):
-    """The tensors of a checkpoint folder, each read when it is asked for."""
+    """The tensors of a checkpoint folder, each read when it is asked for; of the files, only sizes are compared."""
 
     def __init__(self, directory: str | Path) -> None:
+        check(directory, whole=False)
         self._files: dict[str, Path] = {}
         for path in _weight_files(Path(directory)):
             with _opened(path) as file:
@@ -208,7 +208,9 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
         raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: it is no checkpoint folder")
-    placed = json.loads((directory / INDEX).read_text())["weight_map"]
+    placed = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(placed, dict):
+        raise CheckpointError(f"{directory / INDEX} is damaged (it maps no weights): copy the checkpoint again")
     files = [directory / name for name in sorted(set(placed.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

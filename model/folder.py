@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.checksums import CheckpointError, check
 from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip, from_mapping
 from model.prompt_encoder.encoder import EncoderConfig
 
@@ -37,7 +38,7 @@ class ModelIndex:
 
     @classmethod
     def read(cls, folder: str | Path) -> "ModelIndex":
-        """Raises FileNotFoundError where there is none, ValueError where it cannot be understood."""
+        """Raises FileNotFoundError where there is none, CheckpointError where it cannot be understood."""
         path = Path(folder) / INDEX
         if not path.is_file():
             raise FileNotFoundError(
@@ -47,7 +48,7 @@ class ModelIndex:
             values = json.loads(path.read_text())
             sections = {name: values[name] for name in ("components", "encoder", "sampling", "generation", "refiner")}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): export or copy the model again") from error
+            raise CheckpointError(f"{path} is damaged ({error!r}): export or copy the model again") from error
         config = GenerationConfig(
             from_mapping(SamplingConfig, sections["sampling"], f"{path}: sampling"),
             from_mapping(UsualClip, sections["generation"], f"{path}: generation"),
@@ -81,7 +82,11 @@ def parts_in(folder: str | Path, names: tuple[str, ...] = PARTS) -> Iterator[str
 
 
 def link_part(source: str | Path, target: str | Path, name: str) -> None:
-    """Copy a part from one model's folder to another's by hard links, or by bytes where the disk has none."""
+    """Copy a part from one model's folder to another's by hard links, or by bytes where the disk has none.
+
+    Raises CheckpointError for damaged weights.
+    """
+    check(Path(source) / name)
     shutil.copytree(Path(source) / name, Path(target) / name, copy_function=_link_file)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import CheckpointError, saved_identity
+from model.checkpoint import saved_identity
+from model.checksums import CheckpointError
 from model.folder import PARTS, TRANSFORMER
 from model.generation.components import Components, Placement
 from model.generation.prepared import Prepared, prepare

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.checksums import read_json
+
 STATISTICS_FILE = "latent_statistics.json"
 
 
@@ -43,7 +45,7 @@ class LatentStatistics:
         path = Path(directory) / STATISTICS_FILE
         if not path.is_file():
             return None
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         return cls(tuple(stored["mean"]), tuple(stored["std"]), stored["count"])
 
     def save(self, directory: str | Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.checksums import check, seal
 from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
 from model.shapes import AudioCodecSpec
 
@@ -53,6 +54,7 @@ class OobleckAudioCodec(nn.Module):
         """Write diffusers' folder and the latent statistics in it."""
         self.vae.save_pretrained(directory)
         self.norm.statistics.save(directory)
+        seal(directory)
 
     @classmethod
     def without_weights(cls, directory: str | Path) -> "OobleckAudioCodec":
@@ -67,5 +69,6 @@ class OobleckAudioCodec(nn.Module):
         """From a folder or a hub id; `options` (subfolder, revision, torch_dtype) go to diffusers."""
         from diffusers import AutoencoderOobleck
 
+        check(Path(source) / options.get("subfolder", ""))
         vae = AutoencoderOobleck.from_pretrained(str(source), **options)
         return cls(vae, LatentStatistics.load(Path(source) / options.get("subfolder", "")))

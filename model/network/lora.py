@@ -7,7 +7,6 @@ A merged model costs nothing more to run than its base. Nothing of peft is impor
 without it.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from model.checkpoint import CheckpointError
+from model.checksums import CheckpointError, check, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -52,7 +51,8 @@ def load_lora(directory: str | Path) -> Lora:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name} does not exist: {directory} is no adapter folder")
-    config = json.loads((directory / ADAPTER_CONFIG).read_text())
+    check(directory)
+    config = read_json(directory / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{directory} holds a {config.get('peft_type')} adapter: only LORA can be merged")
     odd = [key for key, plain in _UNSUPPORTED.items() if config.get(key, plain) not in (plain, None)]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.checksums import check, seal
 from model.codecs.latents import weights_identity
 from model.conditioning.references import AudioReference, ImageReference, Reference, VideoReference, check_tags
 
@@ -83,6 +84,7 @@ class MLLMEncoder:
         """From a folder or a hub id; `options` (revision, dtype, device_map) go to transformers."""
         import transformers
 
+        check(source)
         revision = {"revision": options["revision"]} if "revision" in options else {}
         kind = transformers.AutoConfig.from_pretrained(source, **revision).model_type
         if kind not in MODEL_CLASSES:
@@ -101,6 +103,7 @@ class MLLMEncoder:
         with _bars_of_slow_work():
             self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
+        seal(directory)
 
     @property
     def identity(self) -> str:

@@ -6,11 +6,9 @@ for every clip it is given; what goes wrong with one clip becomes that clip's `e
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -26,11 +24,14 @@ from pipelines.curation.embedding_backends.descriptor import Descriptor
 from pipelines.curation.embeddings import make_aesthetics, make_backend
 from pipelines.curation.layers import Layer, Row, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
-from pipelines.curation.records import Kind
+from pipelines.curation.records import DAMAGE_REMEDY, Kind
+from skyreels.leftovers import scratch_folder
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 from skyreels.shards import read_member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
+
+T = TypeVar("T")
 
 _VOICED = ("speech", "singing")
 
@@ -127,10 +128,10 @@ class EmbeddingWorker:
         self._pool = pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        shown = {clip["key"]: sampled_frames(clip, self._pool) for clip in clips}
+        shown, rows = _readable(clips, lambda clip: sampled_frames(clip, self._pool))
         seen = [key for key, frames in shown.items() if frames]
         vectors = self._backend.many([shown[key] for key in seen]) if seen else np.empty((0, 0), np.float32)
-        rows = [{"key": key, "error": "no frame of it was sampled"} for key, frames in shown.items() if not frames]
+        rows += [{"key": key, "error": "no frame of it was sampled"} for key, frames in shown.items() if not frames]
         for key, vector in zip(seen, vectors, strict=True):
             row = {"key": key, "error": None, "embedding": vector.tolist(), "embedding_by": self._backend.identity}
             if self._aesthetics is not None:
@@ -149,7 +150,8 @@ class TaggerWorker:
         self._pool = pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        return [self._answer(clip) for clip in clips]
+        answers, rows = _readable(clips, self._answer)
+        return [*answers.values(), *rows]
 
     def _answer(self, clip: Row) -> Row:
         heard = self._tag(*clip_sound(clip, self._pool))
@@ -167,7 +169,8 @@ class TranscriptWorker:
         self._pool = pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        return [self._answer(clip) for clip in clips]
+        answers, rows = _readable(clips, self._answer)
+        return [*answers.values(), *rows]
 
     def _answer(self, clip: Row) -> Row:
         samples, rate = clip_sound(clip, self._pool)
@@ -184,8 +187,20 @@ class CaptionWorker:
         self._captioner, self._config, self._pool = captioner, config, pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        requests = [caption_request(clip, self._config, self._pool) for clip in clips]
-        return [caption_row(result) for result in self._captioner.caption(requests)]
+        requests, rows = _readable(clips, lambda clip: caption_request(clip, self._config, self._pool))
+        return [*(caption_row(result) for result in self._captioner.caption(list(requests.values()))), *rows]
+
+
+def _readable(clips: Sequence[Row], read: Callable[[Row], T]) -> tuple[dict[str, T], list[Row]]:
+    """What `read` makes of each clip, by key, and an error row for each whose files in the pool are damaged."""
+    found: dict[str, T] = {}
+    rows: list[Row] = []
+    for clip in clips:
+        try:
+            found[clip["key"]] = read(clip)
+        except DamageError as error:
+            rows.append({"key": clip["key"], "error": f"damaged: {error}; {DAMAGE_REMEDY}"})
+    return found, rows
 
 
 def caption_request(clip: Row, config: CaptionConfig, pool: Storage) -> CaptionRequest:
@@ -209,10 +224,10 @@ def caption_row(result: CaptionResult) -> Row:
 def caption_frames(clip: Row, config: CaptionConfig, pool: Storage) -> list[bytes]:
     """JPEGs at even times of the clip, at caption size; of an image, the image."""
     members = tables.members_of(clip)
-    with TemporaryDirectory(prefix="skyreels-caption-") as folder:
+    with scratch_folder("caption") as folder:
         if "mp4" not in members:
             return [read_member(pool, members["jpg"])] if "jpg" in members else []
-        path = Path(folder) / "clip.mp4"
+        path = folder / "clip.mp4"
         path.write_bytes(read_member(pool, members["mp4"]))
         scale = min(1.0, config.short_side / min(clip["width"], clip["height"]))
         size = (max(1, round(clip["width"] * scale)), max(1, round(clip["height"] * scale)))
@@ -226,14 +241,15 @@ def _vllm(config: CaptionConfig, pool: Storage, clips: ray.data.Dataset, rows: S
     transcripts = {row["key"]: row["transcript"] for row in rows}
     engine = ray_llm.Engine(config.model, engines=config.workers.count, frames=config.frames, sound=config.send_audio)
 
-    def ask(row: Row) -> Row:
-        return ray_llm.request_row(caption_request(json.loads(row["clip"]), config, pool))
+    def ask(row: Row) -> list[Row]:
+        readable, _ = _readable([json.loads(row["clip"])], lambda clip: caption_request(clip, config, pool))
+        return [ray_llm.request_row(request) for request in readable.values()]
 
     def read(row: Row) -> Row:
         asked = CaptionRequest(row["key"], transcript=transcripts[row["key"]])
         return caption_row(ray_llm.results([asked], [row], engine)[0])
 
-    return ray_llm.build_processor(engine)(clips.map(ask, num_cpus=1)).map(read, num_cpus=0.5)
+    return ray_llm.build_processor(engine)(clips.flat_map(ask, num_cpus=1)).map(read, num_cpus=0.5)
 
 
 def sampled_frames(clip: Row, pool: Storage) -> list[NDArray[np.uint8]]:

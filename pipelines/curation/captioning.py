@@ -70,8 +70,8 @@ def _said(
                 bar.update(count)
     answers = layers.read_layer(layer, clips, root)
     for clip in clips:
-        error = answers[clip["key"]]["error"]
+        error = answers.get(clip["key"], {"error": "no answer came back for it"})["error"]
         if error is not None:
             remedy = "run the same command again; only failed captions are asked for"
             decisions[clip["key"]] = Rejection(stage="caption", reason="no_caption", remedy=remedy, detail=error)
-    return {clip["key"]: answers[clip["key"]] for clip in clips}
+    return {clip["key"]: answers[clip["key"]] for clip in clips if decisions[clip["key"]] is None}

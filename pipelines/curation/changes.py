@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import pyarrow as pa
+from typing import Any
 
 from pipelines.curation import tables
 from pipelines.curation.records import Source
 from pipelines.curation.sources import opened
 from skyreels.commits import CommitLog
-from skyreels.storage import Storage, sha256_file
+from skyreels.leftovers import scratch_folder
+from skyreels.storage import DamageError, Storage, sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ def _rewritten(dated: Sequence[Source], part_of: Mapping[str, str], pool: Storag
     if not dated:
         return []
     was = _hashes(pool, {part_of[source.source_id] for source in dated})
-    with TemporaryDirectory(prefix="skyreels-hash-") as folder, ThreadPoolExecutor(_READERS) as readers:
-        is_now = list(readers.map(lambda item: _hash(item[1], Path(folder) / str(item[0])), enumerate(dated)))
+    with scratch_folder("hash") as folder, ThreadPoolExecutor(_READERS) as readers:
+        is_now = list(readers.map(lambda item: _hash(item[1], folder / str(item[0])), enumerate(dated)))
     return [source for source, sha256 in zip(dated, is_now, strict=True) if sha256 != was.get(source.source_id)]
 
 
@@ -85,8 +84,8 @@ def _joined_with(
     changed = {source.source_id for source in content}
     others: set[str] = set()
     for part in sorted({part_of[source_id] for source_id in changed}):
-        for pieces in _table(pool, part, "clips/").column("parts").to_pylist():
-            joined = {source_id for source_id, _, _ in json.loads(pieces)}
+        for row in _rows(pool, part, "clips/", ["parts"]):
+            joined = {source_id for source_id, _, _ in json.loads(row["parts"])}
             others |= joined if joined & changed else set()
     return [known[source_id] for source_id in sorted(others - changed)]
 
@@ -104,14 +103,20 @@ def _hashes(pool: Storage, parts: Iterable[str]) -> dict[str, str]:
     """SHA-256 of every source of these parts, as they were read; empty for one that could not be."""
     found: dict[str, str] = {}
     for part in sorted(parts):
-        rows = _table(pool, part, "sources/").select(["source_id", "sha256"]).to_pylist()
+        rows = _rows(pool, part, "sources/", ["source_id", "sha256"])
         found |= {row["source_id"]: row["sha256"] for row in rows}
     return found
 
 
-def _table(pool: Storage, part: str, prefix: str) -> pa.Table:
-    name = next(file.name for file in CommitLog(pool).read(part).files if file.name.startswith(prefix))
-    return tables.decode(pool.read(name))
+def _rows(pool: Storage, part: str, folder: str, columns: list[str]) -> list[dict[str, Any]]:
+    """Of a part's table; none, with a warning, where it cannot be read: what it was made of is not known then."""
+    log = CommitLog(pool)
+    try:
+        rows: list[dict[str, Any]] = tables.committed(log, log.read(part), folder).select(columns).to_pylist()
+    except DamageError as error:
+        logger.warning("its sources that were written to since are cut again: %s", error)
+        return []
+    return rows
 
 
 def _tell(content: Sequence[Source], described: Sequence[Source]) -> None:

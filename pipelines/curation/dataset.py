@@ -8,6 +8,7 @@
 """
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 
@@ -18,14 +19,20 @@ from pipelines.curation.captioning import caption_clips
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
+from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.curation.reporting import write_report
-from pipelines.curation.selection import Row, select, with_buckets
+from pipelines.curation.selection import Decisions, Row, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, digest
-from skyreels.config import build
+from skyreels.config import ConfigError, build
 from skyreels.progress import Progress
 from skyreels.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+_RECIPE = "recipe.yaml"
+_NEW_RECIPE = "make the dataset again with `jobs/curate.py refilter --recipe` and its recipe"
 
 
 def finish_dataset(
@@ -44,19 +51,19 @@ def finish_dataset(
     sources = pool.sources.to_pylist()
     cut = pool.clips.to_pylist()
     clips = with_buckets(_joined(cut, sources, annotators.answers_before_selection(recipe, cut, root)), recipe)
-    decisions = select(clips, recipe, _kept_before(store), taken_down, elsewhere.delivered(recipe, root))
+    decisions = select(clips, recipe, packing.kept_keys(store), taken_down, elsewhere.delivered(recipe, root))
     meta_of = {source["source_id"]: json.loads(source["meta"]) for source in sources}
     passed = [clip for clip in clips if decisions[clip["key"]] is None]
     captions = caption_clips(passed, meta_of, recipe, root, cluster, decisions, quiet=quiet)
     chosen = {clip["key"]: clip for clip in clips if decisions[clip["key"]] is None}
-    plan = _pack(chosen, captions, recipe, root, store, cluster, quiet)
+    plan = _pack_readable(chosen, captions, recipe, root, store, cluster, decisions, quiet)
 
     wanted = {pack.pack_id for pack in plan.packs}
     commits = [commit for commit in CommitLog(store).all() if commit.part_id in wanted]
     rejects = rejects_table(clips, decisions, sources)
     finished = {
         "rejects.parquet": tables.encode(rejects),
-        "recipe.yaml": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode(),
+        _RECIPE: yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode(),
         "manifest.parquet": tables.encode(manifest_table(chosen, captions, plan.packs, commits)),
     }
     summary = summarise(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
@@ -68,10 +75,26 @@ def finish_dataset(
     return summary
 
 
-def made_recipes(root: Storage) -> list[Recipe]:
-    """The recipes of the datasets that are there, by name."""
-    names = [name for name in root.names("datasets") if name.endswith("/recipe.yaml")]
-    return [build(Recipe, yaml.safe_load(root.read(name)), origin=root.location(name)) for name in names]
+def dataset_names(root: Storage) -> list[str]:
+    """Folders below `datasets`, finished or not."""
+    return sorted({name.split("/")[1] for name in root.names("datasets") if name.count("/") > 1})
+
+
+def is_finished(root: Storage, name: str) -> bool:
+    """Whether a dataset was ever finished; one that was not has shards and commits alone."""
+    return root.exists(f"datasets/{name}/{_RECIPE}")
+
+
+def made_recipe(root: Storage, name: str) -> Recipe:
+    """The recipe of a finished dataset, under the name of its folder. Raises ConfigError where it cannot be read."""
+    file = f"datasets/{name}/{_RECIPE}"
+    try:
+        values = yaml.safe_load(root.read(file))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{root.location(file)} is damaged ({error}); {_NEW_RECIPE}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{root.location(file)} is damaged (it holds no settings); {_NEW_RECIPE}")
+    return build(Recipe, values, origin=root.location(file)).model_copy(update={"name": name})
 
 
 def _is_written(store: Storage, files: dict[str, bytes]) -> bool:
@@ -100,10 +123,25 @@ def _shape(clip: Row) -> Row:
     return {"seconds": seconds, "short_side": short or None, "aspect_ratio": long / short if short else None}
 
 
-def _kept_before(store: Storage) -> frozenset[str]:
-    if not store.exists("manifest.parquet"):
-        return frozenset()
-    return frozenset(tables.decode(store.read("manifest.parquet")).column("key").to_pylist())
+def _pack_readable(
+    chosen: dict[str, Row],
+    captions: dict[str, Row],
+    recipe: Recipe,
+    root: Storage,
+    store: Storage,
+    cluster: LazyCluster,
+    decisions: Decisions,
+    quiet: bool,
+) -> packing.PackPlan:
+    """Pack what was chosen; clips that cannot be read from the pool are decided out, and packed around."""
+    while True:
+        plan, damaged = _pack(chosen, captions, recipe, root, store, cluster, quiet)
+        for key, detail in damaged.items():
+            decisions[key] = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=detail)
+            del chosen[key]
+        if not damaged:
+            return plan
+        logger.warning("%d clips are damaged in the pool and left out; %s", len(damaged), DAMAGE_REMEDY)
 
 
 def _pack(
@@ -114,7 +152,8 @@ def _pack(
     store: Storage,
     cluster: LazyCluster,
     quiet: bool,
-) -> packing.PackPlan:
+) -> tuple[packing.PackPlan, dict[str, str]]:
+    """The plan, and of the clips that could not be read, why."""
     made_by = annotators.provenance(recipe)
     identity = digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
 
@@ -124,11 +163,15 @@ def _pack(
     rows = {key: row | {"content": digest(described(key))} for key, row in chosen.items()}
     plan = packing.plan_packs(rows, identity, store, recipe.shards)
     packs = plan.remaining(store)
+    damaged: dict[str, str] = {}
     if packs:
         cluster.join()
         keys = [key for pack in packs for key in pack.keys]
         samples = {key: {"members": chosen[key]["members"], "json": described(key)} for key in keys}
         with Progress("pack", len(keys), "clips", quiet=quiet) as bar:
-            for count in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
-                bar.update(count)
-    return plan
+            for outcome in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
+                if isinstance(outcome, packing.PackDamaged):
+                    damaged |= outcome.clips
+                else:
+                    bar.update(outcome)
+    return plan, damaged

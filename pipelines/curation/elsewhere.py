@@ -1,5 +1,7 @@
 """Other datasets whose clips must not come back in this one: `dedup.against` of a recipe."""
 
+import pyarrow as pa
+
 from pipelines.curation import tables
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.selection import Row
@@ -9,7 +11,7 @@ from skyreels.storage import Storage, normalise
 
 def delivered(recipe: Recipe, root: Storage) -> list[Row]:
     """Manifest rows of the datasets that `recipe.dedup.against` names, each clip once; `root` is this run's output."""
-    manifests = [tables.decode(store.read("manifest.parquet")).to_pylist() for store in stores(recipe, root)]
+    manifests = [_manifest(store).to_pylist() for store in stores(recipe, root)]
     return list({row["key"]: row for rows in manifests for row in rows}.values())
 
 
@@ -22,6 +24,11 @@ def stores(recipe: Recipe, root: Storage) -> list[Storage]:
             f"dedup.against names the dataset being made, {own}: name others, or give this one a new name"
         )
     return found
+
+
+def _manifest(store: Storage) -> pa.Table:
+    name = "manifest.parquet"
+    return tables.decode(store.read(name), store.location(name), "run `jobs/curate.py verify` on the output it is in")
 
 
 def _resolve(location: str, recipe: Recipe) -> Storage:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipelines.curation import sources, tables
@@ -17,7 +16,9 @@ from pipelines.curation.joining import join_short_audio
 from pipelines.curation.plan import Part
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status
+from pipelines.curation.taken_down import TakenDown
 from skyreels.commits import Commit, CommitLog, describe
+from skyreels.leftovers import scratch_folder
 from skyreels.media.errors import MediaError
 from skyreels.media.sandbox import Sandbox
 from skyreels.shards import open_shards
@@ -25,6 +26,7 @@ from skyreels.storage import Storage, StorageError, sha256_file
 
 Report = Callable[[SourceReport], None]
 _TRIES = 3
+_NOTHING = TakenDown()
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,15 @@ class PartResult:
     wall_s: float
 
 
-def extract_part(part: Part, extract: ExtractConfig, pool: Storage, sandbox: Sandbox, progress: Report) -> PartResult:
+def extract_part(
+    part: Part, extract: ExtractConfig, pool: Storage, sandbox: Sandbox, progress: Report, taken: TakenDown = _NOTHING
+) -> PartResult:
     """Run one part and commit it. A rerun writes the same bytes under the same names."""
     started = time.monotonic()
-    with TemporaryDirectory(prefix="skyreels-part-") as folder:
-        scratch = Path(folder)
+    with scratch_folder("part") as scratch:
         reports = []
         for source in part.sources:
-            report = extract_source(source, extract, sandbox, scratch, part.attempt)
+            report = extract_source(source, extract, sandbox, scratch, part.attempt, taken)
             progress(report)
             reports.append(report)
         join_short_audio(reports, extract, scratch)
@@ -64,16 +67,26 @@ def extract_part(part: Part, extract: ExtractConfig, pool: Storage, sandbox: San
 
 
 def extract_source(
-    source: Source, extract: ExtractConfig, sandbox: Sandbox, scratch: Path, attempt: int = 1
+    source: Source,
+    extract: ExtractConfig,
+    sandbox: Sandbox,
+    scratch: Path,
+    attempt: int = 1,
+    taken: TakenDown = _NOTHING,
 ) -> SourceReport:
-    """Measure one source and cut its clips into `scratch` as `<key>.mp4`, `<key>.flac`, … ; never raises for it."""
+    """Measure one source and cut its clips into `scratch` as `<key>.mp4`, `<key>.flac`, … ; never raises for it.
+
+    A source that was taken down, under this name or another, is not looked at.
+    """
     report = SourceReport(source=source, status=Status.OK, attempts=attempt)
+    if _is_out(report, taken):
+        return report
     try:
         if "_unreadable" in source.meta:
             raise MediaError("unreadable_container", "repair or replace the tar", source.meta["_unreadable"])
         sandbox.limits.check_bytes(source.size, source.name or source.uri)  # before it is fetched
         with sources.opened(source, scratch) as path:
-            _in_sandbox(report, path, extract, sandbox, scratch)
+            _in_sandbox(report, path, extract, sandbox, scratch, taken)
     except MediaError as error:
         if error.reason == "disk_full":  # not the source's fault: the part fails and is done again
             raise OSError(errno.ENOSPC, f"scratch space for {source.uri}: {error.detail}") from error
@@ -88,7 +101,16 @@ def extract_source(
     return report
 
 
-def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbox: Sandbox, scratch: Path) -> None:
+def _is_out(report: SourceReport, taken: TakenDown) -> bool:
+    why = taken.rejection(report.source.source_id, report.sha256)
+    if why is not None:
+        report.status, report.rejection = Status.REJECTED, why
+    return why is not None
+
+
+def _in_sandbox(
+    report: SourceReport, path: Path, extract: ExtractConfig, sandbox: Sandbox, scratch: Path, taken: TakenDown
+) -> None:
     limits = extract.limits
     request: dict[str, Any] = {
         "path": str(path),
@@ -107,8 +129,10 @@ def _in_sandbox(report: SourceReport, path: Path, extract: ExtractConfig, sandbo
         raise AssertionError("unreachable")
 
     probed = ask("measure:probe_source", limits.wall_floor_s)
-    report.probe, report.seconds = probed["probe"], probed["seconds"]
     report.sha256 = sha256_file(path)  # only now: what a failed download left may be large, and hold nothing
+    if _is_out(report, taken):
+        return
+    report.probe, report.seconds = probed["probe"], probed["seconds"]
     report.source = report.source.model_copy(update={"kind": Kind(probed["kind"])})
     request |= {"probe": probed["probe"], "kind": probed["kind"]}
     wall_s = limits.wall_floor_s + limits.wall_per_media_s * report.seconds

@@ -19,8 +19,9 @@ import ray
 
 from pipelines.curation import tables
 from pipelines.curation.recipe import WorkersConfig
-from skyreels.commits import Commit, CommitLog, describe, digest, stable_json
-from skyreels.storage import Storage
+from skyreels.commits import Commit, CommitLog, CommittedFile, describe, digest, stable_json
+from skyreels.parts import Incomplete
+from skyreels.storage import DamageError, Storage
 
 Row = dict[str, Any]
 
@@ -60,7 +61,7 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
     """The clips that this layer is for and has no answer for yet, in order of key."""
     answered = {
         (key, commit.facts["made_of"][key])
-        for commit in CommitLog(layer.storage(output)).all()
+        for commit in CommitLog(layer.storage(output)).intact().values()
         if "made_of" in commit.facts
         for key in commit.keys
     }
@@ -69,10 +70,20 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
 
 
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
-    """Ask about these clips; yields the number of clips as parts are committed."""
+    """Ask about these clips; yields the number of clips as parts are committed. Raises Incomplete, when all the others
+    are written, where the store failed."""
     done = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
+    failures = []
     for row in done.iter_rows():
+        if row["failure"]:
+            failures.append(str(row["failure"]))
         yield int(row["clips"])
+    if failures:
+        raise Incomplete(
+            f"{len(failures)} parts of {layer.name} could not be written to {layer.storage(output).root}:\n  "
+            + "\n  ".join(failures)
+            + "\nThe other parts are committed. Make room or repair the store, then run the same command again."
+        )
 
 
 def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
@@ -98,8 +109,8 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
 
     def commit_batch(batch: pa.Table) -> pa.Table:
         answers = [{"error": None, **row, "made_of": made_of[row["key"]]} for row in batch.to_pylist()]
-        _commit(layer, layer.storage(Storage(output.root)), answers)
-        return pa.table({"clips": [len(answers)]})
+        failure = _committed(layer, layer.storage(Storage(output.root)), answers)
+        return pa.table({"clips": [len(answers)], "failure": [failure]})
 
     asked = [{"key": clip["key"], "clip": stable_json(clip).decode()} for clip in clips]
     answers = layer.stream(ray.data.from_items(asked), clips)
@@ -110,16 +121,23 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
 
 def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str, Row]:
     """Answers about these clips, by key; a success replaces a failure."""
-    store = layer.storage(output)
+    log = CommitLog(layer.storage(output))
     made_of = {clip["key"]: clip["made_of"] for clip in clips}
     rows: dict[str, Row] = {}
-    for commit in CommitLog(store).all():
+    for commit in log.intact().values():
         for file in commit.files:
-            for row in tables.decode(store.read(file.name)).to_pylist():
+            for row in _answers(log, file).to_pylist():
                 asked_about = row.pop("made_of", None)
                 if made_of.get(row["key"]) == asked_about and (row["key"] not in rows or row["error"] is None):
                     rows[row["key"]] = row
     return rows
+
+
+def _answers(log: CommitLog, file: CommittedFile) -> pa.Table:
+    try:
+        return tables.decode(log.read_file(file), log.storage.location(file.name))
+    except DamageError as error:
+        raise DamageError(f"{error}: run `jobs/curate.py verify`; its answers will be asked for again") from error
 
 
 class _LayerWorker:
@@ -134,8 +152,17 @@ class _LayerWorker:
     def __call__(self, row: Row) -> Row:
         clips = json.loads(row["part"])
         answers = checked(clips, self._worker(clips))
-        _commit(self._layer, self._store, answers)
-        return {"clips": len(answers)}
+        failure = _committed(self._layer, self._store, answers)
+        return {"clips": len(answers), "failure": failure}
+
+
+def _committed(layer: Layer, store: Storage, answers: Sequence[Row]) -> str:
+    """Why the answers could not be written; empty when they are."""
+    try:
+        _commit(layer, store, answers)
+    except OSError as error:  # the store's fault: the next run asks again
+        return str(error)
+    return ""
 
 
 def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> None:

@@ -9,19 +9,25 @@ still chosen, and would be written as they were, stay as they are; new and chang
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 
 from pipelines.curation import tables
 from pipelines.curation.recipe import ShardConfig
 from skyreels.commits import Commit, CommitLog, digest, stable_json
+from skyreels.parts import Incomplete
 from skyreels.shards import Member, open_shards, read_member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+MANIFEST = "manifest.parquet"
 _SAMPLE_FILES = ("mp4", "flac", "jpg")  # of the pool's files, what a training sample keeps; json is written here
 
 
@@ -42,8 +48,17 @@ class PackPlan:
     packs: tuple[Pack, ...]
 
     def remaining(self, dataset: Storage) -> list[Pack]:
-        done = CommitLog(dataset).done()
-        return [pack for pack in self.packs if pack.pack_id not in done]
+        """The packs that are not committed, or whose shards are not there as committed."""
+        intact = CommitLog(dataset).intact()
+        return [pack for pack in self.packs if pack.pack_id not in intact]
+
+
+class PackDamaged(DamageError):
+    """Clips of a pack that cannot be read from the pool: key -> what is wrong."""
+
+    def __init__(self, clips: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{key}: {why}" for key, why in clips.items()))
+        self.clips = dict(clips)
 
 
 def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, config: ShardConfig) -> PackPlan:
@@ -54,15 +69,23 @@ def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, confi
     """
     content = {key: row["content"] for key, row in chosen.items()}
     name = f"_packs/{hashlib.blake2b(stable_json([content, identity]), digest_size=10).hexdigest()}.json"
-    if dataset.exists(name):
-        stored = json.loads(dataset.read(name))
-        return PackPlan(name, tuple(Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in stored))
+    if dataset.exists(name) and (stored := _stored(dataset, name)) is not None:
+        return stored
     kept = [pack for pack, held in _current_packs(dataset, identity) if held.items() <= content.items()]
     placed = {key for pack in kept for key in pack.keys}
     packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
     described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
     dataset.write(name, stable_json(described))
     return PackPlan(name, tuple(packs))
+
+
+def kept_keys(dataset: Storage) -> frozenset[str]:
+    """Keys of the last finished dataset."""
+    listed = _manifest(dataset)
+    if listed is not None:
+        return frozenset(listed.column("key").to_pylist())
+    finished = dataset.exists(MANIFEST)
+    return frozenset(key for commit in CommitLog(dataset).all() for key in commit.keys) if finished else frozenset()
 
 
 def write_packs(
@@ -72,8 +95,9 @@ def write_packs(
     pool: Storage,
     dataset: Storage,
     config: ShardConfig,
-) -> Iterator[int]:
-    """Write these packs, one Ray task each; yields clips written as packs are committed.
+) -> Iterator[int | PackDamaged]:
+    """Write these packs, one Ray task each; yields clips written as packs are committed, and packs that hold clips
+    which cannot be read. Raises Incomplete, when all the others are written, where the store failed.
 
     `samples` gives per key the `members` in the pool and the `json` of the finished sample.
     """
@@ -87,8 +111,20 @@ def write_packs(
     ]
     arguments = {"identity": identity, "pool": pool.root, "dataset": dataset.root, "config": config.model_dump_json()}
     work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_write_row, fn_kwargs=arguments, num_cpus=1)
+    failures = []
     for row in work.iter_rows():
-        yield int(row["clips"])
+        if row["failure"]:
+            failures.append(row["failure"])
+        elif row["damaged"]:
+            yield PackDamaged(json.loads(row["damaged"]))
+        else:
+            yield int(row["clips"])
+    if failures:
+        raise Incomplete(
+            f"{len(failures)} of {len(packs)} packs could not be written to {dataset.root}:\n  "
+            + "\n  ".join(failures)
+            + "\nThe other packs are committed. Make room or repair the store, then run the same command again."
+        )
 
 
 def write_pack(
@@ -99,19 +135,26 @@ def write_pack(
     dataset: Storage,
     config: ShardConfig,
 ) -> None:
-    """One pack: its shards, then its commit."""
+    """One pack: its shards, then its commit. Raises PackDamaged for clips whose bytes are not those of the pool."""
     prefix = f"shards/{pack.bucket}/{pack.pack_id}"
+    damaged: dict[str, str] = {}
     with open_shards(dataset, prefix, max_bytes=config.max_bytes, max_samples=config.max_samples) as shards:
         for key, members, described in samples:
-            files: dict[str, Any] = {ext: read_member(pool, members[ext]) for ext in _SAMPLE_FILES if ext in members}
+            try:
+                files: dict[str, Any] = {
+                    ext: read_member(pool, members[ext]) for ext in _SAMPLE_FILES if ext in members
+                }
+            except DamageError as error:
+                damaged[key] = str(error)
+                continue
             shards.add(key, files | {"json": stable_json(described)})
+        if damaged:
+            raise PackDamaged(damaged)
     facts = {
         "bucket": pack.bucket,
         "identity": identity,
         "contents": {key: digest(described) for key, _, described in samples},
-        "members": {
-            key: {ext: [m.shard, m.offset, m.size] for ext, m in files.items()} for key, files in shards.members.items()
-        },
+        "members": {key: {ext: member.place for ext, member in files.items()} for key, files in shards.members.items()},
     }
     CommitLog(dataset).commit(Commit(part_id=pack.pack_id, files=tuple(shards.files), facts=facts))
 
@@ -125,18 +168,40 @@ def drop_stale(plan: PackPlan, dataset: Storage) -> None:
         dataset.delete(name)
 
 
+def _stored(dataset: Storage, name: str) -> PackPlan | None:
+    """A plan of packs that an earlier run wrote down; None, with a warning, where it cannot be read."""
+    try:
+        stored = json.loads(dataset.read(name))
+        return PackPlan(name, tuple(Pack(p["pack_id"], p["bucket"], tuple(p["keys"])) for p in stored))
+    except (ValueError, TypeError, KeyError) as error:
+        logger.warning("%s is damaged (%s): the packs are planned anew", dataset.location(name), error)
+        return None
+
+
 def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str, str]]]:
     """Packs of the last finished dataset with the content of each key; those of an unfinished run are found through
     their stored plan."""
-    if not dataset.exists("manifest.parquet"):
+    if not dataset.exists(MANIFEST):
         return []
-    listed = set(tables.decode(dataset.read("manifest.parquet")).column("pack_id").to_pylist())
-    commits = [commit for commit in CommitLog(dataset).all() if commit.part_id in listed]
+    manifest = _manifest(dataset)
+    listed = None if manifest is None else set(manifest.column("pack_id").to_pylist())
+    commits = [commit for commit in CommitLog(dataset).all() if listed is None or commit.part_id in listed]
     return [
         (Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys)), commit.facts["contents"])
         for commit in commits
         if commit.facts["identity"] == identity and "contents" in commit.facts
     ]
+
+
+def _manifest(dataset: Storage) -> pa.Table | None:
+    """None where there is none; where it is damaged as well, with a warning: the packs' commits say the same."""
+    if not dataset.exists(MANIFEST):
+        return None
+    try:
+        return tables.decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
+    except DamageError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _grouped(rows: Sequence[Row], identity: str, config: ShardConfig) -> list[Pack]:
@@ -173,5 +238,11 @@ def _write_row(row: Row, identity: str, pool: str, dataset: str, config: str) ->
         for key, members, described in json.loads(row["samples"])
     ]
     pack = Pack(row["pack_id"], row["bucket"], tuple(key for key, _, _ in samples))
-    write_pack(pack, samples, identity, Storage(pool), Storage(dataset), ShardConfig.model_validate_json(config))
-    return {"clips": len(samples)}
+    outcome = {"clips": 0, "damaged": "", "failure": ""}
+    try:
+        write_pack(pack, samples, identity, Storage(pool), Storage(dataset), ShardConfig.model_validate_json(config))
+    except PackDamaged as error:
+        return outcome | {"damaged": json.dumps(error.clips)}
+    except OSError as error:  # the store's fault: the next run writes the pack again
+        return outcome | {"failure": f"pack {pack.pack_id}: {error}"}
+    return outcome | {"clips": len(samples)}

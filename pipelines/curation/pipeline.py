@@ -6,8 +6,6 @@
 Every arrow is resumable: running the same command again does what is missing and nothing twice.
 """
 
-import fnmatch
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -15,32 +13,28 @@ from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
 from pipelines.curation.account import Account
-from pipelines.curation.dataset import finish_dataset, made_recipes
-from pipelines.curation.plan import Part, Plan, extend_plan, planned_sources, read_plan
+from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
+from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
 from pipelines.curation.pool import PartFailure, extract_parts, read_pool
-from pipelines.curation.purge import purge_sources
+from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
 from pipelines.curation.sources import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
+from pipelines.curation.taken_down import Named, find_named, note_taken_down, read_taken_down
+from skyreels import leftovers
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.locations import printable
+from skyreels.parts import Incomplete
 from skyreels.progress import Progress
-from skyreels.storage import Storage, normalise, require_writable, sweep_temporary
+from skyreels.storage import Storage, is_remote, normalise, require_writable
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_DOWN = "taken_down.json"
-_STALE_AFTER_S = 24 * 3600.0
 
-
-class Incomplete(RuntimeError):
-    """Some parts could not be written; what is committed stays, and the same command goes on from there."""
-
-
-class NoSuchSource(LookupError):
-    """A take-down that names nothing."""
+class TakedownIncomplete(RuntimeError):
+    """Datasets that could not be rewritten, so that they may still hold what was to be taken down."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +60,16 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     started = time.monotonic()
     require_writable(root.root)
     elsewhere.stores(recipe, root)  # both complain now rather than after hours of work
-    sweep_temporary(root.root, older_than_s=_STALE_AFTER_S)
-    taken = taken_down(root)
-    sources = [source for source in _listed(inputs, output) if source.source_id not in taken]
+    sweep(root)
+    taken = read_taken_down(root)
+    sources = [source for source in _listed(inputs, output) if source.source_id not in taken.source_ids]
     plan = extend_plan(pool, sources, recipe.extract)
     if not plan.parts:
         raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
     if options.replay_rejects:
         plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
-        work = _fill_pool(plan, pool, recipe, cluster, quiet=options.quiet)
+        work = _fill_pool(plan, root, recipe, cluster, quiet=options.quiet)
         return _from_pool(root, plan, recipe, cluster, started, work, quiet=options.quiet)
 
 
@@ -94,34 +88,55 @@ def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dat
         return _from_pool(root, plan, recipe, cluster, started, Work(), quiet=options.quiet)
 
 
-def takedown(output: str, patterns: Sequence[str]) -> tuple[list[str], list[Dataset]]:
-    """Remove every source that a pattern names, for good: from the pool, the layers and all datasets.
+def takedown(output: str, patterns: Sequence[str], *, copies: bool = True) -> tuple[Named, list[Dataset]]:
+    """Remove every source that a pattern names, for good: from the pool, the layers and all datasets; with `copies`
+    every source of the same bytes as well.
 
-    Returns the sources' locations and the datasets as they are without them.
+    Returns what was named and the datasets as they are without it. Raises TakedownIncomplete where one of them could
+    not be rewritten; the others are, and the same command finishes.
     """
     root = Storage(normalise(output))
-    named = {
-        source.source_id: source.uri
-        for source in planned_sources(root.sub("pool"))
-        if any(fnmatch.fnmatchcase(source.uri, p) or p in (source.uri, source.source_id) for p in patterns)
-    }
-    if not named:
-        raise NoSuchSource(f"no source of {root.root} matches {', '.join(patterns)}: give a location, an id or a glob")
-    taken = sorted(taken_down(root) | named.keys())
-    root.write(_TAKEN_DOWN, json.dumps(taken).encode())  # first: from here on no run lets them in again
-    purge_sources(root, frozenset(named))
+    named = find_named(root, patterns, copies=copies)
+    note_taken_down(root, named)  # first: from here on no run lets them in again
+    sweep(root, older_than_s=0)
+    gone = clips_of(root, named.source_ids)
+    names = dataset_names(root)
+    for name in names:
+        if not is_finished(root, name):
+            purge_unfinished(root.sub(f"datasets/{name}"), gone)
+    purge_sources(root, named.source_ids)
+    made, failed = remake_all(root, [name for name in names if is_finished(root, name)])
+    if failed:
+        held = "\n".join(f"  {root.location(f'datasets/{name}')}: {why}" for name, why in failed.items())
+        raise TakedownIncomplete(
+            f"the pool and {len(made)} datasets are rid of {len(named.source_ids)} sources. These could not be "
+            f"rewritten and may still hold them:\n{held}\n"
+            "Mend what is said, or delete that dataset, and run the same command again."
+        )
+    return named, made
+
+
+def remake_all(root: Storage, names: Sequence[str]) -> tuple[list[Dataset], dict[str, str]]:
+    """Make finished datasets again from the pool; of those that cannot be made, why, by name."""
+    made: list[Dataset] = []
+    failed: dict[str, str] = {}
     with LazyCluster() as cluster:
-        return sorted(named.values()), [
-            _from_pool(
-                root, read_plan(root.sub("pool"), recipe.extract), recipe, cluster, time.monotonic(), Work(), quiet=True
-            )
-            for recipe in made_recipes(root)
-        ]
+        for name in names:
+            try:
+                recipe = made_recipe(root, name)
+                plan = read_plan(root.sub("pool"), recipe.extract)
+                made.append(_from_pool(root, plan, recipe, cluster, time.monotonic(), Work(), quiet=True))
+            except Exception as error:
+                logger.debug("dataset %s could not be made", name, exc_info=True)
+                failed[name] = str(error) or type(error).__name__
+    return made, failed
 
 
-def taken_down(root: Storage) -> frozenset[str]:
-    """Source ids that must never come back."""
-    return frozenset(json.loads(root.read(_TAKEN_DOWN))) if root.exists(_TAKEN_DOWN) else frozenset()
+def sweep(root: Storage, older_than_s: float = 24 * 3600.0) -> None:
+    """Delete what dead runs left: temporary files below a local output, and scratch space of this machine."""
+    if not is_remote(root.root):
+        leftovers.sweep(root.root, older_than_s=older_than_s)
+    leftovers.sweep_scratch()
 
 
 def _listed(inputs: Sequence[str], output: str) -> list[Source]:
@@ -147,17 +162,21 @@ def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:
     return extend_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
 
 
-def _fill_pool(plan: Plan, pool: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
-    parts = plan.remaining(CommitLog(pool))
-    if not parts:
-        return Work()
+def _fill_pool(plan: Plan, root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
+    parts = plan.remaining(CommitLog(root.sub("pool")))
+    return fill_parts(parts, root, recipe, cluster, quiet=quiet) if parts else Work()
+
+
+def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
+    """Take these parts into the pool. Raises Incomplete, when all the others are committed, where the store failed."""
     cluster.join()
+    pool, taken = root.sub("pool"), read_taken_down(root)
     failures: list[PartFailure] = []
     work = Work()
     started = time.monotonic()
     total = sum(len(part.sources) for part in parts)
     with Progress("measure and cut", total, "sources", quiet=quiet) as bar:
-        for outcome in extract_parts(parts, recipe.extract, pool):
+        for outcome in extract_parts(parts, recipe.extract, pool, taken):
             if isinstance(outcome, PartFailure):
                 failures.append(outcome)
                 bar.update(len(outcome.sources))
@@ -186,4 +205,7 @@ def _from_pool(
             with Progress(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
-    return finish_dataset(root, found, recipe, taken_down(root), cluster, started, work, quiet=quiet)
+    taken = read_taken_down(root)
+    facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
+    out = frozenset(row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"]))
+    return finish_dataset(root, found, recipe, out, cluster, started, work, quiet=quiet)

@@ -6,21 +6,28 @@ Sources whose bytes changed are planned again; what else changed of them (captio
 """
 
 import hashlib
-import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.curation import tables
 from pipelines.curation.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
+from pipelines.curation.sources import is_there
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage
 
 _FOLDER = "_plan"
 _SEEN = "_seen"
+_STORED = re.compile(r"[0-9]{6}(-[0-9a-f]+)?\.parquet")
+_LOST = (
+    "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
+    "not done anew"
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,14 @@ class Plan:
         return {s.source_id: part.part_id for part in self.parts if part.part_id in done for s in part.sources}
 
     def remaining(self, commits: CommitLog) -> list[Part]:
-        """The parts that have no commit yet, with their sources as they are now."""
-        done = commits.done()
-        left = [part for part in self.parts if part.part_id not in done]
-        return [replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources)) for part in left]
+        """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
+        sources as they are now."""
+        begun, intact = commits.done(), commits.intact()
+        left = [self._as_seen(part) for part in self.parts if part.part_id not in intact]
+        return [part for part in left if part.part_id not in begun or can_be_made(part)]
+
+    def _as_seen(self, part: Part) -> Part:
+        return replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources))
 
 
 def extend_plan(
@@ -68,7 +79,7 @@ def extend_plan(
     known = stored.sources
     parts = make_parts([source for source in sources if source.source_id not in known], extract)
     changes = find_changes(known, sources, stored.committed(CommitLog(pool)), pool)
-    again = make_parts(changes.content, extract, generation=len(pool.names(_FOLDER)))
+    again = make_parts(changes.content, extract, generation=_next(pool, _FOLDER))
     described = {source.source_id: source for source in changes.described}
     return _grown(pool, stored, [*parts, *again], described, extract, write=write)
 
@@ -86,21 +97,20 @@ def _grown(
     fresh = [part for part in parts if part.part_id not in planned]
     if described and write:
         rows = [{"source": source.model_dump_json()} for source in described.values()]
-        pool.write(f"{_SEEN}/{len(pool.names(_SEEN)):06d}.parquet", _table(rows))
+        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", tables.encode(pa.Table.from_pylist(rows)))
     if fresh and write:
-        generation = len(pool.names(_FOLDER))
-        pool.write(f"{_FOLDER}/{generation:06d}-{extract.identity}.parquet", _encode(fresh))
+        pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
     return Plan((*stored.parts, *fresh), {**stored.seen, **described})
 
 
 def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
-    """What earlier runs with this extraction planned, and saw last."""
-    names = [name for name in pool.names(_FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
-    parts = tuple(part for name in names for part in _decode(pool.read(name)))
+    """What earlier runs with this extraction planned, and saw last. Raises DamageError for what cannot be read."""
+    names = [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
+    parts = tuple(part for name in names for part in _decode(pool, name))
     planned = {source.source_id for part in parts for source in part.sources}
     seen: dict[str, Source] = {}
-    for name in pool.names(_SEEN):
-        for row in pq.read_table(io.BytesIO(pool.read(name))).to_pylist():
+    for name in _stored(pool, _SEEN):
+        for row in _read(pool, name):
             source = Source.model_validate_json(row["source"])
             seen[source.source_id] = source
     return Plan(parts, {source_id: source for source_id, source in seen.items() if source_id in planned})
@@ -108,9 +118,13 @@ def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
 
 def planned_sources(pool: Storage) -> list[Source]:
     """Every source of every plan, whatever extraction it was for."""
-    names = [name for name in pool.names(_FOLDER) if name.endswith(".parquet")]
-    found = {s.source_id: s for name in names for part in _decode(pool.read(name)) for s in part.sources}
+    found = {s.source_id: s for name in _stored(pool, _FOLDER) for part in _decode(pool, name) for s in part.sources}
     return list(found.values())
+
+
+def can_be_made(part: Part) -> bool:
+    """Whether every source of a part is there: making it without one would lose what the pool still holds of it."""
+    return all(is_there(source) for source in part.sources)
 
 
 def make_parts(
@@ -137,24 +151,33 @@ def _part_id(sources: Iterable[Source], extract: ExtractConfig, attempt: int, ge
     return hashlib.blake2b(stable_json(named + [generation] * bool(generation)), digest_size=10).hexdigest()
 
 
+def _stored(pool: Storage, folder: str) -> list[str]:
+    """Names of the stored plans, or of what was seen, the oldest first."""
+    return [name for name in pool.names(folder) if _STORED.fullmatch(name.removeprefix(f"{folder}/"))]
+
+
+def _next(pool: Storage, folder: str) -> int:
+    """The number of the next one; none is given twice."""
+    return 1 + max((int(name.removeprefix(f"{folder}/")[:6]) for name in _stored(pool, folder)), default=-1)
+
+
 def _encode(parts: Sequence[Part]) -> bytes:
     rows = [
         {"part_id": part.part_id, "attempt": part.attempt, "source": source.model_dump_json()}
         for part in parts
         for source in part.sources
     ]
-    return _table(rows)
+    return tables.encode(pa.Table.from_pylist(rows))
 
 
-def _table(rows: Sequence[Mapping[str, object]]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
-    return buffer.getvalue()
-
-
-def _decode(data: bytes) -> list[Part]:
+def _decode(pool: Storage, name: str) -> list[Part]:
     parts: dict[str, tuple[int, list[Source]]] = {}
-    for row in pq.read_table(io.BytesIO(data)).to_pylist():
+    for row in _read(pool, name):
         _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))
         sources.append(Source.model_validate_json(row["source"]))
     return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]
+
+
+def _read(pool: Storage, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = tables.decode(pool.read(name), pool.location(name), _LOST).to_pylist()
+    return rows

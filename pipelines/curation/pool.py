@@ -9,6 +9,7 @@
 
 import errno
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,12 +23,17 @@ from pipelines.curation.extract import PartResult, extract_part
 from pipelines.curation.plan import Part, Plan
 from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
-from pipelines.curation.records import Source
-from skyreels.commits import Commit, CommitLog, digest
+from pipelines.curation.records import DAMAGE_REMEDY, Rejection, Source, SourceReport, Status
+from pipelines.curation.taken_down import TakenDown
+from skyreels import leftovers
+from skyreels.commits import CommitLog, digest
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 
+logger = logging.getLogger(__name__)
+
+_NOTHING = TakenDown()
 _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 
 
@@ -41,13 +47,18 @@ class PartFailure:
     detail: str
 
 
-def extract_parts(parts: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult | PartFailure]:
-    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come."""
+def extract_parts(
+    parts: Sequence[Part], extract: ExtractConfig, pool: Storage, taken: TakenDown = _NOTHING
+) -> Iterator[PartResult | PartFailure]:
+    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come.
+
+    What was taken down since a part was planned stays out of it.
+    """
     by_id = {part.part_id: part for part in parts}
     rows = [_to_row(part) for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
         _extract_row,
-        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root},
+        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root, "taken": taken},
         num_cpus=1,
     )
     for row in dataset.iter_rows():
@@ -76,21 +87,31 @@ class Pool:
 
 
 def read_pool(pool: Storage, plan: Plan) -> Pool:
-    """Both tables; parts that are not committed are absent, sources that were done again count once."""
+    """Both tables; parts that are not committed are absent, sources that were done again count once.
+
+    Of a part that was committed and cannot be read any more, every source is there as one that failed.
+    """
     log = CommitLog(pool)
     latest = plan.committed(log)
     current, known = set(latest.values()), plan.sources
-    clips, sources = [], []
+    clips, sources = [tables.clip_table([])], [tables.source_table([])]
     for part in plan.parts:
         if part.part_id in current:
-            commit = log.read(part.part_id)
-            read = _as_seen(_current(pool, commit, "sources/", latest), known)
-            clips.append(_made_of(_current(pool, commit, "clips/", latest), read, commit.facts["extract"]))
-            sources.append(read)
-    return Pool(
-        tables.concat(clips or [tables.clip_table([])]),
-        tables.concat(sources or [tables.source_table([])]),
-    )
+            found = _part(log, part, latest)
+            clips.append(found[0])
+            sources.append(_as_seen(found[1], known))
+    return Pool(tables.concat(clips), tables.concat(sources))
+
+
+def _part(log: CommitLog, part: Part, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+    """Clips and sources of a part, without the sources that a later part did again."""
+    try:
+        commit = log.read(part.part_id)
+        held = [tables.committed(log, commit, folder) for folder in ("clips/", "sources/")]
+    except DamageError as error:
+        return _lost(part, error, latest)
+    clips, sources = (_current(table, part.part_id, latest) for table in held)
+    return _made_of(clips, sources, commit.facts["extract"]), sources
 
 
 def _as_seen(sources: pa.Table, known: Mapping[str, Source]) -> pa.Table:
@@ -113,19 +134,30 @@ def _pieces(clip: dict[str, Any]) -> list[str]:
     return [source_id for source_id, _, _ in json.loads(clip["parts"])] or [clip["source_id"]]
 
 
-def _current(pool: Storage, commit: Commit, prefix: str, latest: dict[str, str]) -> pa.Table:
-    """A part's table, without the sources that a later part did again."""
-    table = tables.decode(pool.read(next(file.name for file in commit.files if file.name.startswith(prefix))))
-    mask = [latest.get(source) == commit.part_id for source in table.column("source_id").to_pylist()]
+def _current(table: pa.Table, part_id: str, latest: Mapping[str, str]) -> pa.Table:
+    mask = [latest.get(source) == part_id for source in table.column("source_id").to_pylist()]
     return table.filter(pa.array(mask, pa.bool_()))
 
 
-def _extract_row(row: dict[str, Any], extract: str, pool: str) -> dict[str, Any]:
+def _lost(part: Part, error: DamageError, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+    """No clips, and a row per source that says why."""
+    logger.warning("part %s of the pool cannot be read, and its %d sources are left out: %s", part.part_id,
+                   len(part.sources), error)  # fmt: skip
+    why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=str(error))
+    reports = [
+        SourceReport(source=source, status=Status.FAILED, attempts=part.attempt, rejection=why)
+        for source in part.sources
+        if latest.get(source.source_id) == part.part_id
+    ]
+    return tables.clip_table([]), tables.source_table(tables.source_rows(part.part_id, reports))
+
+
+def _extract_row(row: dict[str, Any], extract: str, pool: str, taken: TakenDown) -> dict[str, Any]:
     part = Part(row["part_id"], tuple(Source.model_validate_json(text) for text in row["sources"]), int(row["attempt"]))
     empty = {"failure": "", "detail": ""}
     try:
         config = ExtractConfig.model_validate_json(extract)
-        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter())
+        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter(), taken)
     except OSError as error:
         reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
         blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0, 0.0)
@@ -146,6 +178,7 @@ def _counter() -> SourceCounter:
 @lru_cache(maxsize=1)
 def _sandbox(extract: str) -> Sandbox:
     """One decoding child per worker process, kept for all its parts."""
+    leftovers.sweep_scratch()  # a worker before this one may have died at its work
     config = ExtractConfig.model_validate_json(extract)
     # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()

@@ -4,15 +4,17 @@ Each part is rewritten under new names, committed, and only then are the old fil
 leaves the part as it was or as it shall be, and the same take-down run again finishes.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation import tables
+from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
 from skyreels.shards import open_shards, read_member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 
 
 def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
@@ -20,7 +22,7 @@ def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
     pool = root.sub("pool")
     log = CommitLog(pool)
     touched = [commit for commit in log.all() if source_ids & commit.facts["sources"].keys()]
-    gone = {row["key"] for commit in touched for row in _clips(pool, commit) if _touches(row, source_ids)}
+    gone = clips_of(root, source_ids)
     for name in _layer_names(root):  # before the pool, which alone knows whose clips the answers are
         _purge_layer(root.sub(f"layers/{name}"), gone)
     for commit in touched:
@@ -28,6 +30,38 @@ def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
     for folder in ("shards", "clips", "sources"):
         for name in log.orphans(folder):
             pool.delete(name)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of some sources: those that the pool names, and all whose keys say it, should its commit be lost."""
+
+    source_ids: frozenset[str]
+    keys: frozenset[str]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys or key.rpartition("_")[0] in self.source_ids
+
+
+def clips_of(root: Storage, source_ids: frozenset[str]) -> Clips:
+    """Of these sources, or joined with sound of theirs."""
+    pool = root.sub("pool")
+    commits = [commit for commit in CommitLog(pool).all() if source_ids & commit.facts["sources"].keys()]
+    keys = {row["key"] for commit in commits for row in _clips(pool, commit) if _touches(row, source_ids)}
+    return Clips(source_ids, frozenset(keys))
+
+
+def purge_unfinished(dataset: Storage, gone: Clips) -> None:
+    """Remove the packs of a dataset that was never finished which hold such clips, and all that no commit names.
+
+    The run that finishes it writes what is missing.
+    """
+    log = CommitLog(dataset)
+    for commit in list(log.all()):
+        if any(key in gone for key in commit.keys):
+            log.revoke(commit.part_id)
+    for name in log.orphans("shards"):
+        dataset.delete(name)
 
 
 def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: frozenset[str]) -> None:
@@ -39,11 +73,16 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
         for row in _clips(pool, commit):
             if _touches(row, source_ids):
                 continue
-            members = tables.members_of(row)
-            if members:
-                shards.add(row["key"], {ext: read_member(pool, member) for ext, member in members.items()})
+            try:
+                held = {ext: read_member(pool, member) for ext, member in tables.members_of(row).items()}
+            except DamageError as error:  # a neighbour's damage must not keep anything from being taken down
+                held = {}
+                why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=str(error))
+                row |= tables.rejection_columns(why)
+            if held:
+                shards.add(row["key"], held)
             rows.append(row | {"members": tables.encode_members(shards.members.get(row["key"], {}))})
-    sources = _table(pool, commit, "sources/")
+    sources = committed_table(pool, commit, "sources/")
     sources = sources.filter(pc.invert(pc.is_in(sources.column("source_id"), pa.array(sorted(source_ids)))))
     files = [*shards.files]
     for folder, table in (("clips", tables.clip_table(rows)), ("sources", sources)):
@@ -53,18 +92,19 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
     log.commit(Commit(part_id=commit.part_id, files=tuple(files), facts=facts))
 
 
-def _purge_layer(store: Storage, keys: set[str]) -> None:
+def _purge_layer(store: Storage, gone: Clips) -> None:
     log = CommitLog(store)
     for commit in list(log.all()):
-        if not keys & {*commit.keys, *commit.facts["failed"]}:
+        touched = [key for key in (*commit.keys, *commit.facts["failed"]) if key in gone]
+        if not touched:
             continue
         revision = int(commit.facts.get("revision", 0)) + 1
-        table = _table(store, commit, "parts/")
-        left = table.filter(pc.invert(pc.is_in(table.column("key"), pa.array(sorted(keys)))))
+        table = committed_table(store, commit, "parts/")
+        left = table.filter(pc.invert(pc.is_in(table.column("key"), pa.array(touched))))
         file = _write_table(store, f"parts/{commit.part_id}-r{revision}.parquet", left)
-        file = file.model_copy(update={"keys": tuple(key for key in commit.keys if key not in keys)})
-        failed = {key: why for key, why in commit.facts["failed"].items() if key not in keys}
-        made_of = {key: digest for key, digest in commit.facts.get("made_of", {}).items() if key not in keys}
+        file = file.model_copy(update={"keys": tuple(key for key in commit.keys if key not in gone)})
+        failed = {key: why for key, why in commit.facts["failed"].items() if key not in gone}
+        made_of = {key: digest for key, digest in commit.facts.get("made_of", {}).items() if key not in gone}
         facts = {**commit.facts, "revision": revision, "failed": failed, "made_of": made_of}
         log.commit(Commit(part_id=commit.part_id, files=(file,), facts=facts))
     for name in log.orphans("parts"):
@@ -77,12 +117,15 @@ def _touches(row: dict[str, Any], source_ids: frozenset[str]) -> bool:
 
 
 def _clips(pool: Storage, commit: Commit) -> list[dict[str, Any]]:
-    return _table(pool, commit, "clips/").to_pylist()
+    return committed_table(pool, commit, "clips/").to_pylist()
 
 
-def _table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
-    name = next(file.name for file in commit.files if file.name.startswith(prefix))
-    return tables.decode(store.read(name))
+def committed_table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
+    """A part's table. Raises DamageError: what it holds would be left in place unseen."""
+    try:
+        return tables.committed(CommitLog(store), commit, prefix)
+    except DamageError as error:
+        raise DamageError(f"{error}: {DAMAGE_REMEDY}, then take the source down again") from error
 
 
 def _write_table(store: Storage, name: str, table: pa.Table) -> CommittedFile:

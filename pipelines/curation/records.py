@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.dataset.manifest import Kind
 from skyreels.locations import spelled
 
+DAMAGE_REMEDY = "run `jobs/curate.py verify`: it makes anew what its sources allow"
+
 
 class Status(StrEnum):
     OK = "ok"

@@ -1,5 +1,6 @@
 """Gathering what the report page shows: tables, decisions, costs, and previews that play."""
 
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,14 @@ from pipelines.curation.report.previews import Preview, choose_previews, make_pr
 from pipelines.curation.selection import Decisions, Row
 from pipelines.curation.summary import Dataset, Work
 from skyreels.shards import read_member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 from skyreels.tracking import git_sha
+
+logger = logging.getLogger(__name__)
 
 _PER_REASON = 6
 _PREVIEWS = 36
+_PLAYED = ("mp4", "flac", "jpg")
 _THREADS = 2  # encoders leave the interpreter alone while they work
 
 
@@ -67,11 +71,14 @@ def _previews(pool: Storage, found: Pool, keys: Sequence[str]) -> list[Preview]:
     wanted = set(keys)
     rows = {row["key"]: row for row in found.clips.select(["key", "members"]).to_pylist() if row["key"] in wanted}
 
-    def preview(key: str) -> Preview:
+    def preview(key: str) -> Preview | None:
         members = tables.members_of(rows[key])
-        return make_preview(
-            key, {ext: read_member(pool, members[ext]) for ext in ("mp4", "flac", "jpg") if ext in members}
-        )
+        try:
+            files = {ext: read_member(pool, member) for ext, member in members.items() if ext in _PLAYED}
+        except DamageError as error:
+            logger.warning("no preview of %s: %s", key, error)
+            return None
+        return make_preview(key, files)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(preview, keys))
+        return [made for made in threads.map(preview, keys) if made is not None]

@@ -87,6 +87,11 @@ def opened(source: Source, scratch: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
+def is_there(source: Source) -> bool:
+    """Whether the file that holds the source can be found."""
+    return storage.exists(source.container or source.uri)
+
+
 def _plainly_named(path: Path, scratch: Path, source: Source) -> Path:
     """The path, or a link to it where its bytes are no text: decoders take names as UTF-8."""
     if spelled(str(path)) == str(path):

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.curation.records import Clip, Rejection, SourceReport
+from skyreels.commits import Commit, CommitLog
 from skyreels.shards import Member
+from skyreels.storage import DamageError
 
 Members = dict[str, Member]
 
@@ -104,12 +106,18 @@ def source_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def encode_members(members: Members) -> str:
-    return json.dumps({name: [member.shard, member.offset, member.size] for name, member in members.items()})
+    return json.dumps({name: member.place for name, member in members.items()})
 
 
 def members_of(row: dict[str, Any]) -> Members:
     """Where the files of a clip lie in the pool, by extension."""
     return {name: Member(*place) for name, place in json.loads(row["members"]).items()}
+
+
+def committed(log: CommitLog, commit: Commit, folder: str) -> pa.Table:
+    """The table that a commit names below `folder`. Raises DamageError where it is not as it was written."""
+    file = next(file for file in commit.files if file.name.startswith(folder))
+    return decode(log.read_file(file), log.storage.location(file.name))
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
@@ -118,13 +126,19 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def encode(table: pa.Table) -> bytes:
+    """Parquet whose pages carry checksums, which `decode` compares."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+def decode(data: bytes, where: str = "a table", remedy: str = "restore it from a copy") -> pa.Table:
+    """Raises DamageError, naming `where` and the remedy, for what is no table or not the one that was written."""
+    try:
+        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamageError(f"{where} is damaged ({len(data)} bytes; {reason}): {remedy}") from error
 
 
 def _score_column(values: list[Any]) -> pa.Array:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import decord
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile
 import torch
 from numpy.typing import NDArray
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from model.media import cover
 from pipelines.curation.captions.parts import CaptionParts, window
-from pipelines.curation.tables import members_of
+from pipelines.curation.tables import decode, members_of
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, read_member
-from skyreels.storage import Storage, normalise
+from skyreels.storage import DamageError, MissingError, Storage, normalise
 
 ClipKind = Literal["image", "video", "audio", "pair"]
 CAPTION_FORMS = ("short", "long", "structured")
@@ -36,6 +35,7 @@ _FACTS = ("key", "kind", "width", "height", "fps", "frames", "has_audio", "start
 _EARLY_S = 1e-6  # a frame's own time, computed twice, may differ by rounding
 _MARGIN_S = 0.02  # more sound than a resampling filter is long
 _FRAMES_AT_ONCE = 16
+_REMEDY = "Run `jobs/curate.py verify` on the output that holds the dataset, or restore the shard."
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,9 @@ def open_dataset(location: str) -> ClipDataset:
             "data/datasets/default, or make one with jobs/curate.py"
         )
     data = storage.read(MANIFEST)
-    file = pq.ParquetFile(io.BytesIO(data))
-    columns = set(file.schema_arrow.names)
-    captions = [name for form in (*CAPTION_FORMS, "parts") if (name := f"caption_{form}") in columns]
-    wanted = [*_FACTS, *captions]
-    rows = file.read(columns=wanted).to_pylist()
+    table = decode(data, storage.location(MANIFEST), "run `jobs/curate.py verify` on the output that holds the dataset")
+    captions = [name for form in (*CAPTION_FORMS, "parts") if (name := f"caption_{form}") in table.column_names]
+    rows = table.select([*_FACTS, *captions]).to_pylist()
     return ClipDataset(storage, tuple(_clip(row) for row in rows), hashlib.sha256(data).hexdigest()[:16])
 
 
@@ -96,13 +94,11 @@ def member_bytes(storage: Storage, clip: Clip, extension: str) -> bytes:
     member = clip.members[extension]
     where = f"{storage.location(member.shard)}: {clip.key}.{extension}"
     try:
-        data = read_member(storage, member)
-    except FileNotFoundError as error:
-        raise MediaError("missing_shard", "Restore the shard, or curate again.", where) from error
-    if len(data) != member.size:
-        detail = f"{where}: {len(data)} of {member.size} bytes"
-        raise MediaError("truncated", "Restore the shard, or curate again.", detail)
-    return data
+        return read_member(storage, member)
+    except MissingError as error:
+        raise MediaError("missing_shard", _REMEDY, where) from error
+    except DamageError as error:
+        raise MediaError("damaged_shard", _REMEDY, f"{where}: {error}") from error
 
 
 class VideoFile:
@@ -135,7 +131,7 @@ class VideoFile:
 
     def _unreadable(self, error: Exception) -> MediaError:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return MediaError("unreadable_video", "Restore the shard, or curate again.", f"{self.where}: {said}")
+        return MediaError("unreadable_video", _REMEDY, f"{self.where}: {said}")
 
 
 def open_video(storage: Storage, clip: Clip, extension: str = "mp4") -> VideoFile:
@@ -152,7 +148,7 @@ def read_sound(storage: Storage, clip: Clip, start_s: float, samples: int, *, sa
             waveform = _span(file, start_s, samples, sample_rate)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         where = f"{storage.location(clip.members['flac'].shard)}: {clip.key}.flac: {error}"
-        raise MediaError("unreadable_sound", "Restore the shard, or curate again.", where) from error
+        raise MediaError("unreadable_sound", _REMEDY, where) from error
     return fitted_sound(waveform, samples, stereo=stereo)
 
 
@@ -175,7 +171,7 @@ def read_image(storage: Storage, clip: Clip, height: int, width: int) -> Tensor:
             array = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         where = f"{storage.location(clip.members['jpg'].shard)}: {clip.key}.jpg: {error}"
-        raise MediaError("unreadable_image", "Restore the shard, or curate again.", where) from error
+        raise MediaError("unreadable_image", _REMEDY, where) from error
     return _covered(array[None], height, width)[:, 0]
 
 

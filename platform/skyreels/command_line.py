@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from skyreels.config import ConfigError
 from skyreels.locations import printable
+from skyreels.storage import DamageError
 
 _SETTING = re.compile(r"[a-z][a-z0-9_-]*(\.[A-Za-z0-9_-]+)*=.*", re.DOTALL)
 _OPTION = re.compile(r"--?[a-z][a-z0-9-]*(=.*)?", re.DOTALL)
@@ -36,7 +37,7 @@ def parse(
 
 def exit_status(run: Callable[[], int], expected: tuple[type[Exception], ...] = (), *, stopped: str = "stopped") -> int:
     """What `run` returns; 1 with the reason on stderr for what a user can mend, 130 with `stopped` when interrupted."""
-    mendable: tuple[type[Exception], ...] = (ConfigError, OSError, *expected)
+    mendable: tuple[type[Exception], ...] = (ConfigError, DamageError, OSError, *expected)
     try:
         return run()
     except mendable as error:

@@ -8,6 +8,7 @@ duplicate attempt, a retry or a kill at any point can neither lose nor double an
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from skyreels.storage import Storage, sha256_file, sha256_of
+from skyreels.storage import DamageError, MissingError, Storage, sha256_file, sha256_of
+
+logger = logging.getLogger(__name__)
 
 _READERS = 16  # commit records are small; reading them is latency-bound on S3
 
@@ -46,7 +49,7 @@ class Commit(BaseModel):
         return [key for file in self.files for key in file.keys]
 
 
-class CommitError(ValueError):
+class CommitError(DamageError):
     """A commit record that cannot be read, or that names a file which is not as it says."""
 
 
@@ -61,24 +64,47 @@ class CommitLog:
         """Ids of the committed parts; one listing, no record is read."""
         return {Path(name).stem for name in self.storage.names(self.folder) if name.endswith(".json")}
 
+    def intact(self) -> dict[str, Commit]:
+        """The commits whose files are all there with their sizes, by part: what needs not be done again.
+
+        One listing and the records; no file is read (`verify` does).
+        """
+        sizes = self._sizes()
+        return {commit.part_id: commit for commit in self.all() if not _misfits(commit, sizes)}
+
     def commit(self, record: Commit) -> None:
         self.storage.write(self._name(record.part_id), record.model_dump_json(indent=1).encode())
 
     def read(self, part_id: str) -> Commit:
         name = self._name(part_id)
+        where = self.storage.location(name)
         try:
-            return Commit.model_validate_json(self.storage.read(name))
+            commit = Commit.model_validate_json(self.storage.read(name))
         except ValidationError as error:
-            where = self.storage.location(name)
             raise CommitError(
-                f"{where} is not a commit record ({error.error_count()} problems): delete it and "
-                "run again; its part will be made anew"
+                f"{where} is not a commit record ({error.error_count()} problems): run again; its part counts as not "
+                "done and will be made anew"
             ) from error
+        if commit.part_id != part_id:
+            raise CommitError(f"{where} is the commit record of {commit.part_id} under another name: delete it")
+        return commit
 
     def all(self) -> Iterator[Commit]:
-        """Every commit, in order of part id."""
+        """Every commit that can be read, in order of part id; of the others a warning: their parts are not done."""
         with ThreadPoolExecutor(_READERS) as pool:
-            yield from pool.map(self.read, sorted(self.done()))
+            for commit in pool.map(self._readable, sorted(self.done())):
+                if commit is not None:
+                    yield commit
+
+    def read_file(self, file: CommittedFile) -> bytes:
+        """A committed file, whole. Raises DamageError where its bytes are not those committed."""
+        try:
+            data = self.storage.read(file.name)
+        except FileNotFoundError:
+            raise MissingError(f"{self.storage.location(file.name)} is missing") from None
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise DamageError(f"{self.storage.location(file.name)} differs from its committed checksum")
+        return data
 
     def revoke(self, part_id: str) -> None:
         """Make a part not have happened; its files become orphans."""
@@ -88,6 +114,17 @@ class CommitLog:
         """Files below `prefix` that no commit names: left by killed attempts, safe to delete when nothing runs."""
         named = {file.name for commit in self.all() for file in commit.files}
         return [name for name in self.storage.names(prefix) if name not in named]
+
+    def _readable(self, part_id: str) -> Commit | None:
+        try:
+            return self.read(part_id)
+        except CommitError as error:
+            logger.warning("%s", error)
+            return None
+
+    def _sizes(self) -> dict[str, int]:
+        cut = len(self.storage.root.rstrip("/")) + 1
+        return {entry.location[cut:]: entry.size for entry in self.storage.files()}
 
     def _name(self, part_id: str) -> str:
         return f"{self.folder}/{part_id}.json"
@@ -100,13 +137,21 @@ def describe(name: str, path: Path, keys: Iterable[str] = ()) -> CommittedFile:
 
 def verify(storage: Storage, commit: Commit) -> list[str]:
     """What does not hold of a commit's files, in words; empty when all checksums agree."""
-    problems = []
-    for file in commit.files:
-        if not storage.exists(file.name):
-            problems.append(f"{storage.location(file.name)} is missing")
-        elif sha256_of(storage.location(file.name)) != file.sha256:
-            problems.append(f"{storage.location(file.name)} differs from its committed checksum")
-    return problems
+    with ThreadPoolExecutor(_READERS) as pool:
+        problems = pool.map(lambda file: _problem(storage, file), commit.files)
+        return [problem for problem in problems if problem]
+
+
+def _problem(storage: Storage, file: CommittedFile) -> str | None:
+    where = storage.location(file.name)
+    if not storage.exists(file.name):
+        return f"{where} is missing"
+    return None if sha256_of(where) == file.sha256 else f"{where} differs from its committed checksum"
+
+
+def _misfits(commit: Commit, sizes: Mapping[str, int]) -> list[str]:
+    """Names of a commit's files that are not there, or not of their size."""
+    return [file.name for file in commit.files if sizes.get(file.name) != file.bytes]
 
 
 def stable_json(value: Any) -> bytes:

@@ -3,13 +3,14 @@
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from skyreels.commits import CommittedFile
-from skyreels.storage import Storage, open_input, sha256_file
+from skyreels.storage import DamageError, MissingError, Storage, open_input, sha256_file
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BLOCK = 512
@@ -17,11 +18,20 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Member:
-    """Where one file of a sample lies inside an (uncompressed) shard: read it with one ranged read."""
+    """Where one file of a sample lies inside an (uncompressed) shard: read it with one ranged read.
+
+    `crc32` is of its bytes; None where nobody wrote it down.
+    """
 
     shard: str
     offset: int
     size: int
+    crc32: int | None = None
+
+    @property
+    def place(self) -> list[str | int | None]:
+        """As it is stored: `Member(*place)` is the member."""
+        return [self.shard, self.offset, self.size, self.crc32]
 
 
 class ShardError(ValueError):
@@ -62,9 +72,10 @@ class ShardWriter:
             header.size, header.mtime, header.mode = sizes[extension], 0, 0o644
             header.uid = header.gid = 0
             with _reader(parts[extension]) as source:
-                tar.addfile(header, source)
+                checked = _Checked(source)
+                tar.addfile(header, checked)
             stored = -(-header.size // _BLOCK) * _BLOCK
-            placed[extension] = Member(self._shard_name(), tar.offset - stored, header.size)
+            placed[extension] = Member(self._shard_name(), tar.offset - stored, header.size, checked.crc32)
         self._keys.append(key)
         self.members[key] = placed
         return placed
@@ -121,10 +132,33 @@ def open_shards(
 
 
 def read_member(storage: Storage, member: Member) -> bytes:
-    """One file of a sample, by a single ranged read."""
-    with open_input(storage.location(member.shard)) as stream:
-        stream.seek(member.offset)
-        return stream.read(member.size)
+    """One file of a sample, by a single ranged read. Raises DamageError where its bytes are not those written."""
+    where = storage.location(member.shard)
+    try:
+        with open_input(where) as stream:
+            stream.seek(member.offset)
+            data = stream.read(member.size)
+    except FileNotFoundError:
+        raise MissingError(f"{where} is missing") from None
+    if len(data) != member.size:
+        raise DamageError(f"{where}: {len(data)} of {member.size} bytes from {member.offset} on: it is cut short")
+    if member.crc32 is not None and zlib.crc32(data) != member.crc32:
+        span = f"bytes {member.offset} to {member.offset + member.size}"
+        raise DamageError(f"{where}: {span} differ from what was written (CRC-32)")
+    return data
+
+
+class _Checked(io.RawIOBase):
+    """Bytes on their way into a shard, and the CRC-32 of those that have passed."""
+
+    def __init__(self, source: io.BufferedReader | io.BytesIO) -> None:
+        self._source = source
+        self.crc32 = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return data
 
 
 @contextmanager

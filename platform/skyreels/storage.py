@@ -9,18 +9,17 @@ import hashlib
 import os
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from pyarrow import fs
 
+from skyreels.leftovers import scratch_folder, temporary_name
 from skyreels.listing import LeaveOut, Skipped, Why, walk
 from skyreels.locations import is_remote as is_remote
 from skyreels.locations import join as join
@@ -28,10 +27,19 @@ from skyreels.locations import local_path, name_in, printable, spelled
 from skyreels.locations import normalise as normalise
 
 _CHUNK = 1 << 20
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class StorageError(OSError):
     """A file operation that failed: which location, why, and what to do."""
+
+
+class DamageError(ValueError):
+    """A stored file that is not what was written: which, what is wrong with it, and what to do."""
+
+
+class MissingError(DamageError):
+    """A stored file that is no longer there."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,18 @@ class Storage:
             target = local_path(self.location(name))
             with _errors_name(str(target.parent)):
                 target.parent.mkdir(parents=True, exist_ok=True)
-            path = target.with_name(f".tmp-{uuid.uuid4().hex}")
+            path = target.with_name(temporary_name())
             try:
-                yield path
-                publish(path, target)
+                with _told_where_no_room_is(self.location(name)):
+                    yield path
+                    publish(path, target)
             finally:
                 path.unlink(missing_ok=True)
         else:
-            with TemporaryDirectory(prefix="skyreels-upload-") as folder:
-                path = Path(folder) / "file"
-                yield path
-                self.upload(path, name)
+            with scratch_folder("upload") as folder:
+                with _told_where_no_room_is(f"{folder}, on its way to {self.location(name)},"):
+                    yield folder / "file"
+                self.upload(folder / "file", name)
 
     def upload(self, path: Path, name: str) -> None:
         """Publish a finished local file under `name`; the whole of it or nothing becomes visible."""
@@ -144,16 +153,6 @@ def publish(path: Path, target: Path) -> None:
         os.close(folder)
 
 
-def sweep_temporary(location: str, *, older_than_s: float) -> None:
-    """Delete temporary files that killed writers left below a local folder; the young ones may be in use."""
-    if is_remote(location) or not Path(location).is_dir():
-        return
-    for path in Path(location).rglob(".tmp-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime >= older_than_s:
-                path.unlink()
-
-
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
     """The filesystem that holds a location, and its path there."""
     if not is_remote(location):
@@ -174,7 +173,7 @@ def require_writable(location: str, option: str = "--output") -> None:
         raise StorageError(errno.EINVAL, f"{name} is not UTF-8: give {option} a name that is")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".tmp-{uuid.uuid4().hex}"
+        probe = path / temporary_name()
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError):
@@ -353,3 +352,17 @@ def _errors_name(location: str) -> Iterator[None]:
     except OSError as error:
         remedy = " (check AWS credentials, region and AWS_ENDPOINT_URL)" if is_remote(location) else ""
         raise StorageError(error.errno, f"{location}: {error.strerror or error}{remedy}") from error
+
+
+@contextmanager
+def _told_where_no_room_is(what: str) -> Iterator[None]:
+    """A full disk, seen while a file is being written, says which file and what to do; it stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or isinstance(error, StorageError):
+            raise
+        reason = os.strerror(error.errno)
+        raise StorageError(
+            error.errno, f"{what} could not be written: {reason}; make room and run the same command again"
+        ) from error

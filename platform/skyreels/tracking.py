@@ -138,7 +138,7 @@ def _start(experiment: str, run_name: str, run_id: str) -> TrackedRun:
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
         run = client.create_run(experiment_id, run_name=run_name)
     except _failures() as error:
-        remedy = "set MLFLOW_TRACKING_URI to one that can, or give --no-tracking"
+        remedy = "set MLFLOW_TRACKING_URI to one that can, move a damaged file away, or give --no-tracking"
         logger.warning("tracking: %s cannot be used, going on without it (%s): %s", uri, remedy, error)
         return TrackedRun()
     return TrackedRun(run.info.run_id, uri)
@@ -159,7 +159,7 @@ def _check_database(uri: str) -> None:
         path = Path(uri.partition(":///")[2])
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            database.execute("PRAGMA schema_version")
+            database.execute("SELECT count(*) FROM sqlite_master")
             try:
                 database.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:

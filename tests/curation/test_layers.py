@@ -1,10 +1,14 @@
 """Layers: asked once, committed by parts, failures asked again, answers never under another clip's key."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from pipelines.curation.layers import Layer, checked, fill, read_layer, unanswered
 from pipelines.curation.recipe import WorkersConfig
-from skyreels.storage import Storage
+from skyreels.parts import Incomplete
+from skyreels.storage import DamageError, Storage
 
 CLIPS = [{"key": f"k{i}", "value": i, "made_of": f"bytes {i}"} for i in range(7)]
 WORKERS = WorkersConfig(clips_per_part=3, num_cpus=0.5)
@@ -104,3 +108,38 @@ def test_a_clip_of_other_bytes_under_the_same_key_is_asked_about_again(ray_clust
 def _doubled(clips, rows):
     value = {row["key"]: row["value"] for row in rows}
     return clips.map(lambda row: {"key": row["key"], "double": 2 * value[row["key"]]})
+
+
+def test_a_full_disk_is_told_and_the_next_run_asks_again(ray_cluster, small_disk):
+    output, hog = Storage(str(small_disk / "out")), small_disk / "hog"
+    with suppress(OSError), hog.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(Incomplete, match=r"(?s)2 parts of doubles could not be written.*No space left.*same command"):
+        _fill(_layer(), output)
+    hog.unlink()
+    assert _fill(_layer(), output) == 6
+    assert len(read_layer(_layer(), CLIPS, output)) == 6
+
+
+@pytest.mark.parametrize("damage", ["record", "cut", "gone"])
+def test_answers_that_are_not_there_as_committed_are_asked_for_again(ray_cluster, tmp_path, damage):
+    output = Storage(str(tmp_path))
+    _fill(_layer(), output)
+    answers = read_layer(_layer(), CLIPS, output)
+    folder = Path(_layer().storage(output).root)
+    file = next((folder / ("_commits" if damage == "record" else "parts")).iterdir())
+    file.unlink() if damage == "gone" else file.write_bytes(file.read_bytes()[:-9])
+    assert _fill(_layer(), output) == 3
+    assert read_layer(_layer(), CLIPS, output) == answers
+
+
+def test_a_flipped_bit_among_answers_is_told(ray_cluster, tmp_path):
+    output = Storage(str(tmp_path))
+    _fill(_layer(), output)
+    file = next((Path(_layer().storage(output).root) / "parts").iterdir())
+    data = bytearray(file.read_bytes())
+    data[10] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DamageError, match=rf"{file.name} differs .*curate\.py verify"):
+        read_layer(_layer(), CLIPS, output)

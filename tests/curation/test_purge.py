@@ -6,9 +6,10 @@ import pytest
 from pipelines.curation import tables
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.records import Clip, Kind, Source, SourceReport, Status
+from pipelines.curation.taken_down import find_named
 from skyreels.commits import Commit, CommitLog, describe, verify
 from skyreels.shards import open_shards, read_member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 
 VICTIM = "badbadbadbadbad0"
 OTHERS = ("0000000000000001", "0000000000000002", "0000000000000003")
@@ -173,3 +174,35 @@ def test_a_crash_is_finished_by_the_same_command(root, monkeypatch, operation, s
     purge_sources(root, frozenset({VICTIM}))
     assert _says(root, VICTIM) == []
     assert _contents(root) == _without_victim(before)
+
+
+def test_a_neighbours_damage_keeps_nothing_from_being_taken_down(root):
+    """A bit of the clip beside the victim's has flipped: it is left out, with a row that says why."""
+    pool = root.sub("pool")
+    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one.parquet")).to_pylist()}
+    member = tables.members_of(rows[f"{OTHERS[0]}_00001"])["mp4"]
+    data = bytearray(pool.read(member.shard))
+    data[member.offset] ^= 1
+    pool.write(member.shard, bytes(data))
+    purge_sources(root, frozenset({VICTIM}))
+    assert _says(root, VICTIM) == []
+    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one-r1.parquet")).to_pylist()}
+    assert rows[f"{OTHERS[0]}_00001"]["reason"] == "damaged"
+    assert rows[f"{OTHERS[0]}_00000"]["reason"] is None
+
+
+def test_answers_go_with_their_source_even_where_the_pools_commit_was_lost(root):
+    root.delete("pool/_commits/one.json")
+    purge_sources(root, frozenset({VICTIM}))
+    assert _says(root, VICTIM) == []
+
+
+@pytest.mark.parametrize("name", ["pool/clips/one.parquet", "pool/sources/one.parquet"])
+def test_a_table_that_cannot_be_read_stops_the_take_down_with_a_remedy(root, name):
+    """What it names would stay unseen, so nothing may claim success."""
+    root.write(name, b"\xff" * 100)
+    with pytest.raises(DamageError, match=r"one\.parquet differs .*verify.*take the source down again"):
+        purge_sources(root, frozenset({VICTIM}))
+    if "sources" in name:
+        with pytest.raises(DamageError, match="take the source down again"):
+            find_named(root, [f"/in/{VICTIM}"], copies=True)

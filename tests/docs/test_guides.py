@@ -76,7 +76,7 @@ def test_what_is_marked_as_tested_runs(ray_cluster, tmp_path, monkeypatch, capsy
         elif block.mark == "tested":
             ran[block.language] += 1
             _run(block)
-    assert ran == {"bash": 5, "python": 1}
+    assert ran == {"bash": 6, "python": 1}
     said = capsys.readouterr().out
     assert "took down 1 sources" in said
     assert re.search(r"^\w+_\d{5} A .+ \(\d+, \d+, 3\)$", said, re.MULTILINE), "the shards were read, and held a clip"

@@ -5,7 +5,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, load_into, load_transformer, read_config, save_module, save_transformer
+from model.checkpoint import (
+    CheckpointError,
+    StoredState,
+    load_into,
+    load_transformer,
+    read_config,
+    save_module,
+    save_transformer,
+)
 from model.config import TransformerConfig
 from model.network.mmdit import MMDiT
 
@@ -44,7 +52,11 @@ def test_round_trip_in_one_file_and_in_shards(tmp_path: Path, max_shard_bytes: i
 def test_saving_again_leaves_nothing_of_the_earlier_save(tmp_path: Path) -> None:
     save_transformer(model(), tmp_path, max_shard_bytes=20_000)
     save_transformer(model(), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "checksums.json",
+        "diffusion_pytorch_model.safetensors",
+    }
 
 
 def test_weights_load_in_the_precision_asked_for(tmp_path: Path) -> None:
@@ -64,6 +76,7 @@ def test_keys_that_do_not_fit_are_named_and_nothing_is_changed(tmp_path: Path) -
     state["extra"] = torch.zeros(1)
     del state["audio.head.bias"]
     save_file(state, path)
+    (tmp_path / "checksums.json").unlink()
     other = MMDiT(TINY)
     before = {key: value.clone() for key, value in other.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
@@ -78,6 +91,9 @@ def test_folders_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
         load_transformer(tmp_path)
     save_transformer(model(), tmp_path, max_shard_bytes=20_000)
     next(iter(tmp_path.glob("*00002-of*"))).unlink()
+    with pytest.raises(CheckpointError, match=r"00002-of.* is missing"):
+        load_transformer(tmp_path)
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(CheckpointError, match=r"lacks shards .*00002-of"):
         load_transformer(tmp_path)
 
@@ -88,6 +104,39 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
         load_transformer(tmp_path)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [2**30, 20_000])
+@pytest.mark.parametrize("place", [-1, 3000, 10_000])
+def test_a_flipped_bit_is_seen(tmp_path: Path, max_shard_bytes: int, place: int) -> None:
+    save_transformer(model(), tmp_path, max_shard_bytes=max_shard_bytes)
+    path = sorted(tmp_path.glob("*.safetensors"))[-1]
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"{path.name} differs from its checksum.*export it again"):
+        load_transformer(tmp_path)
+    (tmp_path / "checksums.json").unlink()
+    if place == -1:
+        load_transformer(tmp_path)  # nothing else would have told
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}'])
+def test_damaged_records_beside_weights_are_named(tmp_path: Path, content: str) -> None:
+    save_transformer(model(), tmp_path, max_shard_bytes=20_000)
+    for name in ("checksums.json", "diffusion_pytorch_model.safetensors.index.json"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(CheckpointError, match=rf"{name}.*"):
+            load_transformer(tmp_path)
+        (tmp_path / "checksums.json").unlink(missing_ok=True)
+
+
+def test_of_weights_that_are_read_one_by_one_the_sizes_are_compared(tmp_path: Path) -> None:
+    save_transformer(model(), tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match=r"has \d+ bytes, not \d+"):
+        StoredState(tmp_path)
 
 
 def test_an_unknown_setting_in_the_config_is_named(tmp_path: Path) -> None:

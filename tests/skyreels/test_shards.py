@@ -6,7 +6,7 @@ import pytest
 import webdataset as wds
 
 from skyreels.shards import ShardError, open_shards, read_member
-from skyreels.storage import Storage, sha256_file
+from skyreels.storage import DamageError, Storage, sha256_file
 
 SAMPLES = {f"s_{i:03d}": {"json": b'{"i": %d}' % i, "bin": bytes([i]) * (100 + 700 * i)} for i in range(9)}
 
@@ -62,3 +62,23 @@ def test_a_double_key_is_refused_and_nothing_is_published(tmp_path):
         shards.add("a", {"bin": b"1"})
         shards.add("a", {"bin": b"2"})
     assert store.names() == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_member_is_compared_with_what_was_written_as_it_is_read(tmp_path, damage):
+    (tmp_path / "clip.mp4").write_bytes(bytes(range(256)) * 20)
+    store = Storage(str(tmp_path / "out"))
+    with open_shards(store, "shards/a") as shards:
+        placed = shards.add("k", {"mp4": tmp_path / "clip.mp4", "flac": b"sound" * 200})
+    assert read_member(store, placed["mp4"]) == bytes(range(256)) * 20
+    shard = tmp_path / "out" / placed["mp4"].shard
+    data = bytearray(shard.read_bytes())
+    data[placed["mp4"].offset + 1000] ^= 4
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(data if damage == "flipped" else data[: placed["mp4"].offset + 100])
+    with pytest.raises(DamageError, match=r"shards/a-00000\.tar.*(differ|is missing|100 of 5120 bytes)"):
+        read_member(store, placed["mp4"])
+    if damage == "flipped":
+        assert read_member(store, placed["flac"]) == b"sound" * 200

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from skyreels import storage
+from skyreels import leftovers, storage
 from skyreels.storage import Storage
 
 
@@ -89,10 +88,7 @@ def test_a_kill_between_write_and_publish_leaves_nothing_visible(tmp_path):
     child.wait()
     assert any(tmp_path.iterdir())
     assert Storage(str(tmp_path)).names() == []
-    storage.sweep_temporary(str(tmp_path), older_than_s=3600)
-    assert any(tmp_path.iterdir())
-    time.sleep(0.01)
-    storage.sweep_temporary(str(tmp_path), older_than_s=0)
+    leftovers.sweep(tmp_path)
     assert not any(tmp_path.iterdir())
 
 

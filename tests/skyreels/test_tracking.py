@@ -118,6 +118,32 @@ def test_a_database_in_use_is_waited_for(store, tmp_path):
         tracking._check_database(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
+@pytest.mark.parametrize("content", [b"\xff\x00garbage" * 500, b"SQLite format 3\x00" + b"\xff" * 5000])
+def test_a_damaged_store_costs_a_warning_at_once_and_is_left_as_it_is(tmp_path, monkeypatch, caplog, content):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(content)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING), tracking.track("curation", run_name="r", params={"a": 1}) as run:
+        run.metrics({"kept": 3})
+    assert run.run_id == ""
+    assert "mlflow.db cannot be used, going on without it" in caplog.text
+    assert "move" in caplog.text
+    assert (tmp_path / "mlflow.db").read_bytes() == content
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_store_that_is_damaged_under_way_costs_a_warning(store, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING), tracking.track("training", run_name="r", params={}) as run:
+        assert run.run_id
+        for path in tmp_path.glob("mlflow.db*"):
+            path.write_bytes(b"\xff\x00garbage" * 500)
+        run.metrics({"loss": 1.0}, step=1)
+    assert run.lost == 1
+    assert "going on without it for" in caplog.text
+
+
 def test_nothing_is_tracked_unless_asked():
     with tracking.track("curation", run_name="r", params={"a": 1}, enabled=False) as run:
         run.metrics({"kept": 3})

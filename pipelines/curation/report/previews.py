@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from PIL import Image
 from pipelines.curation.recipe import ShardConfig
 from pipelines.curation.records import Kind, Rejection
 from pipelines.dataset.buckets import bucket_of
+from skyreels.leftovers import scratch_folder
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.encode import write_video
 from skyreels.media.image import read_image
@@ -97,8 +97,8 @@ def retained_of(why: Rejection | None) -> str | None:
 
 def make_preview(key: str, files: Mapping[str, bytes]) -> Preview:
     """A preview of a clip from its files by extension: `mp4` with or without `flac`, `flac` alone, or `jpg`."""
-    with TemporaryDirectory(prefix="skyreels-preview-") as folder:
-        paths = {name: Path(folder) / f"clip.{name}" for name in files}
+    with scratch_folder("preview") as folder:
+        paths = {name: folder / f"clip.{name}" for name in files}
         for name, path in paths.items():
             path.write_bytes(files[name])
         if "mp4" in paths:

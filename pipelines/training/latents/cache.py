@@ -1,5 +1,6 @@
 """The cache job at work: encode what is missing on Ray Data, commit it part by part, and finish the cache."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,25 +17,30 @@ from pipelines.curation import tables
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.index import (
     CACHE,
+    CONSTANTS_PART,
     INDEX,
+    REMAKE,
     CacheRecord,
+    IndexEntry,
     LatentError,
+    LatentIndex,
     decode_entry,
     encode_entries,
     open_latents,
 )
 from pipelines.training.latents.job import CacheJob, CachePlan, Part, plan_cache, store_plan
 from pipelines.training.latents.spec import Bucket
-from pipelines.training.latents.write import CONSTANTS_PART, PartResult, Sources, write_constants, write_part
-from skyreels import parts
+from pipelines.training.latents.write import PartResult, Sources, write_constants, write_part
+from skyreels import leftovers, parts
 from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, digest
 from skyreels.progress import Progress
-from skyreels.storage import Storage, sweep_temporary
+from skyreels.storage import DamageError, Storage
+
+logger = logging.getLogger(__name__)
 
 REJECTS = "rejects.parquet"
 _REJECT_COLUMNS = dict.fromkeys(("key", "stage", "reason", "remedy", "detail"), pa.string())
-_STALE_AFTER_S = 24 * 3600.0
 
 Row = dict[str, Any]
 Work = Part | tuple[Bucket, ...]
@@ -68,17 +74,19 @@ def complete(plan: CachePlan, *, replay_rejects: bool = False, quiet: bool = Fal
     """Do what a plan of now says, as `cache`."""
     started = time.monotonic()
     storage = Storage(plan.location)
-    sweep_temporary(plan.location, older_than_s=_STALE_AFTER_S)
+    leftovers.sweep(plan.location)
     if replay_rejects:
         _revoke_rejected(plan, storage)
         plan = plan_cache(plan.job)
     results: list[PartResult] = []
-    if plan.remaining or not storage.exists(CACHE):
+    found = None if plan.remaining else _whole(storage)
+    if found is None:
         store_plan(plan.latents, storage)
         results = _fill(plan, quiet=quiet)
         _finish(plan, storage)
-    rejects = tables.decode(storage.read(REJECTS)).to_pylist()
-    buckets = {name: len(entries) for name, entries in open_latents(plan.location).buckets.items()}
+        found = open_latents(plan.location), _rejects(storage)
+    index, rejects = found
+    buckets = {name: len(entries) for name, entries in index.buckets.items()}
     return CacheSummary(
         location=plan.location,
         samples=sum(buckets.values()),
@@ -90,10 +98,29 @@ def complete(plan: CachePlan, *, replay_rejects: bool = False, quiet: bool = Fal
     )
 
 
+def _whole(storage: Storage) -> tuple[LatentIndex, list[Row]] | None:
+    """Index and rejects of a finished cache; None where one of its own files is not there or damaged: all of them are
+    written anew from the commits."""
+    if not storage.exists(CACHE):
+        return None
+    try:
+        if CONSTANTS_PART not in CommitLog(storage).intact():
+            return None
+        return open_latents(storage.root), _rejects(storage)
+    except (LatentError, DamageError, FileNotFoundError) as error:
+        logger.warning("the cache is completed anew: %s", error)
+        return None
+
+
+def _rejects(storage: Storage) -> list[Row]:
+    rows: list[Row] = tables.decode(storage.read(REJECTS), storage.location(REJECTS)).to_pylist()
+    return rows
+
+
 def _fill(plan: CachePlan, *, quiet: bool) -> list[PartResult]:
     """Make the remaining parts; every one that can be written is committed before an error is raised."""
     work: dict[str, Work] = {part.part_id: part for part in plan.remaining}
-    if CONSTANTS_PART not in CommitLog(Storage(plan.location)).done():
+    if CONSTANTS_PART not in CommitLog(Storage(plan.location)).intact():
         work[CONSTANTS_PART] = plan.buckets
     todo = [parts.Part(part_id, _WORK.dump_json(item).decode()) for part_id, item in work.items()]
     make_worker = partial(_Worker, plan.job, plan.location, plan.sources)
@@ -155,7 +182,7 @@ def _finish(plan: CachePlan, storage: Storage) -> None:
     unread = [{"key": k, "stage": "read", **why} for c in commits for k, why in c.facts.get("rejected", {}).items()]
     rejects = sorted([*rejects, *unread], key=lambda row: row["key"])
     storage.write(REJECTS, tables.encode(pa.Table.from_pylist(rejects, pa.schema(_REJECT_COLUMNS))))
-    entries = [decode_entry(values) for commit in commits for values in commit.facts.get("entries", [])]
+    entries = _entries(commits, storage)
     if len(unread) > plan.job.max_unreadable * plan.latents.samples or not entries:
         raise LatentError(_too_many(unread, plan, storage))
     storage.write(INDEX, encode_entries(sorted(entries, key=lambda entry: entry.key)))
@@ -172,6 +199,13 @@ def _finish(plan: CachePlan, storage: Storage) -> None:
         fingerprint=digest({"files": files}),
     )
     storage.write(CACHE, record.model_dump_json(indent=1).encode())
+
+
+def _entries(commits: Sequence[Commit], storage: Storage) -> list[IndexEntry]:
+    try:
+        return [decode_entry(values) for commit in commits for values in commit.facts.get("entries", [])]
+    except TypeError as error:
+        raise LatentError(f"{storage.root} is of another version ({error}): {REMAKE}") from error
 
 
 def _too_many(unread: Sequence[Row], plan: CachePlan, storage: Storage) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from model.folder import AUDIO_CODEC, ENCODER, FROZEN, INDEX, VIDEO_CODEC, Model
 from model.prompt_encoder.encoder import MLLMEncoder, PromptEncoder
 from model.prompt_encoder.tiny_encoder import encoder_of
 from skyreels.config import Config
+from skyreels.leftovers import scratch_folder
 
 _PROMPTS = 4096  # whose hidden states are kept in memory
 
@@ -94,7 +94,7 @@ def _parts(root: Path) -> dict[str, Path]:
 def _load_text(root: Path | None, folder: Path | None, preset: Preset) -> MLLMEncoder:
     section = preset.section("encoder")
     if root is None or folder is None:
-        with TemporaryDirectory(prefix="skyreels-encoder-") as scratch:
+        with scratch_folder("encoder") as scratch:
             return encoder_of(section, scratch)
     if (root / INDEX).is_file():
         return MLLMEncoder.load(folder, ModelIndex.read(root).encoder)

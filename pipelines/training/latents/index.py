@@ -25,13 +25,16 @@ from pipelines.curation import tables
 from pipelines.training.latents.components import Identities
 from pipelines.training.latents.sample import LatentKind, LatentSample, unpack
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
+from skyreels.commits import CommitLog
 from skyreels.config import Config
 from skyreels.shards import Member, read_member
-from skyreels.storage import Storage, normalise
+from skyreels.storage import DamageError, MissingError, Storage, normalise
 
 CACHE = "cache.json"
 INDEX = "index.parquet"
 CONSTANTS = "constants.safetensors"
+CONSTANTS_PART = "constants"
+"""The part that commits them."""
 NULL_TEXT = "null_text"
 _ENTRY_COLUMNS = {
     **dict.fromkeys(("key", "kind", "bucket", "shard"), pa.string()),
@@ -119,11 +122,13 @@ class LatentIndex:
         span = Member(entry.shard, entry.json_offset, entry.offset + entry.size - entry.json_offset)
         try:
             data = read_member(self.storage, span)
-        except FileNotFoundError as error:
+        except MissingError as error:
             raise LatentError(f"{where}: the shard is missing; {remedy}") from error
+        except DamageError as error:
+            raise LatentError(f"{where}: the sample is damaged ({error}); {remedy}") from error
         tensors = data[entry.offset - entry.json_offset :]
-        if len(tensors) != entry.size or zlib.crc32(tensors) != entry.crc32:
-            raise LatentError(f"{where}: the sample is damaged ({len(tensors)} of {entry.size} bytes); {remedy}")
+        if zlib.crc32(tensors) != entry.crc32:
+            raise LatentError(f"{where}: the sample is damaged (its CRC-32 is another); {remedy}")
         return unpack({"json": data[: entry.json_size], "safetensors": tensors})
 
     @cached_property
@@ -151,13 +156,16 @@ class LatentIndex:
 
     @cached_property
     def _constants(self) -> dict[str, Tensor]:
+        log = CommitLog(self.storage)
         try:
-            return {name: tensor.float() for name, tensor in load(self.storage.read(CONSTANTS)).items()}
-        except SafetensorError as error:
-            raise LatentError(f"{self.storage.location(CONSTANTS)} is damaged: {error}; {_REMAKE}") from error
+            (file,) = log.read(CONSTANTS_PART).files
+            return {name: tensor.float() for name, tensor in load(log.read_file(file)).items()}
+        except (DamageError, FileNotFoundError, SafetensorError) as error:
+            remedy = f"delete {self.storage.location(CONSTANTS)} and run: {self.record.command}"
+            raise LatentError(f"{self.storage.location(CONSTANTS)} is damaged: {error}; {remedy}") from error
 
 
-_REMAKE = "delete the cache folder and run jobs/cache.py again"
+REMAKE = "delete the cache folder and run jobs/cache.py again"
 
 
 def open_latents(
@@ -183,7 +191,7 @@ def open_latents(
         record = CacheRecord.model_validate_json(storage.read(CACHE))
     except ValidationError as error:
         raise LatentError(
-            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {_REMAKE}"
+            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {REMAKE}"
         ) from error
     made_by = {**record.identities.model_dump(), "data": record.data}
     wanted = {"video_codec": video_codec, "audio_codec": audio_codec, "encoder": encoder, "data": data}
@@ -219,6 +227,17 @@ def decode_entry(values: Mapping[str, Any]) -> IndexEntry:
 
 def _entries(storage: Storage) -> dict[str, tuple[IndexEntry, ...]]:
     by_bucket: dict[str, list[IndexEntry]] = {}
-    for row in tables.decode(storage.read(INDEX)).to_pylist():
+    for row in _index_rows(storage):
         by_bucket.setdefault(row["bucket"], []).append(decode_entry(row))
     return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}
+
+
+def _index_rows(storage: Storage) -> list[dict[str, Any]]:
+    where, remedy = storage.location(INDEX), "run jobs/cache.py again, which writes it anew"
+    try:
+        rows: list[dict[str, Any]] = tables.decode(storage.read(INDEX), where, remedy).to_pylist()
+    except FileNotFoundError as error:
+        raise LatentError(f"{where} is missing: {remedy}") from error
+    except DamageError as error:
+        raise LatentError(str(error)) from error
+    return rows

@@ -143,7 +143,7 @@ def plan_cache(job: CacheJob) -> CachePlan:
         raise NothingFits(_nothing_fits(job, [*datasets, *pairs], latents))
     data = data_fingerprint(*datasets, *pairs)
     location = cache_location(job.output, job.spec, identities, data)
-    done = CommitLog(Storage(location)).done()
+    done = CommitLog(Storage(location)).intact()
     sources: Sources = {
         **{kind: dataset.storage for dataset in datasets for kind in ("image", "video", "audio")},
         **{kind: dataset.storage for dataset in pairs for kind in ("pair",)},

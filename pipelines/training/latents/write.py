@@ -12,7 +12,7 @@ from safetensors.torch import save
 from model.conditioning import BLACK
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.encode import encode_sample
-from pipelines.training.latents.index import CONSTANTS, NULL_TEXT, IndexEntry, black_name
+from pipelines.training.latents.index import CONSTANTS, CONSTANTS_PART, NULL_TEXT, IndexEntry, black_name
 from pipelines.training.latents.job import Part, Sources
 from pipelines.training.latents.sample import LatentSample, pack
 from pipelines.training.latents.spec import Bucket, LatentSpec
@@ -20,8 +20,6 @@ from skyreels.commits import Commit, CommitLog, describe
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
-
-CONSTANTS_PART = "constants"
 
 
 @dataclass(frozen=True)

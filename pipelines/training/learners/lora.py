@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.checkpoint import saved_identity
+from model.checksums import seal
 from model.costs.memory import meta_model
 from model.network.lora import ADAPTER_WEIGHTS, BASE_IDENTITY, PREFIX
 from pipelines.training.learners.network import network_config
@@ -87,6 +88,7 @@ def save_adapter(weights: Mapping[str, Tensor], settings: LoraSettings, base: st
         identity = saved_identity(Path(base) / "transformer")
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt", BASE_IDENTITY: identity})
         config.save_pretrained(str(folder))
+        seal(folder)
     return Path(out)
 
 

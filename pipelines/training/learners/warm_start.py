@@ -12,7 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, StoredState, stored_config
+from model.checkpoint import StoredState, stored_config
+from model.checksums import CheckpointError
 from model.config import TransformerConfig
 from model.costs.memory import meta_model
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import SHARD_BYTES, CheckpointError, save_state
+from model.checkpoint import SHARD_BYTES, save_state
+from model.checksums import CheckpointError
 from model.config import GenerationConfig, TransformerConfig
 from model.costs.memory import meta_model
 from model.folder import FROZEN, REFINER, TRANSFORMER, ModelIndex, link_part
+from skyreels import leftovers
 
 
 def export_transformer(
@@ -63,14 +64,18 @@ def export_refiner(
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` in one step when the block ends without an error."""
+    """A folder to fill, which becomes `out` in one step when the block ends without an error.
+
+    What earlier attempts left when they were killed is deleted.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    leftovers.sweep(out.parent, out.name, below=False)
+    folder = out.with_name(leftovers.temporary_name(out.name))
     folder.mkdir()
     try:
         yield folder
         if out.exists():
-            before = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}-before")
+            before = out.with_name(leftovers.temporary_name(out.name))
             out.rename(before)
             folder.rename(out)
             shutil.rmtree(before)

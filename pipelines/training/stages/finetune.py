@@ -92,7 +92,7 @@ def finetune(request: Request) -> Finetuned:
             outcome = fit_observed(make, stage.engine(steps), run, "lora", tracked, quiet=request.quiet)
     if outcome.stopped:
         return Finetuned(None, outcome.step, latents, outcome.checkpoint)
-    with open_checkpoint(str(run)) as checkpoint:
+    with open_checkpoint(str(run), outcome.step) as checkpoint:
         adapter = save_adapter(checkpoint.better_weights(), request.lora, request.model, request.output / "adapter")
     return Finetuned(adapter, outcome.step, latents, outcome.checkpoint)
 
@@ -129,7 +129,10 @@ def _claim(request: Request) -> None:
     """Note which model the output is of; ConfigError where it is of another one."""
     record = request.output / RECORD
     identity = saved_identity(request.model / TRANSFORMER)
-    known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
+    try:
+        known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{record} is damaged ({error!r}): give another --output, or delete it") from error
     if known != identity:
         raise ConfigError(
             f"{request.output} holds an adapter of the transformer {known}, and {request.model} is {identity}: give "

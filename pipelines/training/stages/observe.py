@@ -6,7 +6,7 @@ All of it happens in the driver. Workers may come and go; there is one bar, one 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from skyreels.progress import Progress
 from skyreels.storage import is_remote
@@ -53,7 +53,7 @@ class Observer:
         self._every = max(1, steps // _LOGGED_POINTS)
         self._window: dict[str, list[float]] = {}
         self._bar = Progress(stage, steps, "steps", quiet=quiet)
-        self._lines: TextIO = (folder / METRICS_FILE).open("a")
+        self._lines: TextIO = _appended(folder / METRICS_FILE)
         self._starts = self._skipped = 0
 
     def __enter__(self) -> "Observer":
@@ -111,7 +111,26 @@ class Observer:
 
 
 def read_metrics(folder: Path) -> dict[int, Mapping[str, float]]:
-    """Metrics by step; where a step was done again after a restart, the last time counts."""
-    lines = (folder / METRICS_FILE).read_text().splitlines()
-    rows = (json.loads(line) for line in lines)
+    """Metrics by step; where a step was done again after a restart, the last time counts.
+
+    A line that a kill cut short is passed over: its step is done again.
+    """
+    rows = [row for line in (folder / METRICS_FILE).read_text().splitlines() if (row := _row(line)) is not None]
     return {row["step"]: {name: value for name, value in row.items() if name != "step"} for row in rows}
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row
+
+
+def _appended(file: Path) -> TextIO:
+    """Open to add lines, behind the end of a line that a kill cut short."""
+    cut_short = file.is_file() and file.read_bytes()[-1:] not in (b"", b"\n")
+    lines = file.open("a")
+    if cut_short:
+        lines.write("\n")
+    return lines

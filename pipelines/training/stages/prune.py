@@ -42,11 +42,11 @@ def find_caches(output: str | Path) -> list[FoundCache]:
 
     Raises CurriculumError where a stage was begun and does not say what it reads: then no cache is known to be unused.
     """
-    root = _local(output)
+    root = output_folder(output)
     folders = sorted(path for path in (root / LATENTS).glob("*") if path.is_dir())
     fingerprints = {folder.name: _fingerprint(folder) for folder in folders}
     readers: dict[str, list[str]] = {folder.name: [] for folder in folders}
-    for stage in _stages(root):
+    for stage in stage_folders(root):
         for name in _read_by(stage, fingerprints):
             readers.setdefault(name, []).append(stage.name)
     return [
@@ -58,7 +58,7 @@ def find_caches(output: str | Path) -> list[FoundCache]:
 def remove(cache: FoundCache) -> None:
     """Delete a cache that no stage refers to now. Raises ValueError where one does."""
     known = {cache.name: _fingerprint(cache.folder)}
-    stages = _stages(cache.folder.parents[1])
+    stages = stage_folders(cache.folder.parents[1])
     readers = [stage.name for stage in stages if cache.name in _read_by(stage, known)]
     if readers:
         raise ValueError(f"{cache.folder} is read by {', '.join(readers)}: it stays")
@@ -69,16 +69,17 @@ def remove(cache: FoundCache) -> None:
     shutil.rmtree(cache.folder)
 
 
-def _local(output: str | Path) -> Path:
+def output_folder(output: str | Path) -> Path:
+    """Of a local output that is there. Raises ConfigError or FileNotFoundError."""
     if is_remote(str(output)):
-        raise ConfigError(f"{output}: caches are pruned in local folders alone; run this where the folder is mounted")
+        raise ConfigError(f"{output}: local folders alone can be looked through; run this where the folder is mounted")
     root = Path(normalise(str(output)))
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist: give the output folder of jobs/train.py or jobs/cache.py")
     return root
 
 
-def _stages(root: Path) -> Iterator[Path]:
+def stage_folders(root: Path) -> Iterator[Path]:
     """Folders of stages, of a fine-tuning run as well."""
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and not folder.is_symlink() and any((folder / name).exists() for name in _BEGUN):
@@ -88,7 +89,7 @@ def _stages(root: Path) -> Iterator[Path]:
 def _read_by(stage: Path, fingerprints: dict[str, str | None]) -> set[str]:
     """Names of the caches that a stage refers to; of `fingerprints` those that only a finished record tells."""
     named = read_run(stage).caches
-    record = _finished(stage)
+    record = read_finished(stage)
     if named is None and record is None:
         raise CurriculumError(
             f"{stage} was begun and does not say which caches it reads, so none is known to be unused: let it finish, "
@@ -98,10 +99,11 @@ def _read_by(stage: Path, fingerprints: dict[str, str | None]) -> set[str]:
     return set((named or {}).values()) | {name for name, fingerprint in fingerprints.items() if fingerprint in data}
 
 
-def _finished(stage: Path) -> Finished | None:
+def read_finished(stage: Path) -> Finished | None:
+    """A stage's record; None where it is not finished. Raises CurriculumError for a damaged one."""
     file = stage / RECORD
     try:
-        return Finished.model_validate_json(file.read_text()) if file.is_file() else None
+        return Finished.model_validate_json(file.read_bytes()) if file.is_file() else None
     except ValidationError as error:
         raise CurriculumError(
             f"{file} is no record of a stage ({error.error_count()} problems): delete it first"
@@ -111,7 +113,7 @@ def _finished(stage: Path) -> Finished | None:
 def _fingerprint(cache: Path) -> str | None:
     """None: not finished, or of another version, which no stage can read."""
     try:
-        return CacheRecord.model_validate_json((cache / CACHE).read_text()).fingerprint
+        return CacheRecord.model_validate_json((cache / CACHE).read_bytes()).fingerprint
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -22,7 +22,7 @@ def read_run(folder: Path) -> RunRecord:
     if not file.is_file():
         return RunRecord()
     try:
-        return RunRecord.model_validate_json(file.read_text())
+        return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise ConfigError(
             f"{file} is no record of a run ({error.error_count()} problems): delete it, and the stage goes on from its "

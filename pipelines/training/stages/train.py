@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from model import checksums
 from model.config import GenerationConfig
 from pipelines.dataset.reader import open_dataset
 from pipelines.training.cost import Samples, summary
@@ -31,7 +31,7 @@ from pipelines.training.stages.caching import make_caches
 from pipelines.training.stages.export import export_refiner, export_transformer
 from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run, read_run
-from skyreels import cluster, tracking
+from skyreels import cluster, leftovers, tracking
 from skyreels.training.checkpoints import OpenCheckpoint, open_checkpoint
 from skyreels.training.fit import Outcome
 from skyreels.training.held_out import AVERAGED, START, TRAINED
@@ -77,7 +77,7 @@ def _run_codecs(training: TrainingPlan, stage: Stage) -> bool:
         outcome = _fit(training, stage, maker, maker().steps, run)
         if outcome.stopped:
             return False
-        with open_checkpoint(str(training.folder(stage.name))) as checkpoint:
+        with open_checkpoint(str(training.folder(stage.name)), outcome.step) as checkpoint:
             finish_codecs(checkpoint.better_weights(), stage, datasets, training.components)
             compared = Compared.of(checkpoint)
         _finish(training, stage, outcome.step, training.components, data, run, compared)
@@ -88,6 +88,8 @@ def _run_transformer(training: TrainingPlan, stage: Stage) -> bool:
     """Cache what the stage learns from, say what it will cost, train, export."""
     parents = training.curriculum.parents(stage.name)
     starts = tuple(str(Path(parent.export) / "transformer") for name, parent in parents.items() if name != "codecs")
+    for folder in starts:
+        checksums.check(folder)
     warm_start(network_config(training.preset, stage.branches), starts)  # says now whether the weights fit
     datasets = training.datasets(stage)
     caches = make_caches(training, stage, datasets)
@@ -103,7 +105,7 @@ def _run_transformer(training: TrainingPlan, stage: Stage) -> bool:
         outcome = _fit(training, stage, maker, steps, run)
         if outcome.stopped:
             return False
-        with open_checkpoint(str(training.folder(stage.name))) as checkpoint:
+        with open_checkpoint(str(training.folder(stage.name)), outcome.step) as checkpoint:
             export = _export(training, stage, starts, checkpoint.better_weights())
             compared = Compared.of(checkpoint)
         _finish(training, stage, outcome.step, export, data, run, compared)
@@ -126,6 +128,7 @@ def _fit(
     training: TrainingPlan, stage: Stage, make: Callable[[], Trainable], steps: int, run: tracking.TrackedRun
 ) -> Outcome:
     folder = training.folder(stage.name)
+    leftovers.sweep(folder)
     return fit_observed(make, stage.engine(steps), folder, stage.name, run, quiet=training.request.quiet)
 
 
@@ -215,6 +218,7 @@ def _tracked(training: TrainingPlan, stage: Stage, facts: dict[str, str]) -> Ite
 
 def _point(link: Path, target: Path) -> None:
     """Make `link` lead to `target`, in one step."""
-    partial = link.with_name(f".{link.name}-{uuid.uuid4().hex[:8]}")
+    leftovers.sweep(link.parent, link.name, below=False)
+    partial = link.with_name(leftovers.temporary_name(link.name))
     partial.symlink_to(os.path.relpath(target, link.parent))
     partial.replace(link)

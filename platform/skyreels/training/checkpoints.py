@@ -7,11 +7,13 @@ A checkpoint exists when its commit record does. Kinds: weight (fp32), exp_avg, 
 do not train, in the training precision) and, in the first rank's file, buffer. See docs/decisions/0040.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
 
 import torch
@@ -20,10 +22,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from skyreels.commits import Commit, CommitLog, CommittedFile, verify
-from skyreels.storage import Storage, join, local_copy
+from skyreels.leftovers import scratch_folder
+from skyreels.storage import DamageError, Storage, join, local_copy
 from skyreels.training.errors import TrainingError
+from skyreels.training.events import CheckpointDamaged
 from skyreels.training.held_out import AVERAGED, TRAINED, better
 from skyreels.training.partition import bounds, spans
+
+logger = logging.getLogger(__name__)
+
+_STEP = re.compile(r"step-[0-9]+")
 
 
 class CheckpointFacts(BaseModel):
@@ -65,8 +73,8 @@ class Checkpoints:
         return CommitLog(self.storage)
 
     def steps(self) -> list[int]:
-        """Of the committed checkpoints, ascending."""
-        return sorted(int(part.removeprefix("step-")) for part in self.log.done())
+        """Of the committed checkpoints, ascending; other files beside their records are passed over."""
+        return sorted(int(part.removeprefix("step-")) for part in self.log.done() if _STEP.fullmatch(part))
 
     def latest(self) -> int | None:
         return max(self.steps(), default=None)
@@ -83,13 +91,35 @@ class Checkpoints:
         wanted = {rank_file(step, rank) for rank in ranks}
         return verify(self.storage, commit.model_copy(update={"files": [f for f in commit.files if f.name in wanted]}))
 
+    def damage(self, step: int) -> list[str]:
+        """What does not hold of a checkpoint, in words: of its record and of every file."""
+        try:
+            return verify(self.storage, self.log.read(folder(step)))
+        except DamageError as error:
+            return [str(error)]
+
+    def newest_sound(self, announce: Callable[[CheckpointDamaged], None]) -> int | None:
+        """The newest step whose files are as committed, every byte of them; the damaged ones after it are announced."""
+        for step in reversed(self.steps()):
+            problems = self.damage(step)
+            if not problems:
+                return step
+            announce(CheckpointDamaged(step, tuple(problems)))
+        return None
+
     def commit(self, facts: CheckpointFacts, files: Iterable[CommittedFile]) -> None:
         self.log.commit(Commit(part_id=folder(facts.step), files=tuple(files), facts=facts.model_dump(mode="json")))
 
     def retain(self, keep: int) -> None:
-        """Delete all but the newest `keep`; a commit goes before its files, so none ever names a missing file."""
+        """Delete all but the newest `keep`; a commit goes before its files, so none ever names a missing file.
+
+        What cannot be deleted costs a warning: it holds nothing up but its room.
+        """
         for step in self.steps()[:-keep]:
-            self.discard(step)
+            try:
+                self.discard(step)
+            except OSError as error:
+                logger.warning("the checkpoint of step %d could not be deleted: %s", step, error)
 
     def discard(self, step: int) -> None:
         self.log.revoke(folder(step))
@@ -98,18 +128,22 @@ class Checkpoints:
     def sweep(self) -> None:
         """Delete what killed attempts left uncommitted. Only while nobody writes."""
         done = self.log.done()
-        left = {name.split("/")[0] for name in self.storage.names() if name.startswith("step-")} - done
-        for name in left:
-            self._delete_files(name)
+        left = {name.split("/")[0] for name in self.storage.names()}
+        if self.storage.is_local and Path(self.storage.root).is_dir():  # of a kill in time nothing is listed
+            left |= {path.name for path in Path(self.storage.root).iterdir() if path.is_dir()}
+        for name in sorted(left - done):
+            if _STEP.fullmatch(name):
+                self._delete_files(name)
 
     def _delete_files(self, name: str) -> None:
-        for file in self.storage.names(name):
-            self.storage.delete(file)
+        """All of a step's folder: what file browsers and killed attempts hid in it as well."""
         if self.storage.is_local:
             path = Path(self.storage.location(name))
-            for leftover in path.glob(".tmp-*"):
-                leftover.unlink(missing_ok=True)
-            path.rmdir()
+            if path.exists():
+                shutil.rmtree(path)
+            return
+        for file in self.storage.names(name):
+            self.storage.delete(file)
 
 
 def folder(step: int) -> str:
@@ -158,7 +192,7 @@ class PieceReader:
     def _file(self, rank: int) -> Any:
         if rank not in self._files:
             location = self._storage.location(rank_file(self.facts.step, rank))
-            scratch = Path(self._stack.enter_context(TemporaryDirectory(prefix="skyreels-checkpoint-")))
+            scratch = self._stack.enter_context(scratch_folder("checkpoint"))
             path = self._stack.enter_context(local_copy(location, scratch))
             self._files[rank] = self._stack.enter_context(safe_open(path, framework="pt"))
         return self._files[rank]
@@ -228,11 +262,27 @@ class OpenCheckpoint:
 
 
 def open_checkpoint(run: str, step: int | None = None) -> OpenCheckpoint:
-    """The newest committed checkpoint of a run, or that of a step."""
+    """The newest sound checkpoint of a run, or that of a step, every byte of it compared with its commit.
+
+    Raises TrainingError where there is none, or where the one of `step` is damaged.
+    """
     checkpoints = Checkpoints.of(run)
     steps = checkpoints.steps()
     if not steps:
         raise TrainingError(f"{run} has no committed checkpoint: train there first")
-    if step is not None and step not in steps:
+    if step is None:
+        sound = checkpoints.newest_sound(
+            lambda damaged: logger.warning("step %d is damaged: %s", damaged.step, "; ".join(damaged.problems))
+        )
+        if sound is None:
+            raise TrainingError(f"none of the checkpoints of {run} is sound: restore one from a copy, or train again")
+        return OpenCheckpoint(PieceReader(checkpoints, sound))
+    if step not in steps:
         raise TrainingError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    return OpenCheckpoint(PieceReader(checkpoints, steps[-1] if step is None else step))
+    problems = checkpoints.damage(step)
+    if problems:
+        raise TrainingError(
+            f"the checkpoint of step {step} is damaged: {'; '.join(problems[:4])}. Run the same command again: it goes "
+            "on from the one before, or restore it from a copy"
+        )
+    return OpenCheckpoint(PieceReader(checkpoints, step))

@@ -32,15 +32,17 @@ def fit(
 ) -> Outcome:
     """Train what `make` makes, in the run folder `run` (a path that all nodes share, or s3://).
 
-    Goes on from the newest checkpoint in the folder, at any number of workers; with 0 of them neither Ray nor DeepSpeed
-    is needed. `observe` gets every event, one at a time. SIGTERM and the first SIGINT end the run after the step, with
-    a checkpoint. Raises TrainingError.
+    Goes on from the newest sound checkpoint in the folder, at any number of workers; with 0 of them neither Ray nor
+    DeepSpeed is needed. `observe` gets every event, one at a time. SIGTERM and the first SIGINT end the run after the
+    step, with a checkpoint. Raises TrainingError.
     """
     run = normalise(run)
     checkpoints = Checkpoints.of(run)
     latest = checkpoints.latest()
     if latest is not None and latest >= config.steps:
-        return Outcome(latest, False, checkpoints.location(latest), 0)
+        sound = checkpoints.newest_sound(observe)
+        if sound is not None and sound >= config.steps:
+            return Outcome(sound, False, checkpoints.location(sound), 0)
     starts = _Counter(observe)
     if config.workers:
         from skyreels.training.ray_run import fit_on_ray

@@ -94,23 +94,27 @@ def fill(held: Held, flats: Mapping[str, list[Tensor]], read: Read, rank: int, w
 def newest_sound(checkpoints: Checkpoints, announce: Callable[[CheckpointDamaged], None]) -> PieceReader | None:
     """A reader of the newest checkpoint whose files are as committed; None where a run has none at all.
 
-    Each rank checks the files that it will read. A checkpoint that fails loses its commit, so that nobody trusts it.
+    Each rank checks the files that it will read. Those that fail are deleted once a sound one is found; where none is,
+    all stay as they are, for there may be a copy to restore from.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     if rank == 0:
         checkpoints.sweep()
     offer = _from_first(checkpoints.steps() if rank == 0 else None)
     found: list[str] = []
+    damaged: list[int] = []
     for step in reversed(offer):
         reader, problems = _open(checkpoints, step, rank, world)
         reports: list[Any] = [None] * world
         dist.all_gather_object(reports, problems)
         found = sorted({problem for report in reports for problem in report})
         if not found:
+            for later in damaged if rank == 0 else ():
+                checkpoints.discard(later)
             return reader
+        damaged.append(step)
         if rank == 0:
             announce(CheckpointDamaged(step, tuple(found)))
-            checkpoints.discard(step)
     if offer:
         raise TrainingError(
             f"none of the checkpoints in {checkpoints.storage.root} is sound; of the oldest: {'; '.join(found[:4])}. "

@@ -1,10 +1,8 @@
 """Validation samples of a run."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import torch
 
+from skyreels.leftovers import scratch_folder
 from skyreels.storage import Storage
 from skyreels.training.trainable import Trainable
 from skyreels.training.whole import Held
@@ -15,8 +13,8 @@ def write_samples(trainable: Trainable, sharded: Held, step: int, run: Storage, 
 
     They are made in a scratch folder, so that each appears whole, on disk or on S3.
     """
-    with TemporaryDirectory(prefix="skyreels-samples-") as scratch, torch.no_grad():
-        folder = Path(scratch) if writes else None
+    with scratch_folder("samples") as scratch, torch.no_grad():
+        folder = scratch if writes else None
         sharded.module.eval()
         sharded.run(lambda module: trainable.write_samples(module, step, folder))
         sharded.module.train()

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError
+from model.checksums import CheckpointError
 from model.codecs.latents import measure_latents
 from model.codecs.loading import load_video_codec, video_codec_of
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoint import CheckpointError, save_transformer, saved_identity, transformer_identity
+from model.checkpoint import save_transformer, saved_identity, transformer_identity
+from model.checksums import CheckpointError
 from model.config import TransformerConfig
 from model.generator import Generator
 from model.network.lora import load_lora, merge_lora

@@ -1,5 +1,7 @@
 """Checkpoints on storage, without a run: written by some ranks, read by others."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,3 +112,78 @@ def test_a_run_without_a_checkpoint(tmp_path):
     assert Checkpoints.of(str(tmp_path / "nowhere")).latest() is None
     with pytest.raises(TrainingError, match="has no committed checkpoint: train there first"):
         open_checkpoint(str(tmp_path / "nowhere"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def spoil(run, step, how):
+    """Damage the checkpoint of a step as disks and people do."""
+    record = run / "checkpoints" / "_commits" / f"step-{step:08d}.json"
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    {
+        "empty record": lambda: record.write_bytes(b""),
+        "garbage record": lambda: record.write_bytes(b"\xff\x00{"),
+        "no folder": lambda: shutil.rmtree(folder),
+        "no file": (folder / "rank-00001.safetensors").unlink,
+        "flipped": lambda: flip(folder / "rank-00001.safetensors"),
+    }[how]()
+
+
+DAMAGES = ("empty record", "garbage record", "no folder", "no file", "flipped")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_of_a_damaged_checkpoint_nothing_is_read_and_the_one_before_counts(tmp_path, how, caplog):
+    values = {step: torch.randn(30) for step in (2, 4)}
+    for step, value in values.items():
+        checkpoints = write(tmp_path, step, 2, {"a": value})
+    spoil(tmp_path, 4, how)
+    seen = []
+    assert checkpoints.newest_sound(seen.append) == 2
+    assert [damaged.step for damaged in seen] == [4]
+    with open_checkpoint(str(tmp_path)) as checkpoint:
+        assert checkpoint.step == 2
+        assert torch.equal(checkpoint.weights()["a"], values[2])
+    assert "step 4 is damaged" in caplog.text
+    with pytest.raises(TrainingError, match=r"step 4 is damaged: .*Run the same command again"):
+        open_checkpoint(str(tmp_path), 4)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_can_be_discarded(tmp_path, how):
+    checkpoints = write(tmp_path, 4, 2, {"a": torch.randn(30)})
+    spoil(tmp_path, 4, how)
+    checkpoints.discard(4)
+    checkpoints.sweep()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["_commits"]
+    with pytest.raises(TrainingError, match="no committed checkpoint"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_what_others_leave_beside_checkpoints_stops_nothing(tmp_path):
+    for step in (2, 4, 6):
+        checkpoints = write(tmp_path, step, 1, {"a": torch.randn(3)})
+    place = tmp_path / "checkpoints"
+    for path in ("step-00000002/.DS_Store", "step-00000004/._rank-00000.safetensors", "_commits/.DS_Store",
+                 "_commits/step-00000002 copy.json", "_commits/notes.json", ".DS_Store", "notes.txt"):  # fmt: skip
+        (place / path).write_bytes(b"x")
+    (place / "step-00000002" / ".AppleDouble").mkdir()
+    assert checkpoints.steps() == [2, 4, 6]
+    checkpoints.retain(1)
+    assert checkpoints.steps() == [6]
+    assert not (place / "step-00000002").exists()
+    assert not (place / "step-00000004").exists()
+    checkpoints.sweep()
+    assert (place / "notes.txt").exists()
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_swept_even_if_nothing_of_it_can_be_listed(tmp_path):
+    checkpoints = write(tmp_path, 2, 1, {"a": torch.randn(3)})
+    (tmp_path / "checkpoints" / "step-00000004").mkdir()
+    (tmp_path / "checkpoints" / "step-00000004" / ".tmp-0123").write_bytes(b"half")
+    checkpoints.sweep()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["_commits", "step-00000002"]

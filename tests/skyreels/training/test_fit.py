@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from skyreels.training.checkpoints import Checkpoints, open_checkpoint, rank_file
-from skyreels.training.config import CheckpointConfig, EngineConfig, OptimizerConfig, ScheduleConfig
+from skyreels.training.config import CheckpointConfig, EngineConfig, GuardConfig, OptimizerConfig, ScheduleConfig
+from skyreels.training.errors import TrainingError
 from skyreels.training.events import (
     CheckpointDamaged,
     HeldOut,
@@ -269,3 +270,29 @@ def test_the_driver_is_killed_then_one_worker_goes_on_then_two(undisturbed, toy,
         for name, weight in one.weights(ema=True).items():
             torch.testing.assert_close(other.weights(ema=True)[name], weight, rtol=1e-4, atol=1e-6)
     assert starts[1].state_bytes <= 0.6 * starts[0].state_bytes
+
+
+@pytest.mark.slow
+def test_a_finished_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(ray_cluster, toy, tmp_path):
+    """Found only by looking at the files: the steps are done, and what they came to is not."""
+    config = EngineConfig(
+        steps=6, precision="fp32", workers=1, checkpoint=CheckpointConfig(every_steps=4, keep=2), guard=GuardConfig()
+    )
+    run = str(tmp_path)
+    assert fit(lambda: toy.Toy(), config, run).step == 6
+    checkpoints = Checkpoints.of(run)
+    whole = checkpoints.storage.read(rank_file(6, 0))
+    spoiled = bytearray(whole)
+    spoiled[-1] ^= 1
+    checkpoints.storage.write(rank_file(6, 0), bytes(spoiled))
+    events = []
+    assert fit(lambda: toy.Toy(), config, run, events.append).step == 6
+    assert {event.step for event in events if isinstance(event, CheckpointDamaged)} == {6}
+    assert [event.step for event in events if isinstance(event, Started)] == [4]
+    assert checkpoints.damage(6) == []
+    for step in (4, 6):
+        checkpoints.storage.write(f"_commits/step-{step:08d}.json", b"")
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"none of the checkpoints .* is sound"):
+            fit(lambda: toy.Toy(), config, run)
+    assert len(checkpoints.steps()) == 2, "what may be restored by hand is not deleted"

@@ -132,7 +132,7 @@ def _frame(number):
 def damage(folder, key, extension, keep):
     """Overwrite all but the first `keep` bytes of a member with zeros; returns its shard."""
     rows = tables.decode(Storage(str(folder)).read("manifest.parquet")).to_pylist()
-    shard, offset, size = json.loads(next(row for row in rows if row["key"] == key)["members"])[extension]
+    shard, offset, size = json.loads(next(row for row in rows if row["key"] == key)["members"])[extension][:3]
     with (folder / shard).open("r+b") as file:
         file.seek(offset + keep)
         file.write(bytes(size - keep))

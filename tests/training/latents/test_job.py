@@ -150,7 +150,7 @@ def test_a_damaged_sample_is_named(own):
         index.read(entry)
     with open(shard, "r+b") as file:
         file.truncate(entry.offset + 10)
-    with pytest.raises(LatentError, match=f"{shard}: sound: .*10 of {entry.size} bytes"):
+    with pytest.raises(LatentError, match=rf"{shard}: sound: .*\d+ of \d+ bytes .*it is cut short"):
         index.read(entry)
     Storage(own).delete(entry.shard)
     with pytest.raises(LatentError, match=f"{shard}: sound: the shard is missing"):
@@ -171,11 +171,44 @@ def test_the_remedy_for_a_damaged_sample_works(job, made):
     assert _shards(location) == _shards(made.location)
 
 
+@pytest.mark.parametrize("name", ["cache.json", "index.parquet", "rejects.parquet", "constants.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00garbage" * 9])
+def test_a_caches_own_files_are_written_again(job, made, name, content):
+    location = cache(job, quiet=True).location
+    storage = Storage(location)
+    whole = storage.read(name)
+    storage.delete(name) if content is None else storage.write(name, content)
+    assert cache(job, quiet=True).new_samples == 0
+    assert storage.read(name) == whole
+    assert len(open_latents(location).null_text)
+    assert _shards(location) == _shards(made.location)
+
+
+def test_a_flipped_bit_in_the_constants_is_seen(own):
+    data = bytearray(Storage(own).read("constants.safetensors"))
+    data[-1] ^= 1
+    Storage(own).write("constants.safetensors", bytes(data))
+    with pytest.raises(LatentError, match=r"constants\.safetensors is damaged.*differs from its committed checksum"):
+        _ = open_latents(own).null_text
+
+
+@pytest.mark.parametrize("damage", ["record", "shard", "cut"])
+def test_parts_that_are_not_there_as_committed_are_made_again(job, made, damage):
+    location = Path(cache(job, quiet=True).location)
+    if damage == "record":
+        next(path for path in (location / "_commits").iterdir() if path.stem != "constants").write_bytes(b"")
+    else:
+        shard = next(location.rglob("*.tar"))
+        shard.unlink() if damage == "shard" else shard.write_bytes(shard.read_bytes()[:-1])
+    assert cache(job, quiet=True).new_samples > 0
+    assert _shards(str(location)) == _shards(made.location)
+
+
 def test_a_clip_that_cannot_be_read_is_left_out_with_its_reason(job, own_dataset, dataset_folder, damage):
     shard = damage(own_dataset, "clip", "mp4", keep=40)
     broken = dataclasses.replace(job, dataset=str(own_dataset), max_unreadable=0.5)
     summary = cache(broken, quiet=True)
-    assert summary.rejected == {"read:unreadable_video": 1}
+    assert summary.rejected == {"read:damaged_shard": 1}
     assert summary.samples == 3
     storage = Storage(summary.location)
     (row,) = tables.decode(storage.read("rejects.parquet")).to_pylist()
@@ -193,7 +226,7 @@ def test_too_many_unreadable_clips_end_the_job(job, own_dataset, damage):
     broken = dataclasses.replace(job, dataset=str(own_dataset), max_unreadable=0.2)
     with pytest.raises(LatentError, match=r"(?s)1 of 4 samples could not be read.*--replay-rejects") as caught:
         cache(broken, quiet=True)
-    assert "unreadable_video" in str(caught.value)
+    assert "damaged_shard" in str(caught.value)
     with pytest.raises(LatentError, match="not finished"):
         open_latents(plan_cache(broken).location)
 

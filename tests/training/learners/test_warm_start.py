@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError, save_transformer
+from model.checkpoint import save_transformer
+from model.checksums import CheckpointError
 from model.network.inputs import JointInputs
 from model.network.mmdit import MMDiT
 from pipelines.training.learners.network import network_config

@@ -1,10 +1,14 @@
 import dataclasses
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError, load_transformer
+from model.checkpoint import load_transformer
+from model.checksums import CheckpointError
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.config import GenerationConfig, SamplingConfig, UsualClip
@@ -124,3 +128,38 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         raise RuntimeError("in the middle")
     assert (out / "file").read_text() == "two"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("part", ["video_codec", "audio_codec", "encoder"])
+def test_damaged_components_are_not_handed_on(trained, components, small_preset, tmp_path, part):
+    """Nor loaded: one flipped bit in the weights of each part."""
+    copied = tmp_path / "components"
+    shutil.copytree(components[0], copied)
+    weights = next((copied / part).glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"{part} is damaged: {weights.name} differs"):
+        export_transformer(*trained("joint"), generation(small_preset), copied, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["components"]
+    base = export_transformer(*trained("joint"), generation(small_preset), components[0], tmp_path / "base")
+    shutil.rmtree(base / part)
+    shutil.copytree(copied / part, base / part)
+    with pytest.raises(CheckpointError, match=rf"{part} is damaged"):
+        Generator.from_pretrained(base)
+
+
+def test_what_a_killed_export_left_is_swept_by_the_next(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from pipelines.training.stages.export import published\n"
+        "with published(Path(sys.argv[1])) as folder:\n    (folder / 'weights').write_text('half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "export")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".export-")
+    with published(tmp_path / "export") as folder, published(tmp_path / "export") as other:
+        assert not left.exists()
+        assert folder.is_dir()
+        assert other.is_dir()
+        (folder / "weights").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]

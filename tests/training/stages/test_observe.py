@@ -93,3 +93,13 @@ def test_losses_on_what_is_held_out_are_logged(run, tmp_path):
         (0, {"held_out/start": 1.8}),
         (4, {"held_out/start": 1.8, "held_out/trained": 1.5, "held_out/averaged": 1.6}),
     ]
+
+
+def test_a_line_that_a_kill_cut_short_spoils_neither_the_next_nor_the_reading(run, tmp_path):
+    with Observer(run, tmp_path, "joint", 4, quiet=True) as observe:
+        observe(StepDone(0, {"loss": 4.0}))
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 1, "lo')
+    with Observer(run, tmp_path, "joint", 4, quiet=True) as observe:
+        observe(StepDone(1, {"loss": 3.0}))
+    assert {step: row["loss"] for step, row in read_metrics(tmp_path).items()} == {0: 4.0, 1: 3.0}
