@@ -87,5 +87,7 @@ def _remedy(name: str, rule: Rule, stage: str) -> str:
     if stage == "filter":
         bound = next(bound for bound in ("min", "max", "max_abs", "one_of") if getattr(rule, bound) is not None)
         settings = f"filters.{name}.{bound}=… or filters.{name}=null"
-        return f"change this rule in the recipe, or give {settings} to `jobs/curate.py refilter`; nothing is decoded again"
+        return (
+            f"change this rule in the recipe, or give {settings} to `jobs/curate.py refilter`; nothing is decoded again"
+        )
     return f"change the rule extract.{stage}.{name} and run the same command with --input; this makes a new pool"
