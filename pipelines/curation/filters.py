@@ -69,7 +69,7 @@ def first_broken(
     rules: Mapping[str, Rule | None], kind: Kind, scores: Mapping[str, Any], *, stage: str = "filter"
 ) -> Rejection | None:
     """The first rule that these scores break, as a rejection."""
-    for rule in rules.values():
+    for name, rule in rules.items():
         if rule is None:
             continue
         if rule.applies(kind, scores) and (why := rule.broken_by(scores)) is not None:
@@ -77,6 +77,17 @@ def first_broken(
                 stage=stage,
                 reason=f"{rule.group}:{rule.score}",
                 detail=f"{rule.score} {why}",
-                remedy="change this rule in the recipe and run `jobs/curate.py refilter`; nothing is decoded again",
+                remedy=_remedy(name, rule, stage),
             )
     return None
+
+
+def _remedy(name: str, rule: Rule, stage: str) -> str:
+    """How to let the clip in. What is turned away before the cut has no files that a refilter could take."""
+    if stage == "filter":
+        bound = next(bound for bound in ("min", "max", "max_abs", "one_of") if getattr(rule, bound) is not None)
+        settings = f"filters.{name}.{bound}=… or filters.{name}=null"
+        return (
+            f"change this rule in the recipe, or give {settings} to `jobs/curate.py refilter`; nothing is decoded again"
+        )
+    return f"change the rule extract.{stage}.{name} and run the same command with --input; this makes a new pool"

@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines.curation.filters import Rule, first_broken
+from pipelines.curation.recipe import load_recipe
 from pipelines.curation.records import Kind
 
 
@@ -35,7 +36,16 @@ def test_the_rejection_names_rule_value_bound_and_remedy():
     rules = {"sharp": Rule(score="visual.sharpness", min=0.4, group="basic")}
     why = first_broken(rules, Kind.VIDEO, {"visual.sharpness": 0.25})
     assert (why.stage, why.reason, why.detail) == ("filter", "basic:visual.sharpness", "visual.sharpness = 0.25 < 0.4")
-    assert "refilter" in why.remedy
+    assert "filters.sharp.min=… or filters.sharp=null to `jobs/curate.py refilter`" in why.remedy
+
+
+def test_what_was_turned_away_before_the_cut_cannot_be_refiltered():
+    """The remedies' settings are such that a recipe takes them."""
+    why = first_broken({"sharp": Rule(score="s", min=0.4)}, Kind.VIDEO, {"s": 0.25}, stage="gate")
+    assert "extract.gate.sharp" in why.remedy
+    assert "refilter" not in why.remedy
+    assert load_recipe("joint", ("filters.large-enough=null",)).filters["large-enough"] is None
+    assert load_recipe("joint", ("filters.large-enough.min=240",)).filters["large-enough"].min == 240
 
 
 def test_a_rule_without_a_bound_is_refused():

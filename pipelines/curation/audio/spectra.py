@@ -31,9 +31,11 @@ class SpectralTracks:
         self.block = self.hop * FRAMES_PER_BLOCK
         self.half = next_fast_len(round(WINDOW_S * sample_rate / 2), real=True)
         self._window = _hann(2 * self.half)
+        self._block_window = _hann(self.block + 2 * self.half)  # 7 Hz resolution: partials of a low chord stand apart
         self._onset_window = _hann(2 * round(ONSET_WINDOW_S * sample_rate / 2))
         bins = np.arange(self.half + 1) * sample_rate / (2 * self.half)
         self._band_starts = _band_starts(bins)
+        self._block_band_starts = _band_starts(np.fft.rfftfreq(len(self._block_window), 1 / sample_rate))
         self._onset_starts = _band_starts(np.fft.rfftfreq(len(self._onset_window), 1 / sample_rate))
         self._voice, self._fine = (
             slice(*np.searchsorted(bins, limits)) for limits in (VOICE_BAND_HZ, STABILITY_BAND_HZ)
@@ -55,11 +57,11 @@ class SpectralTracks:
             "harmonicity": np.where(level > SILENT_POWER, harmonicity, 0).astype(np.float32),
             "stability": np.where(level > SILENT_POWER, self._stability(log_power), 0).astype(np.float32),
             "onset": self._onsets(mono, n_blocks * FRAMES_PER_BLOCK * ONSETS_PER_FRAME),
-        } | self._bands(power, log_power, n_blocks)
+        } | self._bands(power, log_power, self._valleys(mono, n_blocks))
 
     def _power_spectra(self, mono: np.ndarray, window: np.ndarray, n: int, hop: int) -> np.ndarray:
         """(n, bins) one-sided power, scaled so that the bins of a frame add up to its mean square."""
-        first = self.half - len(window) // 2
+        first = max(0, self.half - len(window) // 2)
         frames = np.lib.stride_tricks.sliding_window_view(mono[first:], len(window))[: n * hop : hop]
         spectra = rfft(frames * window, axis=1)
         power = spectra.real**2 + spectra.imag**2
@@ -67,14 +69,21 @@ class SpectralTracks:
         power[:, 0] /= 2
         return power
 
-    def _bands(self, power: np.ndarray, log_power: np.ndarray, n_blocks: int) -> dict[str, np.ndarray]:
-        """Power per 250 Hz band and the geometric mean of its bins (times their number), per 100 ms, in dB."""
-        starts = self._band_starts
-        widths = np.diff(np.append(starts, power.shape[1])).astype(np.float32)
+    def _valleys(self, mono: np.ndarray, n_blocks: int) -> np.ndarray:
+        """(n_blocks, bands) geometric mean of each band's bins in one spectrum of the whole block, natural log."""
+        log_power = np.log(self._power_spectra(mono, self._block_window, n_blocks, self.block) + _FLOOR)
+        return _log_valleys(log_power, self._block_band_starts)
+
+    def _bands(self, power: np.ndarray, log_power: np.ndarray, valleys: np.ndarray) -> dict[str, np.ndarray]:
+        """Power per 250 Hz band and the geometric mean of its bins (times their number), per 100 ms, in dB.
+
+        The mean is the lower of two: over short frames, for what pauses or glides, and over the block, for what is held.
+        """
+        starts, n_blocks = self._band_starts, len(valleys)
         blocks = power.reshape(n_blocks, FRAMES_PER_BLOCK, -1).mean(axis=1)
         log_blocks = log_power.reshape(n_blocks, FRAMES_PER_BLOCK, -1).mean(axis=1)
         band_db = 10 * np.log10(np.add.reduceat(blocks, starts, axis=1) + _FLOOR)
-        valley_db = 10 / np.log(10) * (np.add.reduceat(log_blocks, starts, axis=1) / widths + np.log(widths))
+        valley_db = 10 / np.log(10) * np.minimum(_log_valleys(log_blocks, starts), valleys)
         return {"band_db": band_db.astype(np.float16), "valley_db": valley_db.astype(np.float16)}
 
     def _pitch(self, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +133,12 @@ class SpectralTracks:
         joined = np.concatenate([self._onset_before, level_db])
         self._onset_before = joined[-1:]
         return np.maximum(np.diff(joined, axis=0), 0).mean(axis=1)
+
+
+def _log_valleys(log_power: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(n, bins) -> (n, bands): log of the geometric mean times the number of bins."""
+    widths = np.diff(np.append(starts, log_power.shape[1])).astype(np.float32)
+    return np.add.reduceat(log_power, starts, axis=1) / widths + np.log(widths)
 
 
 def _hann(length: int) -> np.ndarray:

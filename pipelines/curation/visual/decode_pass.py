@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.curation.visual.learned_shots import LearnedDetector, ShotMeter, find_learned_shots
-from pipelines.curation.visual.meters import BlendMeter, FlowMeter, FrameMeter, LookMeter
+from pipelines.curation.visual.meters import BlendMeter, CombMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
 from pipelines.curation.visual.shots import CutThresholds, find_cuts
 from pipelines.curation.visual.timeline import Timeline
@@ -56,13 +56,13 @@ def run_decode_pass(
     video = measurable_video(path, probe)
     report = DecodeReport()
     per_frame, per_blend, events = FrameMeter(), BlendMeter(), MotionEvents()
-    per_flow, per_look = FlowMeter(config.flow_rate), LookMeter(config.look_rate)
+    per_flow, per_look, per_comb = FlowMeter(config.flow_rate), LookMeter(config.look_rate), CombMeter()
     sampler = FrameSampler(
         max(config.sample_interval_s, probe.duration_s / config.max_samples),
         config.sample_short_side,
         config.sample_quality,
     )
-    consumers: list[Consumer] = [per_frame, per_blend, per_flow, per_look, sampler]
+    consumers: list[Consumer] = [per_frame, per_blend, per_flow, per_look, per_comb, sampler]
     per_window = ShotMeter(config.learned.predict) if config.learned else None
     if per_window:
         consumers.append(per_window)
@@ -90,6 +90,7 @@ def run_decode_pass(
         blends=blends,
         flow=per_flow.curves(),
         looks=per_look.curves(),
+        combs=per_comb.curve(),
         events=events.curve(),
         samples=sampler.samples,
         cuts=cuts,

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import lit_profiles
+from pipelines.curation.visual.combing import combing
 from pipelines.curation.visual.exposure import blown_fraction, exposure
 from pipelines.curation.visual.motion import camera_flow
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.shots import ContentChange
-from pipelines.curation.visual.timeline import BlendCurves, FlowCurves, FrameCurves, Looks
+from pipelines.curation.visual.timeline import BlendCurves, CombCurve, FlowCurves, FrameCurves, Looks
 from pipelines.curation.visual.transitions import BLEND_HALVES_S, blend, superposition
 from pipelines.curation.visual.working_frame import WorkingFrame, halve_to
 
 _BLOCKS = (32, 18)
 _BLEND_RATE = 12.0
+_COMB_INTERVAL_S = 0.43
 _FLOW_SIDE = 192
 _PROFILE_SIDE = 1440
 _DETAIL_SIDE, _DETAIL = 192, (5, 5)  # pixels: what such a mean takes away is detail, and no noise yet
@@ -174,3 +176,21 @@ class LookMeter:
             np.array(self._columns, np.uint8).reshape(len(self._times), -1),
             np.array(self._hashes, np.uint64),
         )
+
+
+class CombMeter:
+    """`CombCurve`: needs two frames in a row, a few times a second."""
+
+    def __init__(self) -> None:
+        self._clock = Clock(_COMB_INTERVAL_S)
+        self._last: NDArray[np.uint8] | None = None
+        self._times, self._combing = array("d"), array("f")
+
+    def see(self, frame: WorkingFrame) -> None:
+        if self._last is not None and self._clock.strikes(frame.time_s):
+            self._times.append(frame.time_s)
+            self._combing.append(combing(self._last, frame.luma))
+        self._last = frame.luma
+
+    def curve(self) -> CombCurve:
+        return CombCurve(np.array(self._times), np.array(self._combing, np.float32))

@@ -62,6 +62,9 @@ class VisualScores(BaseModel):
     local_change: float | None = Field(
         None, description="luma change between frames of the busiest block; 90th percentile"
     )
+    combing: float | None = Field(
+        None, description="likeness of rows two apart over that of neighbours where it moves; upper quartile"
+    )
     camera: str | None = Field(None, description="static, pan_*, tilt_*, zoom_*, roll or handheld")
     repeated_fraction: float | None = Field(None, description="share of frames that repeat the last amid motion")
     frozen_fraction: float | None = Field(None, description="share of frames without any change")
@@ -111,6 +114,7 @@ def clip_scores(
         shake=movement and movement.shake,
         moving_fraction=movement and movement.moving_fraction,
         local_change=_local_change(frames.block_change[span]),
+        combing=_combing(timeline.combs.combing[timeline.combs.between(start_s, end_s)]),
         camera=movement and camera_label(movement, camera),
         repeated_fraction=still.repeated_fraction,
         frozen_fraction=still.frozen_fraction,
@@ -168,6 +172,12 @@ def video_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _local_change(block_change: NDArray[np.float32]) -> float | None:
     """A still picture has its noise everywhere; whatever lives moves some block, were it a mouth. From frame 2 on."""
     return float(np.percentile(block_change[1:], 90)) if len(block_change) > 1 else None
+
+
+def _combing(values: NDArray[np.float32]) -> float | None:
+    """The upper quartile: of a film that was pulled down to a television's rate two pictures in five are combed."""
+    known = values[~np.isnan(values)]
+    return float(np.percentile(known, 75)) if len(known) else None
 
 
 def _median(values: NDArray[np.float32]) -> float | None:

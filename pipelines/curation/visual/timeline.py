@@ -101,6 +101,14 @@ class Looks(_Rows):
 
 
 @dataclass(frozen=True)
+class CombCurve(_Rows):
+    """One entry per ~0.43 s, which walks through the five steps of a film's pulldown. See `combing.py`."""
+
+    time_s: NDArray[np.float64]
+    combing: Floats  # NaN where hardly anything moves
+
+
+@dataclass(frozen=True)
 class SampledFrame:
     """An upright JPEG."""
 
@@ -139,6 +147,7 @@ class Timeline:
     blends: BlendCurves
     flow: FlowCurves
     looks: Looks
+    combs: CombCurve
     events: MotionCurve
     samples: list[SampledFrame]
     cuts: list[Cut]
@@ -151,6 +160,6 @@ class Timeline:
     @property
     def nbytes(self) -> int:
         """Bytes held by the curves and the sampled frames."""
-        curves = (self.frames, self.blends, self.flow, self.looks, self.events)
+        curves = (self.frames, self.blends, self.flow, self.looks, self.combs, self.events)
         arrays = (getattr(curve, f.name) for curve in curves for f in fields(curve))
         return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray)) + sum(len(s.jpeg) for s in self.samples)

@@ -136,3 +136,14 @@ def test_a_track_that_breaks_off_is_told_from_a_pause(sound):
     broken[:, 2 * RATE : 4 * RATE + RATE // 2] = 0.0
     assert dropout_s(audio_frames(broken, RATE)) == pytest.approx(2.5, abs=0.2)
     assert dropout_s(audio_frames(np.zeros((2, 3 * RATE)), RATE)) == pytest.approx(3.0, abs=0.1)
+
+
+@pytest.mark.parametrize("partials", [np.arange(300, 600, 50), np.arange(40, 4000, 55), (65.4, 82.4, 98.0, 130.8)])
+def test_a_dense_chord_is_no_noise_and_noise_over_it_is(partials):
+    """Partials 50 Hz apart and less, as in a low chord or a full mix."""
+    t = np.arange(4 * RATE) / RATE
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, len(partials))
+    chord = sum(np.sin(2 * np.pi * hz * t + phase) for hz, phase in zip(partials, phases, strict=True))[None]
+    clean = (0.9 * chord / np.abs(chord).max()).astype(np.float32)
+    assert snr_db(audio_frames(clean, RATE)) > LEAST_SNR_DB
+    assert snr_db(audio_frames(noisy(clean, 3.0), RATE)) < LEAST_SNR_DB

@@ -1,9 +1,11 @@
 """Films with known faults, rendered once per session, and their timelines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.curation.visual.decode_pass import run_decode_pass
@@ -57,10 +59,19 @@ def _write(folder: Path, fault: str, seed: int) -> Path:
         "over": lambda: defects.expose(frames, 2.5),
         "under": lambda: defects.expose(frames, -4.5),
         "repeat": lambda: defects.repeat_frames(frames, 3),
+        "comb": lambda: _woven(frames),
     }
     path = folder / f"{fault}{seed}.mp4"
     write_video(path, tampered[fault]() if fault in tampered else frames, film.fps, crf=20)
     return path
+
+
+def _woven(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Every other row is of the next moment, as in interlaced film that lost its flag."""
+    for now, then in pairwise(frames):
+        now = now.copy()
+        now[1::2] = then[1::2]
+        yield now
 
 
 def _changed(film: Film, fault: str, seed: int) -> Film:

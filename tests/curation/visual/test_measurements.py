@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import crop_box, lit_profiles
+from pipelines.curation.visual.combing import combing
 from pipelines.curation.visual.duplicates import repeated, repeats
 from pipelines.curation.visual.exposure import exposure
 from pipelines.curation.visual.marks import fixed_marks
@@ -194,3 +195,26 @@ def test_a_hand_that_sways_and_comes_back_has_travelled():
     zoomed = travel(flow_curves(np.zeros(50), zoom=0.004), slice(0, 50), 16 / 9)
     assert zoomed[8:10, 15:17].max() < 0.02 < zoomed[0, 0]
     assert travel(flow_curves(np.zeros(0)), slice(0, 0), 1.0).max() == 0.0
+
+
+@pytest.mark.parametrize("step", [4, 8, 16])
+def test_fields_of_two_moments_are_combed_and_whole_pictures_are_not(step):
+    moments = [np.ascontiguousarray(scenery(21, 288, 400)[:, n * step : n * step + 352]) for n in range(4)]
+    woven = []
+    for top, bottom in (moments[:2], moments[2:]):
+        woven.append(top.copy())
+        woven[-1][1::2] = bottom[1::2]
+    assert combing(*woven) > 1.1
+    assert combing(moments[0], moments[2]) < 0.9
+
+
+def test_what_stands_or_is_striped_or_noisy_is_not_combed():
+    still = scenery(22)
+    assert np.isnan(combing(still, still))
+    rng = np.random.default_rng(0)
+    grain = [np.clip(still + rng.normal(0, 12, still.shape), 16, 235).astype(np.uint8) for _ in range(2)]
+    assert combing(*grain) < 1.05
+    striped = [scenery(23, 360, 700)[:, n : n + 640].copy() for n in (0, 6)]
+    for picture in striped:
+        picture[100:200:2], picture[101:201:2] = 40, 200
+    assert combing(*striped) < 0.9

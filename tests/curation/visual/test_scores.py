@@ -15,6 +15,7 @@ BOUNDS = {
     "over": ("blown_fraction", None, 0.25),
     "under": ("contrast", 12.0, None),
     "repeat": ("repeated_fraction", None, 0.25),
+    "comb": ("combing", None, 1.1),
     "letterbox": ("border_fraction", None, 0.02),
     "subtitle": ("text_area", None, 0.006),
     "text": ("text_area", None, 0.006),
