@@ -28,7 +28,7 @@ def pool(tmp_path):
             with store.staged(name) as path:
                 path.write_bytes(tables.encode(table))
                 files.append(describe(name, path))
-        CommitLog(store).commit(Commit(part_id=part_id, files=tuple(files), facts={}))
+        CommitLog(store).commit(Commit(part_id=part_id, files=tuple(files), facts={"extract": "0"}))
         parts.append(Part(part_id, sources))
     return store, Plan(tuple(parts))
 
