@@ -18,13 +18,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 
-from pipelines.curation import tables
 from pipelines.curation.recipe import WorkersConfig
+from pipelines.dataset.tables import Row, decode, encode
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe, digest, stable_json
 from skyreels.storage import DamageError, Storage
-
-Row = dict[str, Any]
 
 
 class Worker(Protocol):
@@ -123,7 +121,7 @@ def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str,
 
 def _answers(log: CommitLog, file: CommittedFile) -> pa.Table:
     try:
-        return tables.decode(log.read_file(file), log.storage.location(file.name))
+        return decode(log.read_file(file), log.storage.location(file.name))
     except DamageError as error:
         raise DamageError(f"{error}: run `jobs/curate.py verify`; its answers will be asked for again") from error
 
@@ -150,7 +148,7 @@ def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> Row:
     part_id = hashlib.blake2b(stable_json([keys, failed, made_of]), digest_size=10).hexdigest()
     name = f"parts/{part_id}.parquet"
     with store.staged(name) as path:
-        path.write_bytes(tables.encode(pa.Table.from_pylist(list(answers))))
+        path.write_bytes(encode(pa.Table.from_pylist(list(answers))))
         file = describe(name, path, keys)
     facts = {"made_by": dict(layer.made_by), "failed": failed, "made_of": made_of}
     CommitLog(store).commit(Commit(part_id=part_id, files=(file,), facts=facts))

@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.curation import tables
 from pipelines.curation.recipe import ShardConfig
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import Row, decode, members_of
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, digest, stable_json
 from skyreels.shards import Member, open_shards, read_member
@@ -26,8 +27,6 @@ from skyreels.storage import DamageError, Storage
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-MANIFEST = "manifest.parquet"
 _SAMPLE_FILES = ("mp4", "flac", "jpg")  # of the pool's files, what a training sample keeps; json is written here
 
 
@@ -185,7 +184,7 @@ def _manifest(dataset: Storage) -> pa.Table | None:
     if not dataset.exists(MANIFEST):
         return None
     try:
-        return tables.decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
+        return decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
     except DamageError as error:
         logger.warning("%s", error)
         return None
@@ -228,7 +227,7 @@ class _Packer:
 
     def __call__(self, part: parts.Part) -> Row:
         bucket, placed = json.loads(part.work)
-        samples = [(key, tables.members_of({"members": members}), described) for key, members, described in placed]
+        samples = [(key, members_of({"members": members}), described) for key, members, described in placed]
         pack = Pack(part.part_id, bucket, tuple(key for key, _, _ in samples))
         try:
             write_pack(pack, samples, self._identity, self._pool, self._dataset, self._config)

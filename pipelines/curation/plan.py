@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.curation import tables
 from pipelines.curation.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
 from pipelines.curation.sources import is_there
+from pipelines.dataset.tables import decode, encode
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage
 
@@ -97,7 +97,7 @@ def _grown(
     fresh = [part for part in parts if part.part_id not in planned]
     if described and write:
         rows = [{"source": source.model_dump_json()} for source in described.values()]
-        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", tables.encode(pa.Table.from_pylist(rows)))
+        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", encode(pa.Table.from_pylist(rows)))
     if fresh and write:
         pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
     return Plan((*stored.parts, *fresh), {**stored.seen, **described})
@@ -167,7 +167,7 @@ def _encode(parts: Sequence[Part]) -> bytes:
         for part in parts
         for source in part.sources
     ]
-    return tables.encode(pa.Table.from_pylist(rows))
+    return encode(pa.Table.from_pylist(rows))
 
 
 def _decode(pool: Storage, name: str) -> list[Part]:
@@ -179,5 +179,5 @@ def _decode(pool: Storage, name: str) -> list[Part]:
 
 
 def _read(pool: Storage, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = tables.decode(pool.read(name), pool.location(name), _LOST).to_pylist()
+    rows: list[dict[str, Any]] = decode(pool.read(name), pool.location(name), _LOST).to_pylist()
     return rows

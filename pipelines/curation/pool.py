@@ -24,6 +24,7 @@ from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection, Source, SourceReport, Status
 from pipelines.curation.taken_down import TakenDown
+from pipelines.dataset.tables import concat
 from skyreels import leftovers, parts
 from skyreels.commits import CommitLog, digest
 from skyreels.media.limits import MediaLimits
@@ -87,7 +88,7 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
             found = _part(log, part, latest)
             clips.append(found[0])
             sources.append(_as_seen(found[1], known))
-    return Pool(tables.concat(clips), tables.concat(sources))
+    return Pool(concat(clips), concat(sources))
 
 
 def _part(log: CommitLog, part: Part, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.curation import tables
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
+from pipelines.dataset.tables import encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import DamageError, Storage
@@ -74,14 +75,14 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
             if _touches(row, source_ids):
                 continue
             try:
-                held = {ext: read_member(pool, member) for ext, member in tables.members_of(row).items()}
+                held = {ext: read_member(pool, member) for ext, member in members_of(row).items()}
             except DamageError as error:  # a neighbour's damage must not keep anything from being taken down
                 held = {}
                 why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=str(error))
                 row |= tables.rejection_columns(why)
             if held:
                 shards.add(row["key"], held)
-            rows.append(row | {"members": tables.encode_members(shards.members.get(row["key"], {}))})
+            rows.append(row | {"members": encode_members(shards.members.get(row["key"], {}))})
     sources = committed_table(pool, commit, "sources/")
     sources = sources.filter(pc.invert(pc.is_in(sources.column("source_id"), pa.array(sorted(source_ids)))))
     files = [*shards.files]
@@ -130,7 +131,7 @@ def committed_table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
 
 def _write_table(store: Storage, name: str, table: pa.Table) -> CommittedFile:
     with store.staged(name) as path:
-        path.write_bytes(tables.encode(table))
+        path.write_bytes(encode(table))
         return describe(name, path)
 
 
