@@ -50,6 +50,13 @@ class Plan:
     def sources(self) -> dict[str, Source]:
         return {source.source_id: source for part in self.parts for source in part.sources} | dict(self.seen)
 
+    @property
+    def current(self) -> list[Part]:
+        """The parts, with their sources as they are now."""
+        return [
+            replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources)) for part in self.parts
+        ]
+
     def committed(self, commits: CommitLog) -> dict[str, str]:
         """Source id -> the last committed part that it is in."""
         done = commits.done()
@@ -59,11 +66,8 @@ class Plan:
         """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
         sources as they are now."""
         begun, intact = commits.done(), commits.intact()
-        left = [self._as_seen(part) for part in self.parts if part.part_id not in intact]
+        left = [part for part in self.current if part.part_id not in intact]
         return [part for part in left if part.part_id not in begun or can_be_made(part)]
-
-    def _as_seen(self, part: Part) -> Part:
-        return replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources))
 
 
 def extend_plan(

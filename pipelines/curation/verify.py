@@ -82,11 +82,11 @@ def _repair_pool(root: Storage, damaged: dict[str, Damage], recipe: Recipe, *, q
     return left + [f"{damage.problem}: no recipe that is known planned it" for damage in damaged.values()]
 
 
-def _readable_plan(root: Storage, recipe: Recipe) -> tuple[Part, ...]:
+def _readable_plan(root: Storage, recipe: Recipe) -> list[Part]:
     try:
-        return read_plan(root.sub(_POOL), recipe.extract).parts
+        return read_plan(root.sub(_POOL), recipe.extract).current
     except DamageError:  # it is among the findings, and nothing can be made by it
-        return ()
+        return []
 
 
 def _not_there(part: Part, damage: Damage) -> str:
