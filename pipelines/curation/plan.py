@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from pipelines.curation.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
 from pipelines.curation.sources import is_there
-from pipelines.dataset.tables import decode, encode
+from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage
 
@@ -182,6 +181,6 @@ def _decode(pool: Storage, name: str) -> list[Part]:
     return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]
 
 
-def _read(pool: Storage, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = decode(pool.read(name), pool.location(name), _LOST).to_pylist()
+def _read(pool: Storage, name: str) -> list[Row]:
+    rows: list[Row] = decode(pool.read(name), pool.location(name), _LOST).to_pylist()
     return rows

@@ -24,7 +24,7 @@ from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection, Source, SourceReport, Status
 from pipelines.curation.taken_down import TakenDown
-from pipelines.dataset.tables import concat
+from pipelines.dataset.tables import Row, concat
 from skyreels import leftovers, parts
 from skyreels.commits import CommitLog, digest
 from skyreels.media.limits import MediaLimits
@@ -118,7 +118,7 @@ def _made_of(clips: pa.Table, sources: pa.Table, extract: str) -> pa.Table:
     return clips.append_column("made_of", pa.array(made, pa.string()))
 
 
-def _pieces(clip: dict[str, Any]) -> list[str]:
+def _pieces(clip: Row) -> list[str]:
     return [source_id for source_id, _, _ in json.loads(clip["parts"])] or [clip["source_id"]]
 
 

@@ -5,14 +5,13 @@ leaves the part as it was or as it shall be, and the same take-down run again fi
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation import tables
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
-from pipelines.dataset.tables import encode, encode_members, members_of
+from pipelines.dataset.tables import Row, encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import DamageError, Storage
@@ -112,12 +111,12 @@ def _purge_layer(store: Storage, gone: Clips) -> None:
         store.delete(name)
 
 
-def _touches(row: dict[str, Any], source_ids: frozenset[str]) -> bool:
+def _touches(row: Row, source_ids: frozenset[str]) -> bool:
     """Whether a clip is of one of the sources, or was joined from one."""
     return row["source_id"] in source_ids or any(source in str(row["parts"]) for source in source_ids)
 
 
-def _clips(pool: Storage, commit: Commit) -> list[dict[str, Any]]:
+def _clips(pool: Storage, commit: Commit) -> list[Row]:
     return committed_table(pool, commit, "clips/").to_pylist()
 
 
