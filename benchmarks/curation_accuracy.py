@@ -15,22 +15,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
-from pipelines.curation import tables
 from pipelines.curation.filters import Rule
 from pipelines.curation.pipeline import Options, curate
 from pipelines.curation.plan import read_plan
 from pipelines.curation.pool import read_pool
 from pipelines.curation.recipe import Recipe, load_recipe
 from pipelines.curation.records import Kind
+from pipelines.dataset.tables import Row, decode
 from pipelines.synthesis.__main__ import main as render
 from pipelines.synthesis.world import GROUND_TRUTH_FILES
 from skyreels.storage import Storage
 
-Row = dict[str, Any]
 FPS = 24
 DUPLICATE = {"exact", "perceptual", "semantic"}
 OVERLAY = ("content:visual.watermark_area", "content:visual.text_area", "content:visual.subtitle_fraction")
@@ -117,7 +115,7 @@ class _Found:
         for row in pool.clips.to_pylist():
             clips[name_of[row["source_id"]]].append(row)
         reasons: dict[str, set[str]] = {name: set() for name in name_of.values()}
-        rejects = tables.decode(root.read(f"datasets/{recipe.name}/rejects.parquet")).to_pylist()
+        rejects = decode(root.read(f"datasets/{recipe.name}/rejects.parquet")).to_pylist()
         for row in rejects:
             if row["stage"] != "segment":
                 reasons[name_of[row["source_id"]]].add(row["reason"])

@@ -16,15 +16,15 @@ import ray
 import soundfile
 from numpy.typing import NDArray
 
-from pipelines.curation import tables
 from pipelines.curation.captions import ray_llm
 from pipelines.curation.captions.captioners import make_captioner
 from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
 from pipelines.curation.embedding_backends.descriptor import Descriptor
 from pipelines.curation.embeddings import make_aesthetics, make_backend
-from pipelines.curation.layers import Layer, Row, read_layer
+from pipelines.curation.layers import Layer, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Kind
+from pipelines.dataset.tables import Row, members_of
 from skyreels.leftovers import scratch_folder
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
@@ -223,7 +223,7 @@ def caption_row(result: CaptionResult) -> Row:
 
 def caption_frames(clip: Row, config: CaptionConfig, pool: Storage) -> list[bytes]:
     """JPEGs at even times of the clip, at caption size; of an image, the image."""
-    members = tables.members_of(clip)
+    members = members_of(clip)
     with scratch_folder("caption") as folder:
         if "mp4" not in members:
             return [read_member(pool, members["jpg"])] if "jpg" in members else []
@@ -254,7 +254,7 @@ def _vllm(config: CaptionConfig, pool: Storage, clips: ray.data.Dataset, rows: S
 
 def sampled_frames(clip: Row, pool: Storage) -> list[NDArray[np.uint8]]:
     """The frames kept beside a clip, (H, W, 3) RGB each; of an image, the image."""
-    members = tables.members_of(clip)
+    members = members_of(clip)
     names = sorted(name for name in members if name.endswith(".jpg") or name == "jpg")
     coded = [np.frombuffer(read_member(pool, members[name]), np.uint8) for name in names]
     return [cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for data in coded]
@@ -262,7 +262,7 @@ def sampled_frames(clip: Row, pool: Storage) -> list[NDArray[np.uint8]]:
 
 def clip_sound(clip: Row, pool: Storage) -> tuple[NDArray[np.float32], int]:
     """(C, N) samples of a clip and their rate."""
-    data = read_member(pool, tables.members_of(clip)["flac"])
+    data = read_member(pool, members_of(clip)["flac"])
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     return samples.T, rate
 

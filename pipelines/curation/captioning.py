@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.curation import annotators, layers
-from pipelines.curation.captions.parts import FORMS
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Rejection
-from pipelines.curation.selection import Decisions, Row
+from pipelines.curation.selection import Decisions
 from pipelines.curation.user_captions import BadCaption, user_caption
+from pipelines.dataset.caption_parts import FORMS
+from pipelines.dataset.tables import Row
 from skyreels.cluster import LazyCluster
 from skyreels.progress import Progress
 from skyreels.storage import Storage

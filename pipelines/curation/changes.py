@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.curation import tables
 from pipelines.curation.records import Source
 from pipelines.curation.sources import opened
+from pipelines.dataset.tables import Row
 from skyreels.commits import CommitLog
 from skyreels.leftovers import scratch_folder
 from skyreels.storage import DamageError, Storage, sha256_file
@@ -108,11 +108,11 @@ def _hashes(pool: Storage, parts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _rows(pool: Storage, part: str, folder: str, columns: list[str]) -> list[dict[str, Any]]:
+def _rows(pool: Storage, part: str, folder: str, columns: list[str]) -> list[Row]:
     """Of a part's table; none, with a warning, where it cannot be read: what it was made of is not known then."""
     log = CommitLog(pool)
     try:
-        rows: list[dict[str, Any]] = tables.committed(log, log.read(part), folder).select(columns).to_pylist()
+        rows: list[Row] = tables.committed(log, log.read(part), folder).select(columns).to_pylist()
     except DamageError as error:
         logger.warning("its sources that were written to since are cut again: %s", error)
         return []

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.curation import annotators, elsewhere, packing, tables
+from pipelines.curation import annotators, elsewhere, packing
 from pipelines.curation.captioning import caption_clips
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.curation.reporting import write_report
-from pipelines.curation.selection import Decisions, Row, select, with_buckets
+from pipelines.curation.selection import Decisions, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import Row, encode, members_of
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, digest
 from skyreels.config import ConfigError, build
@@ -62,9 +64,9 @@ def finish_dataset(
     commits = [commit for commit in CommitLog(store).all() if commit.part_id in wanted]
     rejects = rejects_table(clips, decisions, sources)
     finished = {
-        "rejects.parquet": tables.encode(rejects),
+        "rejects.parquet": encode(rejects),
         _RECIPE: yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode(),
-        "manifest.parquet": tables.encode(manifest_table(chosen, captions, plan.packs, commits)),
+        MANIFEST: encode(manifest_table(chosen, captions, plan.packs, commits)),
     }
     summary = summarise(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
     if not _is_written(store, finished):
@@ -109,7 +111,7 @@ def _joined(clips: Sequence[Row], sources: Sequence[Row], answers: dict[str, Row
     rows = []
     for clip in clips:
         source = by_id[clip["source_id"]]
-        size = sum(member.size for member in tables.members_of(clip).values())
+        size = sum(member.size for member in members_of(clip).values())
         extra = {name: source[name] for name in ("uri", "sha256", "meta")}
         extra["name"] = source.get("name") or source["uri"].rpartition("/")[2]  # pools of before have no names
         rows.append({**clip, **extra, "bytes": size, **_shape(clip), **answers.get(clip["key"], {})})

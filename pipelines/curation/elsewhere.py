@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from pipelines.curation import tables
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.selection import Row
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import Row, decode
 from skyreels.config import ConfigError
 from skyreels.storage import Storage, normalise
 
@@ -27,14 +27,13 @@ def stores(recipe: Recipe, root: Storage) -> list[Storage]:
 
 
 def _manifest(store: Storage) -> pa.Table:
-    name = "manifest.parquet"
-    return tables.decode(store.read(name), store.location(name), "run `jobs/curate.py verify` on the output it is in")
+    return decode(store.read(MANIFEST), store.location(MANIFEST), "run `jobs/curate.py verify` on the output it is in")
 
 
 def _resolve(location: str, recipe: Recipe) -> Storage:
     given = Storage(normalise(location))
     for store in (given.sub(f"datasets/{recipe.name}"), given):
-        if store.exists("manifest.parquet"):
+        if store.exists(MANIFEST):
             return store
     raise FileNotFoundError(
         f"dedup.against: {given.root} is no finished dataset and has no datasets/{recipe.name}: give an output of "

@@ -17,6 +17,7 @@ from pipelines.curation.plan import Part
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status
 from pipelines.curation.taken_down import TakenDown
+from pipelines.dataset.tables import encode
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.leftovers import scratch_folder
 from skyreels.media.errors import MediaError
@@ -172,7 +173,7 @@ def _write(part: Part, reports: list[SourceReport], extract: ExtractConfig, pool
     written = list(shards.files)
     for name, table in named.items():
         with pool.staged(name) as path:
-            path.write_bytes(tables.encode(table))
+            path.write_bytes(encode(table))
             written.append(describe(name, path))
     facts = {"extract": extract.identity, "attempt": part.attempt, "sources": _statuses(reports)}
     CommitLog(pool).commit(Commit(part_id=part.part_id, files=tuple(written), facts=facts))

@@ -11,19 +11,18 @@ committed part by part; a clip whose answer failed is asked again by the next ru
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 
-from pipelines.curation import tables
 from pipelines.curation.recipe import WorkersConfig
+from pipelines.dataset.tables import Row, decode, encode
+from skyreels import parts
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe, digest, stable_json
-from skyreels.parts import Incomplete
 from skyreels.storage import DamageError, Storage
-
-Row = dict[str, Any]
 
 
 class Worker(Protocol):
@@ -72,36 +71,21 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
     """Ask about these clips; yields the number of clips as parts are committed. Raises Incomplete, when all the others
     are written, where the store failed."""
-    done = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
-    failures = []
-    for row in done.iter_rows():
-        if row["failure"]:
-            failures.append(str(row["failure"]))
-        yield int(row["clips"])
-    if failures:
-        raise Incomplete(
-            f"{len(failures)} parts of {layer.name} could not be written to {layer.storage(output).root}:\n  "
-            + "\n  ".join(failures)
-            + "\nThe other parts are committed. Make room or repair the store, then run the same command again."
-        )
+    outcomes = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
+    for outcome in parts.committed(outcomes, layer.storage(output).root):
+        yield int(outcome.facts["clips"])
 
 
-def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
-    size = layer.workers.clips_per_part
-    parts = [{"part": stable_json(clips[start : start + size]).decode()} for start in range(0, len(clips), size)]
-    dataset = ray.data.from_items(parts, override_num_blocks=len(parts))
-    resources = {"num_cpus": layer.workers.num_cpus, "num_gpus": layer.workers.num_gpus}
-    if not layer.holds_model:
-        return dataset.map(lambda row: _LayerWorker(layer, output.root)(row), **resources)
-    return dataset.map(
-        _LayerWorker,
-        fn_constructor_kwargs={"layer": layer, "output": output.root},
-        compute=ray.data.ActorPoolStrategy(size=min(layer.workers.count, len(parts))),
-        **resources,
-    )
+def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[parts.Outcome]:
+    size, takes = layer.workers.clips_per_part, layer.workers
+    groups = [clips[start : start + size] for start in range(0, len(clips), size)]
+    todo = [parts.Part(group[0]["key"], stable_json(group).decode()) for group in groups]
+    kept = layer.workers.count if layer.holds_model else None
+    resources = parts.Resources(takes.num_cpus, takes.num_gpus, kept)
+    return parts.run_parts(todo, partial(_LayerWorker, layer, output.root), resources)
 
 
-def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
+def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[parts.Outcome]:
     """Answers are committed as they come, in parts of whatever clips are ready."""
     assert layer.stream is not None
 
@@ -109,14 +93,16 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.D
 
     def commit_batch(batch: pa.Table) -> pa.Table:
         answers = [{"error": None, **row, "made_of": made_of[row["key"]]} for row in batch.to_pylist()]
-        failure = _committed(layer, layer.storage(Storage(output.root)), answers)
-        return pa.table({"clips": [len(answers)], "failure": [failure]})
+        store = layer.storage(Storage(output.root))
+        outcome = parts.attempt(lambda _: _commit(layer, store, answers), parts.Part(answers[0]["key"], ""))
+        return pa.Table.from_pylist([asdict(outcome) | {"facts": json.dumps(outcome.facts)}])
 
     asked = [{"key": clip["key"], "clip": stable_json(clip).decode()} for clip in clips]
     answers = layer.stream(ray.data.from_items(asked), clips)
-    return answers.map_batches(
+    done = answers.map_batches(
         commit_batch, batch_size=layer.workers.clips_per_part, batch_format="pyarrow", num_cpus=0.5
     )
+    return (parts.Outcome(**{**row, "facts": json.loads(row["facts"])}) for row in done.iter_rows())
 
 
 def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str, Row]:
@@ -135,7 +121,7 @@ def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str,
 
 def _answers(log: CommitLog, file: CommittedFile) -> pa.Table:
     try:
-        return tables.decode(log.read_file(file), log.storage.location(file.name))
+        return decode(log.read_file(file), log.storage.location(file.name))
     except DamageError as error:
         raise DamageError(f"{error}: run `jobs/curate.py verify`; its answers will be asked for again") from error
 
@@ -149,33 +135,24 @@ class _LayerWorker:
         self._store = layer.storage(Storage(output))
         self._worker = layer.make_worker(**layer.arguments)
 
-    def __call__(self, row: Row) -> Row:
-        clips = json.loads(row["part"])
-        answers = checked(clips, self._worker(clips))
-        failure = _committed(self._layer, self._store, answers)
-        return {"clips": len(answers), "failure": failure}
+    def __call__(self, part: parts.Part) -> Row:
+        clips = json.loads(part.work)
+        return _commit(self._layer, self._store, checked(clips, self._worker(clips)))
 
 
-def _committed(layer: Layer, store: Storage, answers: Sequence[Row]) -> str:
-    """Why the answers could not be written; empty when they are."""
-    try:
-        _commit(layer, store, answers)
-    except OSError as error:  # the store's fault: the next run asks again
-        return str(error)
-    return ""
-
-
-def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> None:
+def _commit(layer: Layer, store: Storage, answers: Sequence[Row]) -> Row:
+    """Write and commit answers; what they came to."""
     keys = sorted(row["key"] for row in answers if row["error"] is None)
     failed = {row["key"]: row["error"] for row in answers if row["error"] is not None}
     made_of = {row["key"]: row["made_of"] for row in answers}
     part_id = hashlib.blake2b(stable_json([keys, failed, made_of]), digest_size=10).hexdigest()
     name = f"parts/{part_id}.parquet"
     with store.staged(name) as path:
-        path.write_bytes(tables.encode(pa.Table.from_pylist(list(answers))))
+        path.write_bytes(encode(pa.Table.from_pylist(list(answers))))
         file = describe(name, path, keys)
     facts = {"made_by": dict(layer.made_by), "failed": failed, "made_of": made_of}
     CommitLog(store).commit(Commit(part_id=part_id, files=(file,), facts=facts))
+    return {"clips": len(answers)}
 
 
 def checked(clips: Sequence[Row], answers: Sequence[Row]) -> list[Row]:

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pipelines.curation import tables
 from pipelines.curation.packing import Pack
 from pipelines.curation.records import Rejection
+from pipelines.dataset.tables import Row
 from skyreels.commits import Commit
 
-Row = dict[str, Any]
 _REJECT_TYPES = {
     **dict.fromkeys(("uri", "source_id", "key", "kind"), pa.string()),
     "start_s": pa.float64(),
@@ -52,7 +52,7 @@ def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -
 
 
 def _captions(caption: Row) -> Row:
-    """The forms, whose they are, and in parts with times where they came so (`captions/parts.py`)."""
+    """The forms, whose they are, and in parts with times where they came so (`pipelines/dataset/caption_parts.py`)."""
     said = {name: value for name, value in caption.items() if name not in ("key", "error")}
     return said | ({"parts": json.loads(said["parts"])} if "parts" in said else {})
 

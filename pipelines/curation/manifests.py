@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.curation.text_files import UnreadableText, decode_text, parse_json
+from pipelines.dataset.tables import Row
 from skyreels import storage
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ LOCATION_COLUMNS = ("uri", "path", "file", "file_name", "filename", "file_path",
 
 _SEPARATORS = ",;\t|"
 _LONGEST_FIELD = 16 << 20
-Row = dict[str, Any]
 
 
 class InputError(ValueError):

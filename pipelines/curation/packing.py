@@ -12,22 +12,21 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from pipelines.curation import tables
 from pipelines.curation.recipe import ShardConfig
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import Row, decode, members_of
+from skyreels import parts
 from skyreels.commits import Commit, CommitLog, digest, stable_json
-from skyreels.parts import Incomplete
 from skyreels.shards import Member, open_shards, read_member
 from skyreels.storage import DamageError, Storage
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-MANIFEST = "manifest.parquet"
 _SAMPLE_FILES = ("mp4", "flac", "jpg")  # of the pool's files, what a training sample keeps; json is written here
 
 
@@ -101,30 +100,17 @@ def write_packs(
 
     `samples` gives per key the `members` in the pool and the `json` of the finished sample.
     """
-    rows = [
-        {
-            "pack_id": pack.pack_id,
-            "bucket": pack.bucket,
-            "samples": stable_json([[k, samples[k]["members"], samples[k]["json"]] for k in pack.keys]).decode(),
-        }
+    todo = [
+        parts.Part(
+            pack.pack_id,
+            stable_json([pack.bucket, [[k, samples[k]["members"], samples[k]["json"]] for k in pack.keys]]).decode(),
+        )
         for pack in packs
     ]
-    arguments = {"identity": identity, "pool": pool.root, "dataset": dataset.root, "config": config.model_dump_json()}
-    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_write_row, fn_kwargs=arguments, num_cpus=1)
-    failures = []
-    for row in work.iter_rows():
-        if row["failure"]:
-            failures.append(row["failure"])
-        elif row["damaged"]:
-            yield PackDamaged(json.loads(row["damaged"]))
-        else:
-            yield int(row["clips"])
-    if failures:
-        raise Incomplete(
-            f"{len(failures)} of {len(packs)} packs could not be written to {dataset.root}:\n  "
-            + "\n  ".join(failures)
-            + "\nThe other packs are committed. Make room or repair the store, then run the same command again."
-        )
+    make_worker = partial(_Packer, identity, pool.root, dataset.root, config)
+    for outcome in parts.committed(parts.run_parts(todo, make_worker), dataset.root):
+        damaged = outcome.facts["damaged"]
+        yield PackDamaged(damaged) if damaged else int(outcome.facts["clips"])
 
 
 def write_pack(
@@ -198,7 +184,7 @@ def _manifest(dataset: Storage) -> pa.Table | None:
     if not dataset.exists(MANIFEST):
         return None
     try:
-        return tables.decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
+        return decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
     except DamageError as error:
         logger.warning("%s", error)
         return None
@@ -232,17 +218,19 @@ def _pack(bucket: str, rows: Sequence[Row], identity: str) -> Pack:
     return Pack(pack_id, bucket, tuple(row["key"] for row in rows))
 
 
-def _write_row(row: Row, identity: str, pool: str, dataset: str, config: str) -> Row:
-    samples = [
-        (key, {ext: Member(*place) for ext, place in json.loads(members).items()}, described)
-        for key, members, described in json.loads(row["samples"])
-    ]
-    pack = Pack(row["pack_id"], row["bucket"], tuple(key for key, _, _ in samples))
-    outcome = {"clips": 0, "damaged": "", "failure": ""}
-    try:
-        write_pack(pack, samples, identity, Storage(pool), Storage(dataset), ShardConfig.model_validate_json(config))
-    except PackDamaged as error:
-        return outcome | {"damaged": json.dumps(error.clips)}
-    except OSError as error:  # the store's fault: the next run writes the pack again
-        return outcome | {"failure": f"pack {pack.pack_id}: {error}"}
-    return outcome | {"clips": len(samples)}
+class _Packer:
+    """Writes packs; of one with clips that cannot be read, it says which."""
+
+    def __init__(self, identity: str, pool: str, dataset: str, config: ShardConfig) -> None:
+        self._identity, self._config = identity, config
+        self._pool, self._dataset = Storage(pool), Storage(dataset)
+
+    def __call__(self, part: parts.Part) -> Row:
+        bucket, placed = json.loads(part.work)
+        samples = [(key, members_of({"members": members}), described) for key, members, described in placed]
+        pack = Pack(part.part_id, bucket, tuple(key for key, _, _ in samples))
+        try:
+            write_pack(pack, samples, self._identity, self._pool, self._dataset, self._config)
+        except PackDamaged as error:
+            return {"clips": 0, "damaged": error.clips}
+        return {"clips": len(samples), "damaged": {}}

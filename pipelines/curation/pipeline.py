@@ -15,7 +15,7 @@ from pipelines.curation import annotators, elsewhere, layers, progress
 from pipelines.curation.account import Account
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
-from pipelines.curation.pool import PartFailure, extract_parts, read_pool
+from pipelines.curation.pool import extract_parts, read_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
@@ -26,7 +26,6 @@ from skyreels import leftovers
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
 from skyreels.locations import printable
-from skyreels.parts import Incomplete
 from skyreels.progress import Progress
 from skyreels.storage import Storage, is_remote, normalise, require_writable
 
@@ -171,24 +170,13 @@ def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: La
     """Take these parts into the pool. Raises Incomplete, when all the others are committed, where the store failed."""
     cluster.join()
     pool, taken = root.sub("pool"), read_taken_down(root)
-    failures: list[PartFailure] = []
     work = Work()
     started = time.monotonic()
     total = sum(len(part.sources) for part in parts)
     with Progress("measure and cut", total, "sources", quiet=quiet) as bar:
-        for outcome in extract_parts(parts, recipe.extract, pool, taken):
-            if isinstance(outcome, PartFailure):
-                failures.append(outcome)
-                bar.update(len(outcome.sources))
-                continue
-            work = work.plus(outcome.seconds, outcome.clips, outcome.bytes, outcome.failed)
-            bar.update(outcome.sources, progress.pool_status(work, time.monotonic() - started))
-    if failures:
-        reasons = "\n".join(f"  part {f.part_id} ({len(f.sources)} sources): {f.reason}: {f.detail}" for f in failures)
-        raise Incomplete(
-            f"{len(failures)} of {len(parts)} parts could not be written to {pool.root}:\n{reasons}\n"
-            "The other parts are committed. Make room or repair the store, then run the same command again."
-        )
+        for result in extract_parts(parts, recipe.extract, pool, taken):
+            work = work.plus(result.seconds, result.clips, result.bytes, result.failed)
+            bar.update(result.sources, progress.pool_status(work, time.monotonic() - started))
     return work
 
 

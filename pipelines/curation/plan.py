@@ -9,15 +9,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 
-from pipelines.curation import tables
 from pipelines.curation.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Source
 from pipelines.curation.sources import is_there
+from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage
 
@@ -50,6 +49,13 @@ class Plan:
     def sources(self) -> dict[str, Source]:
         return {source.source_id: source for part in self.parts for source in part.sources} | dict(self.seen)
 
+    @property
+    def current(self) -> list[Part]:
+        """The parts, with their sources as they are now."""
+        return [
+            replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources)) for part in self.parts
+        ]
+
     def committed(self, commits: CommitLog) -> dict[str, str]:
         """Source id -> the last committed part that it is in."""
         done = commits.done()
@@ -59,11 +65,8 @@ class Plan:
         """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
         sources as they are now."""
         begun, intact = commits.done(), commits.intact()
-        left = [self._as_seen(part) for part in self.parts if part.part_id not in intact]
+        left = [part for part in self.current if part.part_id not in intact]
         return [part for part in left if part.part_id not in begun or can_be_made(part)]
-
-    def _as_seen(self, part: Part) -> Part:
-        return replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources))
 
 
 def extend_plan(
@@ -97,7 +100,7 @@ def _grown(
     fresh = [part for part in parts if part.part_id not in planned]
     if described and write:
         rows = [{"source": source.model_dump_json()} for source in described.values()]
-        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", tables.encode(pa.Table.from_pylist(rows)))
+        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", encode(pa.Table.from_pylist(rows)))
     if fresh and write:
         pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
     return Plan((*stored.parts, *fresh), {**stored.seen, **described})
@@ -167,7 +170,7 @@ def _encode(parts: Sequence[Part]) -> bytes:
         for part in parts
         for source in part.sources
     ]
-    return tables.encode(pa.Table.from_pylist(rows))
+    return encode(pa.Table.from_pylist(rows))
 
 
 def _decode(pool: Storage, name: str) -> list[Part]:
@@ -178,6 +181,6 @@ def _decode(pool: Storage, name: str) -> list[Part]:
     return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]
 
 
-def _read(pool: Storage, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = tables.decode(pool.read(name), pool.location(name), _LOST).to_pylist()
+def _read(pool: Storage, name: str) -> list[Row]:
+    rows: list[Row] = decode(pool.read(name), pool.location(name), _LOST).to_pylist()
     return rows

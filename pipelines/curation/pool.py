@@ -7,16 +7,15 @@
 <output>/pool/_commits/   what is true
 """
 
-import errno
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
-import ray
+from pydantic import TypeAdapter
 
 from pipelines.curation import tables
 from pipelines.curation.extract import PartResult, extract_part
@@ -25,7 +24,8 @@ from pipelines.curation.progress import SourceCounter
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection, Source, SourceReport, Status
 from pipelines.curation.taken_down import TakenDown
-from skyreels import leftovers
+from pipelines.dataset.tables import Row, concat
+from skyreels import leftovers, parts
 from skyreels.commits import CommitLog, digest
 from skyreels.media.limits import MediaLimits
 from skyreels.media.sandbox import Sandbox
@@ -34,45 +34,33 @@ from skyreels.storage import DamageError, Storage
 logger = logging.getLogger(__name__)
 
 _NOTHING = TakenDown()
-_MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
-
-
-@dataclass(frozen=True)
-class PartFailure:
-    """A part that could not be written; its sources are untouched and the next run does it again."""
-
-    part_id: str
-    sources: tuple[Source, ...]
-    reason: str
-    detail: str
+_PART: TypeAdapter[Part] = TypeAdapter(Part)
 
 
 def extract_parts(
-    parts: Sequence[Part], extract: ExtractConfig, pool: Storage, taken: TakenDown = _NOTHING
-) -> Iterator[PartResult | PartFailure]:
-    """Run parts on the Ray cluster, one task each, and yield their outcomes as they come.
+    planned: Sequence[Part], extract: ExtractConfig, pool: Storage, taken: TakenDown = _NOTHING
+) -> Iterator[PartResult]:
+    """Run parts on the Ray cluster, one task each, and yield what they came to as they end.
 
-    What was taken down since a part was planned stays out of it.
+    What was taken down since a part was planned stays out of it. Raises Incomplete, when all the others are committed,
+    where the store failed.
     """
-    by_id = {part.part_id: part for part in parts}
-    rows = [_to_row(part) for part in parts]
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
-        _extract_row,
-        fn_kwargs={"extract": extract.model_dump_json(), "pool": pool.root, "taken": taken},
-        num_cpus=1,
-    )
-    for row in dataset.iter_rows():
-        if row["failure"]:
-            part = by_id[row["part_id"]]
-            yield PartFailure(part.part_id, part.sources, row["failure"], row["detail"])
-        else:
-            yield PartResult(**{name: row[name] for name in PartResult.__dataclass_fields__})
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, taken, counting=True)
+    yield from _results(parts.run_parts(_as_work(planned), make_worker), pool)
 
 
-def extract_in_process(parts: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult]:
+def extract_in_process(planned: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult]:
     """The same work in a plain loop: the baseline that Ray's overhead is measured against."""
-    for part in parts:
-        yield extract_part(part, extract, pool, _sandbox(extract.model_dump_json()), lambda report: None)
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, _NOTHING, counting=False)
+    yield from _results(parts.run_in_process(_as_work(planned), make_worker), pool)
+
+
+def _as_work(planned: Sequence[Part]) -> list[parts.Part]:
+    return [parts.Part(part.part_id, _PART.dump_json(part).decode()) for part in planned]
+
+
+def _results(outcomes: Iterator[parts.Outcome], pool: Storage) -> Iterator[PartResult]:
+    return (PartResult(**outcome.facts) for outcome in parts.committed(outcomes, pool.root))
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
             found = _part(log, part, latest)
             clips.append(found[0])
             sources.append(_as_seen(found[1], known))
-    return Pool(tables.concat(clips), tables.concat(sources))
+    return Pool(concat(clips), concat(sources))
 
 
 def _part(log: CommitLog, part: Part, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
@@ -130,7 +118,7 @@ def _made_of(clips: pa.Table, sources: pa.Table, extract: str) -> pa.Table:
     return clips.append_column("made_of", pa.array(made, pa.string()))
 
 
-def _pieces(clip: dict[str, Any]) -> list[str]:
+def _pieces(clip: Row) -> list[str]:
     return [source_id for source_id, _, _ in json.loads(clip["parts"])] or [clip["source_id"]]
 
 
@@ -152,22 +140,21 @@ def _lost(part: Part, error: DamageError, latest: Mapping[str, str]) -> tuple[pa
     return tables.clip_table([]), tables.source_table(tables.source_rows(part.part_id, reports))
 
 
-def _extract_row(row: dict[str, Any], extract: str, pool: str, taken: TakenDown) -> dict[str, Any]:
-    part = Part(row["part_id"], tuple(Source.model_validate_json(text) for text in row["sources"]), int(row["attempt"]))
-    empty = {"failure": "", "detail": ""}
-    try:
-        config = ExtractConfig.model_validate_json(extract)
-        result = extract_part(part, config, Storage(pool), _sandbox(extract), _counter(), taken)
-    except OSError as error:
-        reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
-        blank = PartResult(part.part_id, len(part.sources), 0, 0, 0.0, 0, 0.0)
-        return {**asdict(blank), "failure": reason, "detail": str(error)}
-    return {**asdict(result), **empty}
+class _Extractor:
+    """Takes parts into the pool; `counting` tells Ray's metrics of the sources."""
+
+    def __init__(self, extract: str, pool: str, taken: TakenDown, *, counting: bool) -> None:
+        self._extract, self._pool, self._taken = extract, Storage(pool), taken
+        self._report: Callable[[SourceReport], None] = _counter() if counting else _untold
+
+    def __call__(self, part: parts.Part) -> dict[str, Any]:
+        planned, extract = _PART.validate_json(part.work), ExtractConfig.model_validate_json(self._extract)
+        sandbox = _sandbox(self._extract)
+        return asdict(extract_part(planned, extract, self._pool, sandbox, self._report, self._taken))
 
 
-def _to_row(part: Part) -> dict[str, Any]:
-    sources = [source.model_dump_json() for source in part.sources]
-    return {"part_id": part.part_id, "sources": sources, "attempt": part.attempt}
+def _untold(report: SourceReport) -> None:
+    """Nobody counts."""
 
 
 @lru_cache(maxsize=1)

@@ -5,13 +5,13 @@ leaves the part as it was or as it shall be, and the same take-down run again fi
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation import tables
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
+from pipelines.dataset.tables import Row, encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import DamageError, Storage
@@ -74,14 +74,14 @@ def _purge_part(pool: Storage, log: CommitLog, commit: Commit, source_ids: froze
             if _touches(row, source_ids):
                 continue
             try:
-                held = {ext: read_member(pool, member) for ext, member in tables.members_of(row).items()}
+                held = {ext: read_member(pool, member) for ext, member in members_of(row).items()}
             except DamageError as error:  # a neighbour's damage must not keep anything from being taken down
                 held = {}
                 why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=str(error))
                 row |= tables.rejection_columns(why)
             if held:
                 shards.add(row["key"], held)
-            rows.append(row | {"members": tables.encode_members(shards.members.get(row["key"], {}))})
+            rows.append(row | {"members": encode_members(shards.members.get(row["key"], {}))})
     sources = committed_table(pool, commit, "sources/")
     sources = sources.filter(pc.invert(pc.is_in(sources.column("source_id"), pa.array(sorted(source_ids)))))
     files = [*shards.files]
@@ -111,12 +111,12 @@ def _purge_layer(store: Storage, gone: Clips) -> None:
         store.delete(name)
 
 
-def _touches(row: dict[str, Any], source_ids: frozenset[str]) -> bool:
+def _touches(row: Row, source_ids: frozenset[str]) -> bool:
     """Whether a clip is of one of the sources, or was joined from one."""
     return row["source_id"] in source_ids or any(source in str(row["parts"]) for source in source_ids)
 
 
-def _clips(pool: Storage, commit: Commit) -> list[dict[str, Any]]:
+def _clips(pool: Storage, commit: Commit) -> list[Row]:
     return committed_table(pool, commit, "clips/").to_pylist()
 
 
@@ -130,7 +130,7 @@ def committed_table(store: Storage, commit: Commit, prefix: str) -> pa.Table:
 
 def _write_table(store: Storage, name: str, table: pa.Table) -> CommittedFile:
     with store.staged(name) as path:
-        path.write_bytes(tables.encode(table))
+        path.write_bytes(encode(table))
         return describe(name, path)
 
 

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipelines.curation import tables
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report.data import ReportData, Throughput
 from pipelines.curation.report.page import render_report
 from pipelines.curation.report.previews import Preview, choose_previews, make_preview
-from pipelines.curation.selection import Decisions, Row
+from pipelines.curation.selection import Decisions
 from pipelines.curation.summary import Dataset, Work
+from pipelines.dataset.tables import Row, members_of
 from skyreels.shards import read_member
 from skyreels.storage import DamageError, Storage
 from skyreels.tracking import git_sha
@@ -72,7 +72,7 @@ def _previews(pool: Storage, found: Pool, keys: Sequence[str]) -> list[Preview]:
     rows = {row["key"]: row for row in found.clips.select(["key", "members"]).to_pylist() if row["key"] in wanted}
 
     def preview(key: str) -> Preview | None:
-        members = tables.members_of(rows[key])
+        members = members_of(rows[key])
         try:
             files = {ext: read_member(pool, member) for ext, member in members.items() if ext in _PLAYED}
         except DamageError as error:

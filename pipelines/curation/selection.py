@@ -4,7 +4,6 @@ Filters come first, so that of two duplicates the one that is good enough stays.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from pipelines.curation.filters import first_broken
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Kind, Rejection
 from pipelines.dataset.buckets import bucket_of
+from pipelines.dataset.tables import Row
 
-Row = dict[str, Any]
 Decisions = dict[str, Rejection | None]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.curation.records import Status
-from pipelines.curation.selection import Row
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import Row
 from skyreels.storage import Storage
 
 
@@ -41,7 +42,7 @@ class Dataset:
 
     @property
     def manifest(self) -> str:
-        return f"{self.location}/manifest.parquet"
+        return f"{self.location}/{MANIFEST}"
 
     @property
     def rejects(self) -> str:

@@ -1,43 +1,15 @@
 """Clips and sources as flat parquet tables: one row each, scores as columns."""
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.curation.records import Clip, Rejection, SourceReport
+from pipelines.dataset.manifest import COLUMNS
+from pipelines.dataset.tables import Members, Row, decode, encode_members
 from skyreels.commits import Commit, CommitLog
-from skyreels.shards import Member
-from skyreels.storage import DamageError
-
-Members = dict[str, Member]
-
-_CLIP_TYPES: dict[str, pa.DataType] = {
-    "key": pa.string(),
-    "source_id": pa.string(),
-    "part_id": pa.string(),
-    "kind": pa.string(),
-    "start_s": pa.float64(),
-    "end_s": pa.float64(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "fps": pa.float64(),
-    "frames": pa.int32(),
-    "has_audio": pa.bool_(),
-    "crop": pa.list_(pa.int32()),
-    "hashes": pa.list_(pa.uint64()),
-    "hash_times": pa.list_(pa.float32()),
-    "speech": pa.list_(pa.list_(pa.float64())),
-    "parts": pa.string(),
-    "members": pa.string(),
-    "stage": pa.string(),
-    "reason": pa.string(),
-    "remedy": pa.string(),
-    "detail": pa.string(),
-}
 
 _SOURCE_TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(("source_id", "uri", "name", "part_id", "kind"), pa.string()),
@@ -53,7 +25,7 @@ _SOURCE_TYPES: dict[str, pa.DataType] = {
 }
 
 
-def clip_rows(part_id: str, clips: Iterable[Clip], members: dict[str, Members]) -> list[dict[str, Any]]:
+def clip_rows(part_id: str, clips: Iterable[Clip], members: dict[str, Members]) -> list[Row]:
     """Flat rows: a clip's fields, its scores under their own names, and where its files lie."""
     rows = []
     for clip in clips:
@@ -67,7 +39,7 @@ def rejection_columns(rejection: Rejection | None) -> dict[str, str | None]:
     return rejection.model_dump() if rejection else dict.fromkeys(("stage", "reason", "remedy", "detail"))
 
 
-def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[dict[str, Any]]:
+def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[Row]:
     """One row a source; nested facts as JSON text."""
     return [
         {
@@ -94,51 +66,21 @@ def source_rows(part_id: str, reports: Iterable[SourceReport]) -> list[dict[str,
     ]
 
 
-def clip_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def clip_table(rows: Sequence[Row]) -> pa.Table:
     """Rows as a table; columns that are not fixed (scores) keep the type they have."""
-    names = sorted({name for row in rows for name in row} - _CLIP_TYPES.keys())
-    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in _CLIP_TYPES.items()}
+    names = sorted({name for row in rows for name in row} - COLUMNS.keys())
+    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in COLUMNS.items()}
     return pa.table(columns | {name: _score_column([row.get(name) for row in rows]) for name in names})
 
 
-def source_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def source_table(rows: Sequence[Row]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), pa.schema(_SOURCE_TYPES))
-
-
-def encode_members(members: Members) -> str:
-    return json.dumps({name: member.place for name, member in members.items()})
-
-
-def members_of(row: dict[str, Any]) -> Members:
-    """Where the files of a clip lie in the pool, by extension."""
-    return {name: Member(*place) for name, place in json.loads(row["members"]).items()}
 
 
 def committed(log: CommitLog, commit: Commit, folder: str) -> pa.Table:
     """The table that a commit names below `folder`. Raises DamageError where it is not as it was written."""
     file = next(file for file in commit.files if file.name.startswith(folder))
     return decode(log.read_file(file), log.storage.location(file.name))
-
-
-def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table from many whose score columns may differ."""
-    return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-
-
-def encode(table: pa.Table) -> bytes:
-    """Parquet whose pages carry checksums, which `decode` compares."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
-
-
-def decode(data: bytes, where: str = "a table", remedy: str = "restore it from a copy") -> pa.Table:
-    """Raises DamageError, naming `where` and the remedy, for what is no table or not the one that was written."""
-    try:
-        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamageError(f"{where} is damaged ({len(data)} bytes; {reason}): {remedy}") from error
 
 
 def _score_column(values: list[Any]) -> pa.Array:

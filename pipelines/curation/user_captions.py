@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.curation.captions.parts import FORMS, CaptionParts, filled, forms_of, joined
 from pipelines.curation.folders import Folders
 from pipelines.curation.records import Source
 from pipelines.curation.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text, parse_json
+from pipelines.dataset.caption_parts import FORMS, CaptionParts, filled, forms_of, joined
 from pipelines.dataset.captions import StructuredCaption
+from pipelines.dataset.tables import Row
 from skyreels import storage
 
-Row = dict[str, Any]
 _LONE = ("caption", "text", "txt")  # names of a caption of no particular form
 _CUT = ("captions", "caption_parts", "shots")  # a clip is told its part of them in its own captions
 _BESIDE = ("json", "txt")

@@ -7,19 +7,20 @@ manifests and reports from all of these.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pipelines.curation import tables
 from pipelines.curation.dataset import dataset_names, is_finished, made_recipe
 from pipelines.curation.pipeline import fill_parts, remake_all, sweep
 from pipelines.curation.plan import Part, can_be_made, read_plan
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.taken_down import read_taken_down
+from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.tables import decode
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, verify
 from skyreels.config import ConfigError
 from skyreels.storage import DamageError, Storage, normalise
 
 _POOL = "pool"
-_TABLES = ("manifest.parquet", "rejects.parquet")
+_TABLES = (MANIFEST, "rejects.parquet")
 _OTHERS = ("report.html",)
 
 
@@ -81,11 +82,11 @@ def _repair_pool(root: Storage, damaged: dict[str, Damage], recipe: Recipe, *, q
     return left + [f"{damage.problem}: no recipe that is known planned it" for damage in damaged.values()]
 
 
-def _readable_plan(root: Storage, recipe: Recipe) -> tuple[Part, ...]:
+def _readable_plan(root: Storage, recipe: Recipe) -> list[Part]:
     try:
-        return read_plan(root.sub(_POOL), recipe.extract).parts
+        return read_plan(root.sub(_POOL), recipe.extract).current
     except DamageError:  # it is among the findings, and nothing can be made by it
-        return ()
+        return []
 
 
 def _not_there(part: Part, damage: Damage) -> str:
@@ -126,7 +127,7 @@ def _in_commits(root: Storage, store: str) -> Iterator[Damage]:
 
 
 def _in_table(root: Storage, store: str, name: str) -> list[Damage]:
-    return _told(store, lambda: tables.decode(root.read(name), root.location(name)))
+    return _told(store, lambda: decode(root.read(name), root.location(name)))
 
 
 def _in_dataset(root: Storage, name: str) -> list[Damage]:

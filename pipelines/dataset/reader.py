@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Literal
+from typing import Literal
 
 import decord
 import numpy as np
@@ -17,8 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from model.media import cover
-from pipelines.curation.captions.parts import CaptionParts, window
-from pipelines.curation.tables import decode, members_of
+from pipelines.dataset.caption_parts import CaptionParts, window
+from pipelines.dataset.manifest import MANIFEST, Sample, samples_in
+from pipelines.dataset.tables import decode, members_of
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, read_member
 from skyreels.storage import DamageError, MissingError, Storage, normalise
@@ -30,8 +31,6 @@ CAPTION_FORMS = ("short", "long", "structured")
 Times = Sequence[float] | NDArray[np.float64]
 """Seconds from the start of a clip."""
 
-MANIFEST = "manifest.parquet"
-_FACTS = ("key", "kind", "width", "height", "fps", "frames", "has_audio", "start_s", "end_s", "members")
 _EARLY_S = 1e-6  # a frame's own time, computed twice, may differ by rounding
 _MARGIN_S = 0.02  # more sound than a resampling filter is long
 _FRAMES_AT_ONCE = 16
@@ -83,10 +82,11 @@ def open_dataset(location: str) -> ClipDataset:
             "data/datasets/default, or make one with jobs/curate.py"
         )
     data = storage.read(MANIFEST)
-    table = decode(data, storage.location(MANIFEST), "run `jobs/curate.py verify` on the output that holds the dataset")
-    captions = [name for form in (*CAPTION_FORMS, "parts") if (name := f"caption_{form}") in table.column_names]
-    rows = table.select([*_FACTS, *captions]).to_pylist()
-    return ClipDataset(storage, tuple(_clip(row) for row in rows), hashlib.sha256(data).hexdigest()[:16])
+    where = storage.location(MANIFEST)
+    table = decode(data, where, "run `jobs/curate.py verify` on the output that holds the dataset")
+    return ClipDataset(
+        storage, tuple(_clip(row) for row in samples_in(table, where)), hashlib.sha256(data).hexdigest()[:16]
+    )
 
 
 def member_bytes(storage: Storage, clip: Clip, extension: str) -> bytes:
@@ -181,10 +181,14 @@ def _covered(frames: np.ndarray, height: int, width: int) -> Tensor:
     return (cover(pixels, height, width) / 127.5 - 1).clamp(-1, 1)
 
 
-def _clip(row: Mapping[str, Any]) -> Clip:
+def _clip(row: Sample) -> Clip:
     fps = row["fps"] or 0.0
     seconds = row["frames"] / fps if row["kind"] == "video" else row["end_s"] - row["start_s"]
-    captions = {form: row.get(f"caption_{form}") for form in CAPTION_FORMS}
+    captions = {
+        "short": row.get("caption_short"),
+        "long": row.get("caption_long"),
+        "structured": row.get("caption_structured"),
+    }
     return Clip(
         key=row["key"],
         kind=row["kind"],
@@ -195,7 +199,7 @@ def _clip(row: Mapping[str, Any]) -> Clip:
         seconds=seconds,
         has_audio=bool(row["has_audio"]),
         captions={form: text for form, text in captions.items() if text},
-        members=members_of(dict(row)),
+        members=members_of(row),
         caption_parts=row.get("caption_parts") or "[]",
     )
 

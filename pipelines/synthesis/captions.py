@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from pipelines.curation.captions.parts import CaptionParts, ShotCaption, Tag, TimedLine, listed, tagged_lines
 from pipelines.dataset import captions as schema
+from pipelines.dataset.caption_parts import CaptionParts, ShotCaption, Tag, TimedLine, listed, tagged_lines
 from pipelines.synthesis.film import NARRATOR, Film, Overlay, Scene, Shot, Subject
 from pipelines.synthesis.soundtrack import SoundEvent
 

@@ -83,7 +83,16 @@ def run_in_process(parts: Iterable[Part], make_worker: Callable[[], Worker]) -> 
     """The same in a plain loop: for little work, and the baseline that Ray's overhead is measured against."""
     worker = make_worker()
     for part in parts:
-        yield _outcome(worker, part)
+        yield attempt(worker, part)
+
+
+def attempt(worker: Worker, part: Part) -> Outcome:
+    """One part, here and now. What no store is to blame for is raised."""
+    try:
+        return Outcome(part.part_id, worker(part))
+    except OSError as error:  # no sample is to blame, and the next run does the part again
+        reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
+        return Outcome(part.part_id, {}, reason, str(error))
 
 
 def committed(outcomes: Iterable[Outcome], where: str) -> Iterator[Outcome]:
@@ -104,14 +113,6 @@ def committed(outcomes: Iterable[Outcome], where: str) -> Iterator[Outcome]:
         )
 
 
-def _outcome(worker: Worker, part: Part) -> Outcome:
-    try:
-        return Outcome(part.part_id, worker(part))
-    except OSError as error:  # no sample is to blame, and the next run does the part again
-        reason = "disk_full" if error.errno == errno.ENOSPC else "store_failed"
-        return Outcome(part.part_id, {}, reason, str(error))
-
-
 class _Actor:
     """Keeps a worker for all the parts that come to it."""
 
@@ -119,7 +120,7 @@ class _Actor:
         self._worker = make_worker()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        outcome = _outcome(self._worker, Part(**row))
+        outcome = attempt(self._worker, Part(**row))
         return asdict(outcome) | {"facts": json.dumps(outcome.facts)}
 
 

@@ -69,6 +69,21 @@ def test_a_file_of_the_same_size_with_other_bytes_is_cut_again(world):
     assert _run(world)[0] == []
 
 
+def test_what_a_damaged_part_was_made_of_is_not_known_so_what_was_touched_in_it_is_cut_again(world):
+    folder, pool = world
+    _run(world)
+    damaged = next(commit for commit in CommitLog(pool).all() if len(commit.facts["sources"]) == 2)
+    (table,) = [file.name for file in damaged.files if file.name.startswith("sources/")]
+    data = bytearray(pool.read(table))
+    data[len(data) // 2] ^= 1
+    pool.write(table, bytes(data))
+    for name in "abc":
+        _later(folder / f"{name}.wav")
+    cut, after = _run(world)
+    assert cut == ["a.wav", "b.wav"]
+    assert all(row["clip"] for row in after.values())
+
+
 def test_a_file_that_comes_back_to_what_it_was_is_cut_again_as_well(world):
     folder, _ = world
     _, before = _run(world)

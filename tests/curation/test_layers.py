@@ -115,7 +115,9 @@ def test_a_full_disk_is_told_and_the_next_run_asks_again(ray_cluster, small_disk
     with suppress(OSError), hog.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    with pytest.raises(Incomplete, match=r"(?s)2 parts of doubles could not be written.*No space left.*same command"):
+    with pytest.raises(
+        Incomplete, match=r"(?s)2 of 2 parts could not be written to .*doubles.*disk_full.*No space left.*same command"
+    ):
         _fill(_layer(), output)
     hog.unlink()
     assert _fill(_layer(), output) == 6

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.curation import packing, tables
 from pipelines.curation.recipe import ShardConfig
+from pipelines.dataset.tables import encode, encode_members, members_of
 from skyreels.commits import CommitLog, digest, stable_json, verify
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import Storage
@@ -21,7 +22,7 @@ def pool(tmp_path):
     with open_shards(store, "shards/p") as shards:
         for i, key in enumerate(KEYS):
             shards.add(key, {"mp4": bytes([i]) * 700, "flac": bytes([100 + i]) * 100, "f0.jpg": b"frame"})
-    return store, {key: tables.encode_members(files) for key, files in shards.members.items()}
+    return store, {key: encode_members(files) for key, files in shards.members.items()}
 
 
 def _chosen(keys, said):
@@ -40,7 +41,7 @@ def _write(keys, pool, dataset, identity="i", limit=None, said=MappingProxyType(
     """`said`: more of the json of some samples."""
     store, members = pool
     plan = packing.plan_packs(_chosen(keys, said), identity, dataset, CONFIG)
-    samples = {k: [k, tables.members_of({"members": members[k]}), {"key": k} | said.get(k, {})] for k in keys}
+    samples = {k: [k, members_of({"members": members[k]}), {"key": k} | said.get(k, {})] for k in keys}
     for pack in plan.remaining(dataset)[:limit]:
         packing.write_pack(pack, [tuple(samples[k]) for k in pack.keys], identity, store, dataset, CONFIG)
     return plan
@@ -48,7 +49,7 @@ def _write(keys, pool, dataset, identity="i", limit=None, said=MappingProxyType(
 
 def _finish(plan, dataset):
     rows = [{"key": key, "pack_id": pack.pack_id} for pack in plan.packs for key in pack.keys]
-    dataset.write("manifest.parquet", tables.encode(tables.clip_table(rows)))
+    dataset.write("manifest.parquet", encode(tables.clip_table(rows)))
     packing.drop_stale(plan, dataset)
 
 
@@ -65,7 +66,7 @@ def test_packs_hold_every_clip_once_by_bucket(pool, tmp_path):
     assert [verify(dataset, commit) for commit in commits] == [[]] * len(commits)
     files = next(commit.facts["members"]["k03"] for commit in commits if "k03" in commit.keys)
     assert sorted(files) == ["flac", "json", "mp4"]
-    member = tables.members_of({"members": stable_json(files)})
+    member = members_of({"members": stable_json(files)})
     assert read_member(dataset, member["mp4"]) == bytes([3]) * 700
     assert read_member(dataset, member["json"]) == b'{"key":"k03"}'
 
@@ -115,6 +116,6 @@ def test_what_is_said_of_a_clip_packs_it_anew_and_leaves_the_other_packs_alone(p
     _finish(plan, dataset)
     commits = list(CommitLog(dataset).all())
     member = next(commit.facts["members"]["k03"]["json"] for commit in commits if "k03" in commit.keys)
-    place = tables.members_of({"members": stable_json({"json": member})})["json"]
+    place = members_of({"members": stable_json({"json": member})})["json"]
     assert json.loads(read_member(dataset, place)) == {"key": "k03", "caption": "new words"}
     assert len(before.items() & _checksums(dataset).items()) == len(before) - 1

@@ -6,6 +6,7 @@ from pipelines.curation import tables
 from pipelines.curation.plan import Part, Plan
 from pipelines.curation.pool import read_pool
 from pipelines.curation.records import Clip, Kind, Source, SourceReport, Status
+from pipelines.dataset.tables import encode
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.storage import Storage
 
@@ -26,9 +27,9 @@ def pool(tmp_path):
             (f"sources/{part_id}.parquet", tables.source_table(tables.source_rows(part_id, reports))),
         ):
             with store.staged(name) as path:
-                path.write_bytes(tables.encode(table))
+                path.write_bytes(encode(table))
                 files.append(describe(name, path))
-        CommitLog(store).commit(Commit(part_id=part_id, files=tuple(files), facts={}))
+        CommitLog(store).commit(Commit(part_id=part_id, files=tuple(files), facts={"extract": "0"}))
         parts.append(Part(part_id, sources))
     return store, Plan(tuple(parts))
 

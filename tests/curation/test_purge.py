@@ -7,6 +7,7 @@ from pipelines.curation import tables
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.records import Clip, Kind, Source, SourceReport, Status
 from pipelines.curation.taken_down import find_named
+from pipelines.dataset.tables import decode, encode, members_of
 from skyreels.commits import Commit, CommitLog, describe, verify
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import DamageError, Storage
@@ -65,7 +66,7 @@ def _layer(store, keys, failed):
 
 def _table(store, name, table):
     with store.staged(name) as path:
-        path.write_bytes(tables.encode(table))
+        path.write_bytes(encode(table))
         return describe(name, path)
 
 
@@ -81,7 +82,7 @@ def _contents(root):
             assert verify(store, commit) == []
             for file in commit.files:
                 if file.name.endswith(".parquet"):
-                    for row in tables.decode(store.read(file.name)).to_pylist():
+                    for row in decode(store.read(file.name)).to_pylist():
                         found[store.root, row.get("key") or row["source_id"]] = _content(store, row)
     return found
 
@@ -89,7 +90,7 @@ def _contents(root):
 def _content(store, row):
     if "members" not in row:
         return row.get("said") or row["uri"]
-    return {name: read_member(store, member) for name, member in tables.members_of(row).items()}
+    return {name: read_member(store, member) for name, member in members_of(row).items()}
 
 
 def _says(root, word):
@@ -97,7 +98,7 @@ def _says(root, word):
     hits = []
     for name in root.names():
         data = root.read(name)
-        text = str(tables.decode(data).to_pylist()).encode() if name.endswith(".parquet") else data
+        text = str(decode(data).to_pylist()).encode() if name.endswith(".parquet") else data
         if word.encode() in text:
             hits.append(name)
     return hits
@@ -179,14 +180,14 @@ def test_a_crash_is_finished_by_the_same_command(root, monkeypatch, operation, s
 def test_a_neighbours_damage_keeps_nothing_from_being_taken_down(root):
     """A bit of the clip beside the victim's has flipped: it is left out, with a row that says why."""
     pool = root.sub("pool")
-    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one.parquet")).to_pylist()}
-    member = tables.members_of(rows[f"{OTHERS[0]}_00001"])["mp4"]
+    rows = {row["key"]: row for row in decode(pool.read("clips/one.parquet")).to_pylist()}
+    member = members_of(rows[f"{OTHERS[0]}_00001"])["mp4"]
     data = bytearray(pool.read(member.shard))
     data[member.offset] ^= 1
     pool.write(member.shard, bytes(data))
     purge_sources(root, frozenset({VICTIM}))
     assert _says(root, VICTIM) == []
-    rows = {row["key"]: row for row in tables.decode(pool.read("clips/one-r1.parquet")).to_pylist()}
+    rows = {row["key"]: row for row in decode(pool.read("clips/one-r1.parquet")).to_pylist()}
     assert rows[f"{OTHERS[0]}_00001"]["reason"] == "damaged"
     assert rows[f"{OTHERS[0]}_00000"]["reason"] is None
 

@@ -10,6 +10,7 @@ from pipelines.curation import elsewhere, tables
 from pipelines.curation.recipe import BalanceConfig, DedupConfig, Recipe
 from pipelines.curation.records import Clip, Kind, Rejection
 from pipelines.curation.selection import select, with_buckets
+from pipelines.dataset.tables import encode
 from skyreels.config import ConfigError
 from skyreels.storage import Storage
 
@@ -124,7 +125,7 @@ def test_buckets_are_put_on_rows_without_changing_them():
 
 def _dataset(folder, *clips):
     rows = [{name: value for name, value in clip.items() if name != "embedding"} for clip in clips]
-    Storage(str(folder)).write("manifest.parquet", tables.encode(tables.clip_table(rows)))
+    Storage(str(folder)).write("manifest.parquet", encode(tables.clip_table(rows)))
 
 
 def _against(*locations):

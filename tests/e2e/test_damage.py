@@ -10,7 +10,7 @@ import pytest
 import webdataset as wds
 
 from jobs import curate
-from pipelines.curation import tables
+from pipelines.dataset.tables import encode, members_of
 from skyreels.shards import read_member
 from skyreels.storage import Storage
 
@@ -57,7 +57,7 @@ def _place(output, kind="video"):
     kept = next(row for row in _manifest(output) if row["kind"] == kind)
     clips = [row for path in (output / "pool" / "clips").iterdir() for row in pq.read_table(path).to_pylist()]
     row = next(row for row in clips if row["key"] == kept["key"])
-    member = tables.members_of(row)["mp4"]
+    member = members_of(row)["mp4"]
     return kept["key"], kept["uri"], output / "pool" / member.shard, member.offset + member.size // 2
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_made_again_is_told_with_what_would_help(copied, small_wo
     key, _, shard, offset = _place(copied)
     manifest = _manifest(copied)
     plan = next((copied / "pool" / "_plan").iterdir())
-    moved = tables.encode(_moved(pq.read_table(plan), str(small_world), str(tmp_path / "elsewhere")))
+    moved = encode(_moved(pq.read_table(plan), str(small_world), str(tmp_path / "elsewhere")))
     plan.write_bytes(moved)
     _flip(shard, offset)
     assert _run("verify", "--output", copied) == 1
@@ -190,6 +190,6 @@ def test_the_bytes_of_a_pool_member_are_what_its_row_says(curated):
     store = Storage(str(curated / "pool"))
     for path in (curated / "pool" / "clips").iterdir():
         for row in pq.read_table(path).to_pylist():
-            for member in tables.members_of(row).values():
+            for member in members_of(row).values():
                 assert zlib.crc32(read_member(store, member)) == member.crc32
     assert json.loads(_manifest(curated)[0]["members"])

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import curate
-from pipelines.curation import tables
 from pipelines.curation.plan import extend_plan
 from pipelines.curation.recipe import load_recipe
 from pipelines.curation.records import Kind, Source
+from pipelines.dataset.tables import decode
 from skyreels.storage import Storage
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -53,7 +53,7 @@ def _holds(output, source_id):
         if not path.is_file() or path.is_relative_to(output / "pool" / "_plan") or path.name == "taken_down.json":
             continue
         data = path.read_bytes()
-        text = str(tables.decode(data).to_pylist()).encode() if path.suffix == ".parquet" else data
+        text = str(decode(data).to_pylist()).encode() if path.suffix == ".parquet" else data
         if f"{source_id}_".encode() in text:
             hits.append(str(path.relative_to(output)))
     return hits

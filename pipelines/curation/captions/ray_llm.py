@@ -13,8 +13,7 @@ from typing import Any
 from pipelines.curation.captions import prompts
 from pipelines.curation.captions.replies import match_replies, reply_schema
 from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
-
-Row = dict[str, Any]
+from pipelines.dataset.tables import Row
 
 
 @dataclass(frozen=True)

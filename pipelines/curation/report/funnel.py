@@ -3,14 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from pipelines.curation.manifest import rejects_table
 from pipelines.curation.records import Rejection, Status
+from pipelines.dataset.tables import Row
 
-Row = dict[str, Any]
 # The order in which clips meet the stages. A stage that is not known here is shown after these.
 _CLIP_STAGES = ("takedown", "gate", "cut", "filter", "dedup", "balance", "caption")
 _ALWAYS_SHOWN = frozenset({"gate", "filter", "dedup", "balance", "caption"})

@@ -13,13 +13,12 @@ from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Kind, Rejection
 from pipelines.curation.report.previews import Preview, retained_of
 from pipelines.dataset.buckets import bucket_of
+from pipelines.dataset.tables import Row
 
 MAX_PREVIEW_BYTES = 2_900_000  # of all previews; base64 makes it 3.9 MB of page
 KEPT = "kept"
 _MOST_GROUPS = 8
 _MOST_MEMBERS = 4
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

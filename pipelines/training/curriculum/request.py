@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import Preset, load_preset
-from pipelines.dataset.reader import MANIFEST
+from pipelines.dataset.manifest import MANIFEST
 from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import StageRecipe, load_recipe

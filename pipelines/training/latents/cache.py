@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from pydantic import TypeAdapter
 
-from pipelines.curation import tables
+from pipelines.dataset.tables import Row, decode, encode
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.index import (
     CACHE,
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 REJECTS = "rejects.parquet"
 _REJECT_COLUMNS = dict.fromkeys(("key", "stage", "reason", "remedy", "detail"), pa.string())
 
-Row = dict[str, Any]
 Work = Part | tuple[Bucket, ...]
 """A part to make, or the buckets to make the constants of."""
 _WORK: TypeAdapter[Work] = TypeAdapter(Work)
@@ -113,7 +112,7 @@ def _whole(storage: Storage) -> tuple[LatentIndex, list[Row]] | None:
 
 
 def _rejects(storage: Storage) -> list[Row]:
-    rows: list[Row] = tables.decode(storage.read(REJECTS), storage.location(REJECTS)).to_pylist()
+    rows: list[Row] = decode(storage.read(REJECTS), storage.location(REJECTS)).to_pylist()
     return rows
 
 
@@ -181,7 +180,7 @@ def _finish(plan: CachePlan, storage: Storage) -> None:
     rejects = [{"key": key, "stage": "place", **asdict(misfit)} for key, misfit in plan.latents.misfits.items()]
     unread = [{"key": k, "stage": "read", **why} for c in commits for k, why in c.facts.get("rejected", {}).items()]
     rejects = sorted([*rejects, *unread], key=lambda row: row["key"])
-    storage.write(REJECTS, tables.encode(pa.Table.from_pylist(rejects, pa.schema(_REJECT_COLUMNS))))
+    storage.write(REJECTS, encode(pa.Table.from_pylist(rejects, pa.schema(_REJECT_COLUMNS))))
     entries = _entries(commits, storage)
     if len(unread) > plan.job.max_unreadable * plan.latents.samples or not entries:
         raise LatentError(_too_many(unread, plan, storage))

@@ -21,7 +21,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
-from pipelines.curation import tables
+from pipelines.dataset.tables import Row, decode, encode
 from pipelines.training.latents.components import Identities
 from pipelines.training.latents.sample import LatentKind, LatentSample, unpack
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
@@ -216,7 +216,7 @@ def black_name(bucket: str, *, large: bool) -> str:
 def encode_entries(entries: list[IndexEntry]) -> bytes:
     """`index.parquet`."""
     rows = [{name: getattr(entry, name) for name in _ENTRY_COLUMNS} for entry in entries]
-    return tables.encode(pa.Table.from_pylist(rows, pa.schema(_ENTRY_COLUMNS)))
+    return encode(pa.Table.from_pylist(rows, pa.schema(_ENTRY_COLUMNS)))
 
 
 def decode_entry(values: Mapping[str, Any]) -> IndexEntry:
@@ -232,10 +232,10 @@ def _entries(storage: Storage) -> dict[str, tuple[IndexEntry, ...]]:
     return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}
 
 
-def _index_rows(storage: Storage) -> list[dict[str, Any]]:
+def _index_rows(storage: Storage) -> list[Row]:
     where, remedy = storage.location(INDEX), "run jobs/cache.py again, which writes it anew"
     try:
-        rows: list[dict[str, Any]] = tables.decode(storage.read(INDEX), where, remedy).to_pylist()
+        rows: list[Row] = decode(storage.read(INDEX), where, remedy).to_pylist()
     except FileNotFoundError as error:
         raise LatentError(f"{where} is missing: {remedy}") from error
     except DamageError as error:

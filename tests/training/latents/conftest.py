@@ -14,6 +14,7 @@ from model.config import load_preset
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from pipelines.curation import tables
 from pipelines.dataset.reader import open_dataset
+from pipelines.dataset.tables import decode, encode, encode_members
 from pipelines.training.latents.components import load_encoders
 from pipelines.training.latents.job import CacheJob
 from pipelines.training.latents.spec import LatentSpec
@@ -98,8 +99,8 @@ def write_dataset(store, media):
         for key in sorted(described):
             shards.add(key, described[key])
     for row in rows:
-        row["members"] = tables.encode_members(shards.members[row["key"]])
-    store.write("manifest.parquet", tables.encode(tables.clip_table(sorted(rows, key=lambda row: row["key"]))))
+        row["members"] = encode_members(shards.members[row["key"]])
+    store.write("manifest.parquet", encode(tables.clip_table(sorted(rows, key=lambda row: row["key"]))))
 
 
 def _media(key, facts, seconds, folder):
@@ -131,7 +132,7 @@ def _frame(number):
 
 def damage(folder, key, extension, keep):
     """Overwrite all but the first `keep` bytes of a member with zeros; returns its shard."""
-    rows = tables.decode(Storage(str(folder)).read("manifest.parquet")).to_pylist()
+    rows = decode(Storage(str(folder)).read("manifest.parquet")).to_pylist()
     shard, offset, size = json.loads(next(row for row in rows if row["key"] == key)["members"])[extension][:3]
     with (folder / shard).open("r+b") as file:
         file.seek(offset + keep)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, KeyframesToVideo
-from pipelines.curation.captions.parts import CaptionParts
+from pipelines.dataset.caption_parts import CaptionParts
 from pipelines.dataset.reader import open_video, read_sound
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.encode import (

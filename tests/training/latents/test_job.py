@@ -13,7 +13,7 @@ import torch
 from jobs import cache as command
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.config import load_preset
-from pipelines.curation import tables
+from pipelines.dataset.tables import decode
 from pipelines.training.latents import cache as run
 from pipelines.training.latents.cache import cache
 from pipelines.training.latents.index import LatentError, StaleLatents, open_latents
@@ -211,7 +211,7 @@ def test_a_clip_that_cannot_be_read_is_left_out_with_its_reason(job, own_dataset
     assert summary.rejected == {"read:damaged_shard": 1}
     assert summary.samples == 3
     storage = Storage(summary.location)
-    (row,) = tables.decode(storage.read("rejects.parquet")).to_pylist()
+    (row,) = decode(storage.read("rejects.parquet")).to_pylist()
     assert (row["key"], row["stage"]) == ("clip", "read")
     assert str(shard) in row["detail"]
     assert "clip.mp4" in row["detail"]

@@ -10,6 +10,7 @@ import torch
 from jobs import train
 from pipelines.curation import tables
 from pipelines.dataset.reader import member_bytes, open_dataset
+from pipelines.dataset.tables import decode, encode
 from pipelines.training.curriculum.request import Request, TrainingPlan
 from pipelines.training.curriculum.resolve import sampler_for
 from pipelines.training.data.datasets import Datasets, open_together, together
@@ -32,11 +33,11 @@ KINDS = {"pictures": ("image",), "clips": ("video", "image"), "sounds": ("audio"
 def world(dataset_folder, components, tmp_path_factory):
     """Datasets of the same shards, told apart by their captions. The key `picture` is in two of them."""
     folder = tmp_path_factory.mktemp("world")
-    rows = tables.decode(Storage(str(dataset_folder)).read("manifest.parquet")).to_pylist()
+    rows = decode(Storage(str(dataset_folder)).read("manifest.parquet")).to_pylist()
     for name, kinds in KINDS.items():
         mine = [row | {"caption_short": f"{name}: {row['key']}."} for row in rows if row["kind"] in kinds]
         store = Storage(str(folder / "data" / "datasets" / name))
-        store.write("manifest.parquet", tables.encode(tables.clip_table(mine)))
+        store.write("manifest.parquet", encode(tables.clip_table(mine)))
         for file in Storage(str(dataset_folder)).names("shards"):
             store.write(file, (dataset_folder / file).read_bytes())
     (folder / "runs").mkdir()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.curation.captions.parts import CaptionParts, ShotCaption, TimedLine, filled, forms_of, joined, window
+from pipelines.dataset.caption_parts import CaptionParts, ShotCaption, TimedLine, filled, forms_of, joined, window
 from pipelines.dataset.captions import StructuredCaption
 
 SHOTS = [
