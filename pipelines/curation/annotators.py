@@ -22,8 +22,8 @@ from pipelines.curation import tables
 from pipelines.curation.captions import ray_llm
 from pipelines.curation.captions.captioners import make_captioner
 from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
-from pipelines.curation.embedding_backends.descriptor import Descriptor
-from pipelines.curation.embeddings import make_aesthetics, make_backend
+from pipelines.curation.embeddings.backends import make_aesthetics, make_backend
+from pipelines.curation.embeddings.descriptor import Descriptor
 from pipelines.curation.layers import Layer, Row, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import Kind

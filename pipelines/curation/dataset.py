@@ -18,7 +18,7 @@ from pipelines.curation.captioning import caption_clips
 from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.reporting import write_report
+from pipelines.curation.report.write import write_report
 from pipelines.curation.selection import Row, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from skyreels.cluster import LazyCluster

@@ -8,7 +8,7 @@ from fractions import Fraction
 import cv2
 
 from pipelines.synthesis.pairs import render_pairs
-from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
+from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, WorldFile, render_world
 from skyreels.progress import Progress
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write_pairs(arguments)
         return
 
-    def progress(entries: list[Entry]) -> Iterator[Entry]:
+    def progress(entries: list[WorldFile]) -> Iterator[WorldFile]:
         with Progress("rendering", len(entries), "files") as bar:
             for entry in entries:
                 yield entry
