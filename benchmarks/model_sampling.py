@@ -13,7 +13,7 @@ from model.conditioning import VideoCondition
 from model.config import TransformerConfig, load_preset
 from model.inspect import clip_of
 from model.network.mmdit import JointInputs, MMDiT, predict
-from model.sampling.denoiser import GuidedVelocity, Scene, TextPair
+from model.sampling.denoiser import GuidedVelocity, RunInputs, TextPair
 from model.sampling.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
 from model.sampling.sampler import sample, timestep_schedule
 from model.shapes import ClipShape
@@ -28,21 +28,21 @@ def sampling_cases() -> Iterator[tuple[str, Contestants]]:
     model = random_model(preset.transformer)
     clip = clip_of(preset, 1, 64, 64, 16)
     text = GuidanceScales(video=4.0, audio=3.0)
-    yield "text 77 + 77", contestants(model, clip, scene(clip, model, 77, 77), text, 10)
-    yield "text 200 + 8", contestants(model, clip, scene(clip, model, 200, 8), text, 10)
+    yield "text 77 + 77", contestants(model, clip, run_inputs(clip, model, 77, 77), text, 10)
+    yield "text 200 + 8", contestants(model, clip, run_inputs(clip, model, 200, 8), text, 10)
     shown = {"@image_1": 1, "@image_2": 1}, {"@audio_1": 20}
     every = dataclasses.replace(text, reference=2.0, cross_modal=1.5)
-    setting = scene(clip, model, 150, 8, *shown)
-    yield "text 150 + 8, 3 references, apart", contestants(model, clip, setting, every, 10)
+    run = run_inputs(clip, model, 150, 8, *shown)
+    yield "text 150 + 8, 3 references, apart", contestants(model, clip, run, every, 10)
     by_tag = dataclasses.replace(text, reference={"@image_1": 2.0, "@image_2": 2.0, "@audio_1": 2.0})
-    yield "text 150 + 8, each of 3 references", contestants(model, clip, setting, by_tag, 10)
-    given = scene(clip, model, 77, 77, generates=frozenset({"audio"}))
+    yield "text 150 + 8, each of 3 references", contestants(model, clip, run, by_tag, 10)
+    given = run_inputs(clip, model, 77, 77, generates=frozenset({"audio"}))
     apart = dataclasses.replace(text, cross_modal=3.0)
     yield "sound for a given video, text 77 + 77, apart", contestants(model, clip, given, apart, 10)
     wider = random_model(dataclasses.replace(preset.transformer, width=512, heads=8))
     clip = clip_of(preset, 2, 128, 128, 16)
-    setting = scene(clip, wider, 77, 77)
-    yield "text 77 + 77, width 512, 664 tokens", contestants(wider, clip, setting, text, 2)
+    run = run_inputs(clip, wider, 77, 77)
+    yield "text 77 + 77, width 512, 664 tokens", contestants(wider, clip, run, text, 2)
 
 
 def random_model(config: TransformerConfig) -> MMDiT:
@@ -54,7 +54,7 @@ def random_model(config: TransformerConfig) -> MMDiT:
     return model
 
 
-def scene(
+def run_inputs(
     clip: ClipShape,
     model: MMDiT,
     prompt: int,
@@ -62,11 +62,11 @@ def scene(
     images: dict[str, int] | None = None,
     voices: dict[str, int] | None = None,
     generates: frozenset[str] = frozenset({"video", "audio"}),
-) -> Scene:
+) -> RunInputs:
     """Texts of as many tokens, references of as many latents; what is not generated is given."""
     channels, _, height, width = clip.video_latent_shape
     black = torch.zeros(1, *clip.video_latent_shape)
-    return Scene(
+    return RunInputs(
         prompt=text_of(prompt, model),
         negative=text_of(negative, model),
         generates=generates,
@@ -82,17 +82,17 @@ def text_of(tokens: int, model: MMDiT) -> TextPair:
     return torch.randn(1, tokens, model.config.text_width), torch.ones(1, tokens, dtype=torch.bool)
 
 
-def contestants(model: MMDiT, clip: ClipShape, setting: Scene, scales: GuidanceScales, steps: int) -> Contestants:
+def contestants(model: MMDiT, clip: ClipShape, run: RunInputs, scales: GuidanceScales, steps: int) -> Contestants:
     """Both ways through `steps` Euler steps from one noise."""
     shapes = {"video": clip.video_latent_shape, "audio": clip.audio_latent_shape}
-    noise = {name: torch.randn(1, *shapes[name]) for name in setting.generates}
+    noise = {name: torch.randn(1, *shapes[name]) for name in run.generates}
     schedule = timestep_schedule(steps)
 
     def ours() -> Streams:
-        return sample(GuidedVelocity(model, setting, scales), noise, schedule)
+        return sample(GuidedVelocity(model, run, scales), noise, schedule)
 
     def plain() -> Streams:
-        return sample(lambda latents, t: plain_velocity(model, setting, scales, latents, t), noise, schedule)
+        return sample(lambda latents, t: plain_velocity(model, run, scales, latents, t), noise, schedule)
 
     made, expected = ours(), plain()
     for name, latents in expected.items():
@@ -100,29 +100,29 @@ def contestants(model: MMDiT, clip: ClipShape, setting: Scene, scales: GuidanceS
     return {PLAIN: plain, OURS: ours}
 
 
-def plain_velocity(model: MMDiT, setting: Scene, scales: GuidanceScales, latents: Streams, t: float) -> Streams:
+def plain_velocity(model: MMDiT, run: RunInputs, scales: GuidanceScales, latents: Streams, t: float) -> Streams:
     """One call of the model per pass."""
-    tags = (*setting.video_references, *setting.audio_references)
-    passes = guidance_passes(scales, setting.generates, references=tags, joint=True)
-    return guide({p: plain_pass(model, setting, p, latents, t) for p in passes}, scales)
+    tags = (*run.video_references, *run.audio_references)
+    passes = guidance_passes(scales, run.generates, references=tags, joint=True)
+    return guide({p: plain_pass(model, run, p, latents, t) for p in passes}, scales)
 
 
-def plain_pass(model: MMDiT, setting: Scene, p: Pass, latents: Streams, t: float) -> Streams:
-    known = {**setting.given, **latents}
+def plain_pass(model: MMDiT, run: RunInputs, p: Pass, latents: Streams, t: float) -> Streams:
+    known = {**run.given, **latents}
     levels = [t if name in latents else 1.0 for name in ("video", "audio")]
-    tags = (*setting.video_references, *setting.audio_references)
+    tags = (*run.video_references, *run.audio_references)
     partly = 0 < len(p.without) < len(tags)
     hidden = bool(p.without) and not partly
     outputs = predict(
         model,
         JointInputs(
-            text=(setting.prompt if p.text else setting.negative)[0],
+            text=(run.prompt if p.text else run.negative)[0],
             timesteps=torch.tensor([levels]),
-            video=setting.condition.channels(known["video"]),
+            video=run.condition.channels(known["video"]),
             audio=known["audio"],
-            audio_time_scale=setting.audio_time_scale,
-            video_references=() if hidden else list(setting.video_references.values()),
-            audio_references=() if hidden else list(setting.audio_references.values()),
+            audio_time_scale=run.audio_time_scale,
+            video_references=() if hidden else list(run.video_references.values()),
+            audio_references=() if hidden else list(run.audio_references.values()),
             reference_rows=torch.tensor([[tag not in p.without for tag in tags]]) if partly else None,
             cross_modal=p.cross_modal,
         ),

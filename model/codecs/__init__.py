@@ -3,10 +3,12 @@
 Lengths, strides and rates are properties of a codec (`spec`), never literals; latents have unit variance.
 """
 
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from model.codecs.latents import LatentNorm
 from model.shapes import AudioCodecSpec, VideoCodecSpec
 
 
@@ -14,6 +16,7 @@ class VideoCodec(Protocol):
     """Frames (B, 3, F, H, W) in [-1, 1] <-> latents (B, C, T, H / stride, W / stride) at unit variance."""
 
     spec: VideoCodecSpec
+    norm: LatentNorm
 
     @property
     def identity(self) -> str:
@@ -25,11 +28,15 @@ class VideoCodec(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Frames in [-1, 1], in bounded memory at any length and size."""
 
+    def save(self, directory: str | Path) -> None:
+        """Write config.json, the weights and the latent statistics."""
+
 
 class AudioCodec(Protocol):
     """Waveforms (B, 1 or 2, samples) in [-1, 1] <-> latents (B, C, L) at unit variance, L = samples // hop."""
 
     spec: AudioCodecSpec
+    norm: LatentNorm
 
     @property
     def identity(self) -> str:
@@ -40,3 +47,6 @@ class AudioCodec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Waveform of L * hop samples."""
+
+    def save(self, directory: str | Path) -> None:
+        """Write config.json, the weights and the latent statistics."""

@@ -15,7 +15,7 @@ class LightCodec(nn.Module):
 
     config_class: ClassVar[type[Any]]
 
-    def __init__(self, config: Any, statistics: LatentStatistics | None) -> None:
+    def __init__(self, config: Any, statistics: LatentStatistics | None = None) -> None:
         super().__init__()
         self.config = config
         self.norm = LatentNorm(statistics or LatentStatistics.unmeasured(config.channels))

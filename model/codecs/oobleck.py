@@ -18,6 +18,8 @@ class OobleckAudioCodec(nn.Module):
     Long sound is coded in overlapping pieces.
     """
 
+    stored_as = "AutoencoderOobleck"
+
     def __init__(self, vae: Any, statistics: LatentStatistics | None = None) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)

@@ -18,6 +18,8 @@ class WanVideoCodec(nn.Module):
     frames themselves; frames larger than `tile` pixels a side are coded in overlapping tiles that are blended.
     """
 
+    stored_as = "AutoencoderKLWan"
+
     def __init__(self, vae: Any, statistics: LatentStatistics | None = None, tile: int = 512) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)

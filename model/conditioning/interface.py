@@ -76,7 +76,7 @@ class Conditioning:
     source_keep: Tensor | None = None
 
 
-class Task(Protocol):
+class GenerationTask(Protocol):
     """A kind of generation with the media it starts from."""
 
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:

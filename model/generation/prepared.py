@@ -21,12 +21,12 @@ from model.conditioning import (
     Encode,
     ExtendBackward,
     ExtendForward,
+    GenerationTask,
     ImageReference,
     ImageToVideo,
     Inpainting,
     KeyframesToVideo,
     Reference,
-    Task,
     TextToAudio,
     TextToAudioVideo,
     TextToVideo,
@@ -303,7 +303,7 @@ def _values(reference: Reference) -> Sequence[Tensor]:
     return [reference.frames if isinstance(reference, VideoReference) else reference.waveform]  # type: ignore[attr-defined]
 
 
-def _task(media: Media, clip: ClipShape) -> Task:
+def _task(media: Media, clip: ClipShape) -> GenerationTask:
     """The one task that the media ask for, with them scaled to the clip."""
     if media.video is not None:
         return _video_task(media, clip, unpacked(media.video))
@@ -322,7 +322,7 @@ def _task(media: Media, clip: ClipShape) -> Task:
     return TextToAudioVideo() if media.picture else TextToAudio()
 
 
-def _video_task(media: Media, clip: ClipShape, given: Tensor) -> Task:
+def _video_task(media: Media, clip: ClipShape, given: Tensor) -> GenerationTask:
     if media.mask is not None:
         keep = keep_mask_tensor(media.mask)
         if keep.shape[1] not in (1, given.shape[1]):

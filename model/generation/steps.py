@@ -28,7 +28,7 @@ from model.generation.prepared import EDITED, Prepared, conditioned, fitted_soun
 from model.media import OutputType, output_frames
 from model.network.keyframes import keyframe_indices
 from model.network.refiner import refined_source, refiner_condition, resampled_source
-from model.sampling.denoiser import GuidedVelocity, Scene, TextPair
+from model.sampling.denoiser import GuidedVelocity, RunInputs, TextPair
 from model.sampling.guidance import GuidanceScales, Streams
 from model.sampling.sampler import StepEnd, draw_noise, sample, timestep_schedule
 from model.shapes import ClipShape
@@ -87,17 +87,17 @@ def sample_base(
 ) -> BaseLatents:
     """Latents of all streams. Needs transformer, encoder and codecs. Raises NotFinite."""
     conditioning = conditioned(prepared.media, prepared.clip, parts.encode_video, parts.encode_audio)
-    scene = _scene(parts, prepared, conditioning)
+    run = _run_inputs(parts, prepared, conditioning)
     settings, transformer = prepared.settings, parts.part("transformer")
     with parts.working(transformer):
         made = sample(
-            GuidedVelocity(transformer, scene, prepared.scales),
-            draw_noise(_noise_shapes(prepared.clip, scene), generator, parts.device),
+            GuidedVelocity(transformer, run, prepared.scales),
+            draw_noise(_noise_shapes(prepared.clip, run), generator, parts.device),
             timestep_schedule(settings.steps, settings.shift),
             settings.solver,
             _watched(parts, prepared, "base", on_step_end),
         )
-    return BaseLatents({**scene.given, **made}, scene.prompt, generator.get_state())
+    return BaseLatents({**run.given, **made}, run.prompt, generator.get_state())
 
 
 def refine(
@@ -130,10 +130,10 @@ def refine(
         keyframe_indices=_keyframe_indices(parts, prepared.clip) if "keyframes" in streams else (),
         source=shown,
     )
-    scene = Scene(text, text, frozenset({"video"}), condition, sparsity=config.sparsity)
+    run = RunInputs(text, text, frozenset({"video"}), condition, sparsity=config.sparsity)
     with parts.working(refiner):
         made = sample(
-            GuidedVelocity(refiner, scene, UNGUIDED),
+            GuidedVelocity(refiner, run, UNGUIDED),
             draw_noise({"video": (1, *clip.video_latent_shape)}, generator, low.device),
             timestep_schedule(config.steps, prepared.settings.shift),
             prepared.settings.solver,
@@ -159,14 +159,14 @@ def decode(parts: Placement, prepared: Prepared, streams: Streams, output_type: 
     return Generated(frames, sound, clip)
 
 
-def _scene(parts: Placement, prepared: Prepared, conditioning: Conditioning) -> Scene:
+def _run_inputs(parts: Placement, prepared: Prepared, conditioning: Conditioning) -> RunInputs:
     clip, text, read = prepared.clip, prepared.prompt, list(prepared.references)
     if conditioning.edited is not None:
         read.insert(0, edited_reference(conditioning.edited[0], prepared.references))
         text = tagged(text, read[0])
     prompt, negative = parts.read(text, read), parts.read(prepared.negative_prompt, ())
     visual, heard = _encoded_references(parts, prepared.references, clip, conditioning)
-    scene = Scene(
+    run = RunInputs(
         prompt,
         negative,
         conditioning.generates,
@@ -177,14 +177,14 @@ def _scene(parts: Placement, prepared: Prepared, conditioning: Conditioning) -> 
         clip.audio_time_scale if clip.audio else 0.0,
     )
     if prepared.refined is None or not prepared.settings.keyframes:
-        return scene
+        return run
     large = conditioned(prepared.media, prepared.large, parts.encode_video, parts.encode_audio).condition
     if large is None:
-        return scene
+        return run
     indices = list(_keyframe_indices(parts, clip))
     return replace(
-        scene,
-        generates=scene.generates | {"keyframes"},
+        run,
+        generates=run.generates | {"keyframes"},
         keyframe_condition=VideoCondition(large.latents[:, :, indices], large.keep_mask[:, :, indices]),
         keyframe_indices=tuple(indices),
     )
@@ -209,14 +209,14 @@ def _keyframe_indices(parts: Placement, clip: ClipShape) -> tuple[int, ...]:
     return tuple(keyframe_indices(clip.latent_frames, parts.components.config.refiner.keyframe_spacing))
 
 
-def _noise_shapes(clip: ClipShape, scene: Scene) -> dict[str, tuple[int, ...]]:
+def _noise_shapes(clip: ClipShape, run: RunInputs) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    if "video" in scene.generates:
+    if "video" in run.generates:
         shapes["video"] = (1, *clip.video_latent_shape)
-    if "audio" in scene.generates:
+    if "audio" in run.generates:
         shapes["audio"] = (1, *clip.audio_latent_shape)
-    if scene.keyframe_condition is not None:
-        shapes["keyframes"] = (1, *scene.keyframe_condition.latents.shape[1:])
+    if run.keyframe_condition is not None:
+        shapes["keyframes"] = (1, *run.keyframe_condition.latents.shape[1:])
     return shapes
 
 

@@ -17,7 +17,7 @@ TextPair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Scene:
+class RunInputs:
     """What stays the same at every step of one run: B samples, of the same shapes.
 
     `given` holds clean latents of streams that are conditions rather than generated (video-to-audio and back).
@@ -50,18 +50,18 @@ class GuidedVelocity:
     that no output needs: less arithmetic. By default a CPU does the second and any other device the first.
     """
 
-    def __init__(self, model: MMDiT, scene: Scene, scales: GuidanceScales, together: bool | None = None) -> None:
+    def __init__(self, model: MMDiT, run: RunInputs, scales: GuidanceScales, together: bool | None = None) -> None:
         self.scales = scales
         passes = guidance_passes(
             scales,
-            scene.generates,
-            references=(*scene.video_references, *scene.audio_references),
-            joint={"video", "audio"} <= scene.streams,
+            run.generates,
+            references=(*run.video_references, *run.audio_references),
+            joint={"video", "audio"} <= run.streams,
         )
         if together is None:
-            together = scene.prompt[0].device.type != "cpu"
-        groups = [passes] if together else _by_layout(passes, scene)
-        self.batches = [PassBatch(model, scene, group) for group in groups]
+            together = run.prompt[0].device.type != "cpu"
+        groups = [passes] if together else _by_layout(passes, run)
+        self.batches = [PassBatch(model, run, group) for group in groups]
 
     def __call__(self, latents: Streams, t: float) -> Streams:
         velocities: dict[Pass, Streams] = {}
@@ -71,17 +71,17 @@ class GuidedVelocity:
 
 
 class PassBatch:
-    """Some passes of every step as rows of one batch: the scene's B samples once per pass."""
+    """Some passes of every step as rows of one batch: the run's B samples once per pass."""
 
-    def __init__(self, model: MMDiT, scene: Scene, passes: Sequence[Pass]) -> None:
-        self.model, self.scene, self.passes = model, scene, passes
-        self.text, self.mask = stack_text([scene.prompt if p.text else scene.negative for p in passes])
+    def __init__(self, model: MMDiT, run: RunInputs, passes: Sequence[Pass]) -> None:
+        self.model, self.run, self.passes = model, run, passes
+        self.text, self.mask = stack_text([run.prompt if p.text else run.negative for p in passes])
         joined = [p.cross_modal for p in passes]
         self.cross_modal = joined[0] if len(set(joined)) == 1 else self._per_row(joined)
         # Apart, nothing that is generated reads a given stream.
-        self.streams = scene.streams if any(joined) else scene.generates
-        video = scene.video_references if "video" in self.streams else {}
-        audio = scene.audio_references if "audio" in self.streams else {}
+        self.streams = run.streams if any(joined) else run.generates
+        video = run.video_references if "video" in self.streams else {}
+        audio = run.audio_references if "audio" in self.streams else {}
         shown = [[tag not in p.without for tag in (*video, *audio)] for p in passes]
         if not any(map(any, shown)):
             video, audio, shown = {}, {}, []
@@ -101,28 +101,28 @@ class PassBatch:
 
     def inputs(self, latents: Streams, t: float) -> JointInputs:
         """The rows of one step."""
-        scene = self.scene
-        known = {name: part for name, part in {**scene.given, **latents}.items() if name in self.streams}
+        run = self.run
+        known = {name: part for name, part in {**run.given, **latents}.items() if name in self.streams}
         timesteps = torch.ones(1, 2, device=self.text.device)
-        timesteps[:, VIDEO] = t if "video" in scene.generates else 1.0
-        timesteps[:, AUDIO] = t if "audio" in scene.generates else 1.0
+        timesteps[:, VIDEO] = t if "video" in run.generates else 1.0
+        timesteps[:, AUDIO] = t if "audio" in run.generates else 1.0
         video = keyframes = None
-        if "video" in known and scene.condition is not None:
-            video = self._repeat(scene.condition.channels(known["video"]))
-        if "keyframes" in known and scene.keyframe_condition is not None:
-            channels = scene.keyframe_condition.channels(known["keyframes"])
-            keyframes = KeyframeInput(self._repeat(channels), scene.keyframe_indices)
+        if "video" in known and run.condition is not None:
+            video = self._repeat(run.condition.channels(known["video"]))
+        if "keyframes" in known and run.keyframe_condition is not None:
+            channels = run.keyframe_condition.channels(known["keyframes"])
+            keyframes = KeyframeInput(self._repeat(channels), run.keyframe_indices)
         return JointInputs(
             text=self.text,
             timesteps=timesteps,
             text_mask=self.mask,
             video=video,
             audio=self._repeat(known["audio"]) if "audio" in known else None,
-            audio_time_scale=scene.audio_time_scale,
+            audio_time_scale=run.audio_time_scale,
             video_references=self.video_references,
             audio_references=self.audio_references,
             keyframes=keyframes,
-            sparsity=scene.sparsity,
+            sparsity=run.sparsity,
             reference_rows=self.reference_rows,
             cross_modal=self.cross_modal,
         )
@@ -137,12 +137,12 @@ class PassBatch:
         return rows.repeat_interleave(self.text.shape[0] // len(self.passes), 0)
 
 
-def _by_layout(passes: Sequence[Pass], scene: Scene) -> list[list[Pass]]:
+def _by_layout(passes: Sequence[Pass], run: RunInputs) -> list[list[Pass]]:
     """Passes that can share a batch at no cost: texts of one length, the same exchanges, references shown alike."""
-    references = len(scene.video_references) + len(scene.audio_references)
+    references = len(run.video_references) + len(run.audio_references)
     groups: dict[tuple[object, ...], list[Pass]] = {}
     for p in passes:
-        text, _ = scene.prompt if p.text else scene.negative
+        text, _ = run.prompt if p.text else run.negative
         masked = 0 < len(p.without) < references
         groups.setdefault((text.shape[1], p.cross_modal, bool(p.without), masked), []).append(p)
     return list(groups.values())

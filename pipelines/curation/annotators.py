@@ -17,10 +17,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipelines.curation.captions import ray_llm
-from pipelines.curation.captions.captioners import make_captioner
+from pipelines.curation.captions.captioners import CAPTIONERS, STREAMED
 from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
-from pipelines.curation.embedding_backends.descriptor import Descriptor
-from pipelines.curation.embeddings import make_aesthetics, make_backend
+from pipelines.curation.embeddings.backends import make_aesthetics, make_backend
+from pipelines.curation.embeddings.descriptor import Descriptor
 from pipelines.curation.layers import Layer, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Kind
@@ -108,10 +108,10 @@ def caption_layer(config: CaptionConfig, root: Storage) -> Layer | None:
         return None
     made_by = {name: getattr(config, name) for name in ("backend", "model", "frames", "short_side", "send_audio")}
     pool = root.sub("pool")
-    if config.backend == "vllm":
+    if config.backend in STREAMED:
         return Layer("captions", made_by, _everything, config.workers, stream=partial(_vllm, config, pool))
     arguments = {"config": config, "pool": pool}
-    holds_model = config.backend != "measured"
+    holds_model = CAPTIONERS[config.backend].holds_model
     return Layer("captions", made_by, _everything, config.workers, CaptionWorker, arguments, holds_model=holds_model)
 
 
@@ -182,9 +182,8 @@ class CaptionWorker:
     """Short, long and structured captions by the recipe's captioner; every answer is tied to its clip by key."""
 
     def __init__(self, config: CaptionConfig, pool: Storage) -> None:
-        captioner = make_captioner(config, _device(config.workers.num_gpus))
-        assert captioner is not None
-        self._captioner, self._config, self._pool = captioner, config, pool
+        self._captioner = CAPTIONERS[config.backend].make(config, _device(config.workers.num_gpus))
+        self._config, self._pool = config, pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
         requests, rows = _readable(clips, lambda clip: caption_request(clip, self._config, self._pool))
@@ -204,10 +203,11 @@ def _readable(clips: Sequence[Row], read: Callable[[Row], T]) -> tuple[dict[str,
 
 
 def caption_request(clip: Row, config: CaptionConfig, pool: Storage) -> CaptionRequest:
-    """What a captioner is shown of a clip. `measured` looks at numbers only, so nothing is decoded for it."""
+    """What a captioner is shown of a clip; nothing is decoded for one that looks at numbers only."""
     facts = {"seconds": clip["end_s"] - clip["start_s"], **{n: clip[n] for n in ("kind", "width", "height", "fps")}}
     measurements = facts | {name: value for name, value in clip.items() if "." in name}
-    if config.backend == "measured":
+    backend = CAPTIONERS.get(config.backend)
+    if backend is not None and not backend.looks:
         return CaptionRequest(clip["key"], measurements=measurements, transcript=clip["transcript"])
     sound = clip_sound(clip, pool) if clip["has_audio"] and config.send_audio else None
     frames = caption_frames(clip, config, pool)

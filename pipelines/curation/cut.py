@@ -12,7 +12,7 @@ import cv2
 import soundfile
 
 from pipelines.curation.audio.scores import audio_scores
-from pipelines.curation.measure import Request, Task, task_of
+from pipelines.curation.measure import Request, SourceTask, task_of
 from pipelines.curation.recipe import CutConfig
 from pipelines.curation.records import Clip, Kind, Rejection
 from skyreels.media.cut import cut_audio, cut_clip
@@ -41,7 +41,7 @@ def cut_clips(request: Request, scratch: Path) -> dict[str, Any]:
     return {"clips": [clip.model_dump(mode="json") for clip in clips], "timings": task.timings}
 
 
-def _cut_video(task: Task, clip: Clip) -> None:
+def _cut_video(task: SourceTask, clip: Clip) -> None:
     config = task.extract.cut
     assert task.probe.video is not None
     rate = clip_rate(task.probe.video.steady_rate, config)
@@ -73,7 +73,7 @@ def clip_rate(source: Fraction, config: CutConfig) -> Fraction:
     return (source / max(1, parts)).limit_denominator(1001)
 
 
-def _cut_sound(task: Task, clip: Clip) -> None:
+def _cut_sound(task: SourceTask, clip: Clip) -> None:
     flac = task.scratch / f"{clip.key}.flac"
     with task.timed("cut"):
         report = cut_audio(
@@ -83,7 +83,7 @@ def _cut_sound(task: Task, clip: Clip) -> None:
     _score_sound(task, clip, flac, report)
 
 
-def _cut_image(task: Task, clip: Clip) -> None:
+def _cut_image(task: SourceTask, clip: Clip) -> None:
     config = task.extract.cut
     with task.timed("cut"):
         picture = read_image(task.path, task.limits)
@@ -109,7 +109,7 @@ def _even(side: float) -> int:
     return max(2, int(side) // 2 * 2)
 
 
-def _score_sound(task: Task, clip: Clip, flac: Path, report: SoundReport | None) -> None:
+def _score_sound(task: SourceTask, clip: Clip, flac: Path, report: SoundReport | None) -> None:
     """Scores of the very samples that go into the shard, and by how much they were turned down to fit."""
     if report is not None and report.gain < 1:
         clip.scores["audio.turned_down_db"] = -20 * math.log10(report.gain)

@@ -20,7 +20,7 @@ from pipelines.curation.manifest import manifest_table, rejects_table, sample_js
 from pipelines.curation.pool import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
-from pipelines.curation.reporting import write_report
+from pipelines.curation.report.write import write_report
 from pipelines.curation.selection import Decisions, select, with_buckets
 from pipelines.curation.summary import Dataset, Work, summarise
 from pipelines.dataset.manifest import MANIFEST

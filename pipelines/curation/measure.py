@@ -46,7 +46,7 @@ _EXACT_S = 1e-6
 
 
 @dataclass
-class Task:
+class SourceTask:
     """One source as the child sees it."""
 
     path: Path
@@ -102,8 +102,8 @@ class Measured:
     transitions: list[Span] = field(default_factory=list)
 
 
-def task_of(request: Request, scratch: Path) -> Task:
-    return Task(
+def task_of(request: Request, scratch: Path) -> SourceTask:
+    return SourceTask(
         path=Path(request["path"]),
         source_id=request["source_id"],
         kind=Kind(request["kind"]),
@@ -114,7 +114,7 @@ def task_of(request: Request, scratch: Path) -> Task:
     )
 
 
-def _measure_video(task: Task) -> Measured:
+def _measure_video(task: SourceTask) -> Measured:
     with task.timed("prefilter"):
         rejection = _prefilter(task)
     if rejection is not None:
@@ -143,7 +143,7 @@ def _measure_video(task: Task) -> Measured:
     )
 
 
-def _prefilter(task: Task) -> Rejection | None:
+def _prefilter(task: SourceTask) -> Rejection | None:
     """The recipe's rules on what the header and a pass over keyframes say."""
     if not task.extract.prefilter or task.probe.video is None:
         return None
@@ -153,7 +153,7 @@ def _prefilter(task: Task) -> Rejection | None:
     return first_broken(task.extract.prefilter, Kind.VIDEO, scores, stage="prefilter")
 
 
-def _sound(task: Task) -> AudioFrames | None:
+def _sound(task: SourceTask) -> AudioFrames | None:
     """Frame features of the whole track, streamed; None where there is no track or it is too short to be anything."""
     if task.probe.audio is None or not task.extract.audio:
         return None
@@ -166,7 +166,7 @@ def _sound(task: Task) -> AudioFrames | None:
 
 
 def _segments(
-    task: Task, timeline: Timeline, sound: AudioFrames | None
+    task: SourceTask, timeline: Timeline, sound: AudioFrames | None
 ) -> tuple[list[tuple[float, float]], list[Span]]:
     config = task.extract.segments
     cuts = [cut.time_s for cut in timeline.cuts]
@@ -188,7 +188,7 @@ def _segments(
     return [(span.start_s, span.end_s) for span in spans], told
 
 
-def _breaks(task: Task, timeline: Timeline) -> list[float]:
+def _breaks(task: SourceTask, timeline: Timeline) -> list[float]:
     """The first pictures after the clock's breaks: no clip goes across, even where both sides look alike."""
     times = timeline.frames.time_s
     after = np.searchsorted(times, np.array(task.probe.clock_breaks_s) - _EXACT_S)
@@ -200,12 +200,12 @@ def _is_padding(span: Uncovered) -> bool:
     return span.reason == "no_picture" and span.seconds < _PADDING_S
 
 
-def _sound_end(task: Task) -> float:
+def _sound_end(task: SourceTask) -> float:
     sound = task.probe.audio
     return 0.0 if sound is None or not task.extract.audio else sound.start_s + sound.duration_s
 
 
-def _video_end(task: Task) -> float:
+def _video_end(task: SourceTask) -> float:
     assert task.probe.video is not None
     return task.probe.video.start_s + task.probe.video.duration_s
 
@@ -225,7 +225,7 @@ def _picture_end(timeline: Timeline) -> float:
 
 
 def _video_clip(
-    task: Task, timeline: Timeline, sound: AudioFrames | None, key: str, start_s: float, end_s: float
+    task: SourceTask, timeline: Timeline, sound: AudioFrames | None, key: str, start_s: float, end_s: float
 ) -> Clip:
     scores: dict[str, Any] = {f"visual.{k}": v for k, v in clip_scores(timeline, start_s, end_s).model_dump().items()}
     scores |= _decode_scores(timeline.report)
@@ -263,14 +263,14 @@ def _sync_scores(timeline: Timeline, sound: AudioFrames, start_s: float, end_s: 
     return {f"sync.{name}": value for name, value in vars(found).items()}
 
 
-def _keep_frames(task: Task, key: str, samples: list[SampledFrame]) -> None:
+def _keep_frames(task: SourceTask, key: str, samples: list[SampledFrame]) -> None:
     """`per_clip` of the samples, evenly spread, as files."""
     count = min(task.extract.frames.per_clip, len(samples))
     for index, place in enumerate(np.linspace(0, max(0, len(samples) - 1), count).round().astype(int)):
         (task.scratch / f"{key}.f{index}.jpg").write_bytes(samples[place].jpeg)
 
 
-def _measure_image(task: Task) -> Measured:
+def _measure_image(task: SourceTask) -> Measured:
     with task.timed("decode and score"):
         rgb = read_image(task.path, task.limits)
         scores: dict[str, Any] = {f"visual.{k}": v for k, v in image_scores(rgb).model_dump().items()}
@@ -287,7 +287,7 @@ def _measure_image(task: Task) -> Measured:
     return Measured(clips=[clip])
 
 
-def _measure_audio(task: Task) -> Measured:
+def _measure_audio(task: SourceTask) -> Measured:
     with task.timed("audio"):
         sound = _sound(task)
     if sound is None:

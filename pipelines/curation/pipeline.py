@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.curation import annotators, elsewhere, layers, progress
 from pipelines.curation.account import Account
+from pipelines.curation.captions.captioners import check_captioner
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
 from pipelines.curation.pool import extract_parts, read_pool
@@ -46,6 +47,7 @@ class Options:
 
 def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Plan, list[Part]]:
     """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
+    check_captioner(recipe.captions)
     pool = Storage(normalise(output)).sub("pool")
     plan = extend_plan(pool, _listed(inputs, output), recipe.extract, write=False)
     return plan, plan.remaining(CommitLog(pool))
@@ -58,7 +60,8 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     pool = root.sub("pool")
     started = time.monotonic()
     require_writable(root.root)
-    elsewhere.stores(recipe, root)  # both complain now rather than after hours of work
+    elsewhere.stores(recipe, root)
+    check_captioner(recipe.captions)  # all three complain now rather than after hours of work
     sweep(root)
     taken = read_taken_down(root)
     sources = [source for source in _listed(inputs, output) if source.source_id not in taken.source_ids]
@@ -75,6 +78,7 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
 def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dataset:
     """The dataset that this recipe makes of what is already in the pool; no source is decoded."""
     options = options or Options()
+    check_captioner(recipe.captions)
     root = Storage(normalise(output))
     plan = read_plan(root.sub("pool"), recipe.extract)
     if not plan.parts:

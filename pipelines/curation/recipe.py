@@ -173,7 +173,7 @@ class CaptionConfig(Config):
 
     user: Literal["first", "ignore"] = "first"
     missing_forms: Literal["user", "captioner"] = "user"
-    backend: Literal["measured", "transformers", "http", "vllm", "none"] = "measured"
+    backend: str = Field("measured", description="a name of `captions/captioners.py`, vllm, or none")
     model: str = ""
     url: str = ""
     api_key_env: str = "OPENAI_API_KEY"

@@ -9,7 +9,7 @@ import cv2
 
 from pipelines.synthesis.pairs import render_pairs
 from pipelines.synthesis.plain import render_plain
-from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, Entry, render_world
+from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, WorldFile, render_world
 from skyreels.progress import Progress
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{arguments.plain} plain films in {arguments.output}, each with its annotation")
         return
 
-    def progress(entries: list[Entry]) -> Iterator[Entry]:
+    def progress(entries: list[WorldFile]) -> Iterator[WorldFile]:
         with Progress("rendering", len(entries), "files") as bar:
             for entry in entries:
                 yield entry

@@ -46,7 +46,7 @@ OFFSETS = (0.12, 0.2, 0.28)  # seconds between picture and sound
 
 
 @dataclass(frozen=True)
-class Entry:
+class WorldFile:
     """One file to be: its name without ending, what it is, the seed of its film, and the file it is made after."""
 
     name: str
@@ -55,17 +55,17 @@ class Entry:
     original: str | None = None
 
 
-def plan_world(count: int, seed: int) -> list[Entry]:
+def plan_world(count: int, seed: int) -> list[WorldFile]:
     """`count` entries, the cycle over and over; duplicates follow the clean clip that opens their turn."""
-    entries: list[Entry] = []
+    entries: list[WorldFile] = []
     for index in range(count):
         turn, place = divmod(index, len(CYCLE))
         kind, name = CYCLE[place], f"{index:06d}-{CYCLE[place]}"
         if "duplicate" in kind:
             first = entries[turn * len(CYCLE)]
-            entries.append(Entry(name, kind, first.seed, first.name))
+            entries.append(WorldFile(name, kind, first.seed, first.name))
         else:
-            entries.append(Entry(name, kind, seed * 1_000_003 + index))
+            entries.append(WorldFile(name, kind, seed * 1_000_003 + index))
     return entries
 
 
@@ -77,7 +77,7 @@ def render_world(
     size: tuple[int, int] = (256, 256),
     fps: Fraction | int = 24,
     seconds: float = 5.0,
-    progress: Callable[[list[Entry]], Iterator[Entry]] = iter,
+    progress: Callable[[list[WorldFile]], Iterator[WorldFile]] = iter,
 ) -> list[dict[str, Any]]:
     """Write the files of a plan, their annotations and `truth.jsonl`, one row per file; returns the rows."""
     folder = Path(folder)
@@ -91,7 +91,7 @@ def render_world(
 
 
 def render_entry(
-    entry: Entry, folder: str | Path, *, size: tuple[int, int], fps: Fraction | int, seconds: float
+    entry: WorldFile, folder: str | Path, *, size: tuple[int, int], fps: Fraction | int, seconds: float
 ) -> dict[str, Any]:
     """Write one file with its annotation beside it; returns its row of truth.
 
@@ -130,7 +130,7 @@ def render_entry(
     return row
 
 
-def _told(entry: Entry, rendered: Rendered) -> dict[str, Any]:
+def _told(entry: WorldFile, rendered: Rendered) -> dict[str, Any]:
     """Captions of a file that holds only a picture or only the sound of its film."""
     film = rendered.set.film
     if entry.kind == "image":
@@ -142,7 +142,7 @@ def _told(entry: Entry, rendered: Rendered) -> dict[str, Any]:
     return {"captions": parts.forms(), "caption_parts": parts.model_dump(mode="json", exclude_defaults=True)}
 
 
-def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) -> Film:
+def _film(entry: WorldFile, size: tuple[int, int], fps: Fraction, seconds: float) -> Film:
     kind, seed = entry.kind, entry.seed
     rng = np.random.default_rng((seed, 0x3D))
     if kind in ("clean-impacts", "av-late", "av-early", "audio-sfx"):
@@ -166,7 +166,7 @@ def _film(entry: Entry, size: tuple[int, int], fps: Fraction, seconds: float) ->
 
 
 def _tampered(
-    entry: Entry, rendered: Rendered, size: tuple[int, int]
+    entry: WorldFile, rendered: Rendered, size: tuple[int, int]
 ) -> tuple[Iterator[np.ndarray], np.ndarray, float]:
     """(frames, audio, how many seconds the sound is late) of the file, its one fault or condition planted."""
     film, frames, audio = rendered.set.film, rendered.frames(), rendered.audio

@@ -22,7 +22,7 @@ from pipelines.curation.annotators import (
     transcript_layer,
 )
 from pipelines.curation.captions.requests import CaptionError, CaptionResult
-from pipelines.curation.embedding_backends.descriptor import Descriptor
+from pipelines.curation.embeddings.descriptor import Descriptor
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe
 from pipelines.curation.records import Clip, Kind
 from pipelines.dataset.captions import Caption, StructuredCaption

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.curation.audio.frames import audio_frames
 from pipelines.curation.sync import SyncGate, SyncScores, measure_sync, passes
-from pipelines.curation.visual_events import MotionCurve, MotionEvents
+from pipelines.curation.visual.events import MotionCurve, MotionEvents
 
 FPS, RATE, SECONDS = 24, 44100, 6.0
 SIZE = (36, 64)

@@ -47,7 +47,7 @@ def preset(tmp_path):
 
 
 @pytest.fixture
-def climbed(preset, tmp_path):
+def joined(preset, tmp_path):
     """An output folder where all stages before `STAGE` are on record, with a random generator as what they made.
 
     Not a fresh one: its heads and gates are zero and let no gradient through.
@@ -61,9 +61,9 @@ def climbed(preset, tmp_path):
         torch.nn.init.normal_(parameter, std=0.1)
     parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
     Generator(parts).save_pretrained(output / "components")
-    ladder = Curriculum(str(output), described)
+    curriculum = Curriculum(str(output), described)
     for stage in STAGES[: STAGES.index(STAGE)]:
-        ladder.mark_finished(stage, step=1, export=str(output / "components"), data="0")
+        curriculum.mark_finished(stage, step=1, export=str(output / "components"), data="0")
     return output
 
 
@@ -91,11 +91,11 @@ def trained(output, curated, preset, workers, shared):
 
 
 @pytest.mark.slow
-def test_two_workers_that_share_sequences_learn_what_one_learns(climbed, curated, preset, tmp_path):
-    start = load_file(climbed / "components/transformer/diffusion_pytorch_model.safetensors")
-    metrics, gradients, weights, samples = trained(climbed, curated, preset, workers=0, shared=1)
+def test_two_workers_that_share_sequences_learn_what_one_learns(joined, curated, preset, tmp_path):
+    start = load_file(joined / "components/transformer/diffusion_pytorch_model.safetensors")
+    metrics, gradients, weights, samples = trained(joined, curated, preset, workers=0, shared=1)
     together = tmp_path / "together"
-    shutil.copytree(climbed, together, symlinks=True, ignore=shutil.ignore_patterns(STAGE))
+    shutil.copytree(joined, together, symlinks=True, ignore=shutil.ignore_patterns(STAGE))
     metrics_shared, gradients_shared, weights_shared, samples_shared = trained(
         together, curated, preset, workers=2, shared=2
     )

@@ -31,8 +31,8 @@ def refused(capsys, *words):
 
 def finish(stage, preset="tiny"):
     """A record of a stage that was trained with a preset."""
-    ladder = Curriculum("runs", load_preset(preset))
-    return ladder.mark_finished(stage, step=1, export=f"runs/{stage}/export", data="0")
+    curriculum = Curriculum("runs", load_preset(preset))
+    return curriculum.mark_finished(stage, step=1, export=f"runs/{stage}/export", data="0")
 
 
 def test_a_dry_run_plans_every_stage_and_writes_nothing(world, capsys):

@@ -1,31 +1,68 @@
-"""The captioner a recipe asks for."""
+"""Every captioner there is, by the name that a recipe's `captions.backend` gives it."""
 
-from pipelines.curation.captions.measured import MeasuredCaptioner
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from pipelines.curation.captions.requests import Captioner
-from pipelines.curation.captions.served import ServedCaptioner, Server
 from pipelines.curation.recipe import CaptionConfig
+from skyreels.config import ConfigError, suggest
 
 
-def make_captioner(config: CaptionConfig, device: str = "cpu") -> Captioner | None:
-    """None for "none". "vllm" runs as a Ray Data pipeline instead: see `ray_llm.py`."""
-    match config.backend:
-        case "none":
-            return None
-        case "measured":
-            return MeasuredCaptioner()
-        case "http":
-            return ServedCaptioner(
-                Server(
-                    url=config.url,
-                    model=config.model,
-                    api_key_env=config.api_key_env,
-                    concurrency=config.concurrency,
-                    timeout_s=config.timeout_s,
-                )
-            )
-        case "transformers":
-            from pipelines.curation.captions.local_model import LocalCaptioner  # here: transformers takes seconds
+@dataclass(frozen=True)
+class Backend:
+    """How a captioner is made, on a device such as `cuda`, and what it wants.
 
-            return LocalCaptioner(config.model, device)
-        case "vllm":
-            raise ValueError("captions.backend=vllm is a Ray Data pipeline: build it with ray_llm.build_processor")
+    `make` imports what it needs itself: what models are made of takes seconds to import.
+    """
+
+    make: Callable[[CaptionConfig, str], Captioner]
+    looks: bool = True
+    """Is shown frames and sound; otherwise measurements alone, and nothing is decoded for it."""
+    holds_model: bool = True
+    """Takes a worker of its own, where it stays loaded."""
+
+
+def _measured(config: CaptionConfig, device: str) -> Captioner:
+    from pipelines.curation.captions.measured import MeasuredCaptioner
+
+    return MeasuredCaptioner()
+
+
+def _transformers(config: CaptionConfig, device: str) -> Captioner:
+    from pipelines.curation.captions.local_model import LocalCaptioner
+
+    return LocalCaptioner(config.model, device)
+
+
+def _http(config: CaptionConfig, device: str) -> Captioner:
+    from pipelines.curation.captions.served import ServedCaptioner, Server
+
+    return ServedCaptioner(
+        Server(
+            url=config.url,
+            model=config.model,
+            api_key_env=config.api_key_env,
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+        )
+    )
+
+
+CAPTIONERS: Mapping[str, Backend] = {
+    "measured": Backend(_measured, looks=False, holds_model=False),
+    "transformers": Backend(_transformers),
+    "http": Backend(_http),
+}
+
+STREAMED = ("vllm",)
+"""Captioners that are a Ray Data pipeline of their own (`ray_llm.py`)."""
+
+NAMES = (*CAPTIONERS, *STREAMED, "none")
+"""What `captions.backend` may be; `none`: no captions."""
+
+
+def check_captioner(config: CaptionConfig) -> None:
+    """Raises ConfigError for a name that no captioner has."""
+    if config.backend not in NAMES:
+        known = f"use {', '.join(NAMES)}{suggest(config.backend, NAMES)}"
+        raise ConfigError(f"captions.backend: no captioner '{config.backend}': {known}")

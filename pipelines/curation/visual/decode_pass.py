@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.curation.visual.events import MotionEvents
 from pipelines.curation.visual.learned_shots import LearnedDetector, ShotMeter, find_learned_shots
 from pipelines.curation.visual.meters import BlendMeter, CombMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
@@ -11,7 +12,6 @@ from pipelines.curation.visual.shots import CutThresholds, find_cuts
 from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.transitions import TransitionThresholds, find_transitions
 from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
-from pipelines.curation.visual_events import MotionEvents
 from skyreels.media.decode import DecodeReport, iter_video_frames
 from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.visual_events import MotionCurve
+from pipelines.curation.visual.events import MotionCurve
 from skyreels.media.decode import DecodeReport
 
 Floats = NDArray[np.float32]

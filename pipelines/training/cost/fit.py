@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
@@ -13,6 +12,7 @@ from model.inspect import TEXT_TOKENS
 from pipelines.training.cost.cluster import ClusterSpec
 from pipelines.training.cost.workloads import Item, Samples, stage_items, stage_network
 from pipelines.training.curriculum.resolve import Stage
+from pipelines.training.learners.network import frozen
 from skyreels.training.zero import load_settings
 
 MOST_SEQUENCE_PARALLEL = 64
@@ -85,12 +85,11 @@ def holds(memory: Memory, cluster: ClusterSpec) -> bool:
 
 @lru_cache(maxsize=64)
 def trainable_share(network: TransformerConfig, freeze: tuple[str, ...]) -> float:
-    """The share of the parameters that learn where those that match `freeze` do not."""
+    """The share of the parameters that learn where those of `freeze` do not. Raises ConfigError as `frozen` does."""
     if not freeze:
         return 1.0
     counts = {name: parameter.numel() for name, parameter in meta_model(network).named_parameters()}
-    frozen = sum(count for name, count in counts.items() if any(fnmatchcase(name, pattern) for pattern in freeze))
-    return 1 - frozen / sum(counts.values())
+    return 1 - sum(counts[name] for name in frozen(counts, freeze)) / sum(counts.values())
 
 
 def _changes(stage: Stage, cluster: ClusterSpec) -> Iterator[list[Change]]:

@@ -78,7 +78,7 @@ class StageRecipe(EngineConfig):
     captions: dict[Literal["short", "long", "structured"], float] = Field(default_factory=dict)
     dropout: DropoutConfig = DropoutConfig()
     flow: dict[str, Any] = Field(default_factory=dict, description="over the preset's `flow` section")
-    freeze: tuple[str, ...] = Field((), description="patterns such as `video.*` of parameters that do not train")
+    freeze: tuple[str, ...] = Field((), description="groups (video, audio, between) or patterns that do not learn")
     sparsity: SparsityConfig | None = None
     low_noise: float = Field(0.1, ge=0, le=1, description="noise in the refiner's low-resolution input, at most")
     slots: PositiveInt = 1

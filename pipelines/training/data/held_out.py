@@ -29,8 +29,8 @@ E = TypeVar("E", bound=Described)
 def held_out(buckets: Mapping[str, Sequence[E]], tasks: Sequence[Callable[[E], bool]]) -> frozenset[str]:
     """Keys of the samples to hold out: all that are of some clips, whichever way, chosen by a hash of the clip's key.
 
-    So the stages of a ladder hold out the same clips. A task, which tells what it can use, keeps samples to learn from:
-    where it would lose all of them, the clips that it uses are not held out.
+    So the stages of a curriculum hold out the same clips. A task, which tells what it can use, keeps samples to learn
+    from: where it would lose all of them, the clips that it uses are not held out.
     """
     entries = [entry for bucket in buckets.values() for entry in bucket]
     chosen = frozenset(clip for clips in _clips_by_kind(entries).values() for clip in chosen_of(clips))

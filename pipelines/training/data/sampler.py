@@ -50,7 +50,7 @@ class Draw(Generic[E]):
 
 
 @dataclass(frozen=True)
-class Shelf(Generic[E]):
+class BucketPart(Generic[E]):
     """What of a bucket is usable: `chosen` are places in `entries`. A global batch takes `slots` times `batch`."""
 
     bucket: str
@@ -80,7 +80,7 @@ class Pool(Generic[E]):
     """Samples that these tasks use alike."""
 
     tasks: tuple[str, ...]
-    shelves: tuple[Shelf[E], ...]
+    parts: tuple[BucketPart[E], ...]
 
     @property
     def name(self) -> str:
@@ -90,14 +90,14 @@ class Pool(Generic[E]):
     @property
     def batches(self) -> int:
         """Global batches of an epoch."""
-        return sum(shelf.batches for shelf in self.shelves)
+        return sum(part.batches for part in self.parts)
 
-    def find(self, number: int) -> tuple[Shelf[E], int]:
-        """The shelf, and which of its batches, of batch `number` of an epoch in the order of shelves."""
-        for shelf in self.shelves:
-            if number < shelf.batches:
-                return shelf, number
-            number -= shelf.batches
+    def find(self, number: int) -> tuple[BucketPart[E], int]:
+        """The part, and which of its batches, of batch `number` of an epoch in the order of parts."""
+        for part in self.parts:
+            if number < part.batches:
+                return part, number
+            number -= part.batches
         raise IndexError(f"pool {self.name} has {self.batches} batches")
 
 
@@ -129,16 +129,18 @@ class Sampler(Generic[E]):
         self.slots, self.seed = slots, seed
         found = {
             task: tuple(
-                Shelf(bucket, entries, chosen, slots, _batch(len(chosen), tokens(task, bucket), slots, tokens_per_slot))
+                BucketPart(
+                    bucket, entries, chosen, slots, _batch(len(chosen), tokens(task, bucket), slots, tokens_per_slot)
+                )
                 for bucket, entries in sorted(buckets.items())
                 if len(chosen := _usable_places(entries, partial(usable, task)))
             )
             for task, share in mix.items()
             if share > 0
         }
-        self.left_out = tuple(task for task, shelves in found.items() if not shelves)
+        self.left_out = tuple(task for task, parts in found.items() if not parts)
         _refuse(self.left_out, optional if len(self.left_out) < len(found) else (), buckets, needs or {})
-        self.pools = _pools({task: shelves for task, shelves in found.items() if shelves})
+        self.pools = _pools({task: parts for task, parts in found.items() if parts})
         self._pool_of = {task: pool for pool in self.pools for task in pool.tasks}
         self._mix = Mix({task: mix[task] for task in found if task in self._pool_of}, seed)
 
@@ -154,13 +156,13 @@ class Sampler(Generic[E]):
         A task whose share is larger than its samples' share of the data goes through them more often than others.
         """
         batches: dict[str, int] = {}
-        for shelf in (shelf for pool in self.pools for shelf in pool.shelves):
-            batches[shelf.bucket] = max(batches.get(shelf.bucket, 0), shelf.batches)
+        for part in (part for pool in self.pools for part in pool.parts):
+            batches[part.bucket] = max(batches.get(part.bucket, 0), part.batches)
         return sum(batches.values())
 
-    def shelves(self, task: str) -> tuple[Shelf[E], ...]:
+    def parts(self, task: str) -> tuple[BucketPart[E], ...]:
         """What a task of the mix draws from."""
-        return self._pool_of[task].shelves
+        return self._pool_of[task].parts
 
     def task(self, step: int) -> str:
         """The task of a step, counted from 0; the same for all slots."""
@@ -172,25 +174,25 @@ class Sampler(Generic[E]):
         pool = self._pool_of[task]
         epoch, place = divmod(self._mix.earlier(step, pool.tasks), pool.batches)
         seed = (self.seed, pool.name, epoch)
-        shelf, number = pool.find(int(permuted(np.array([place], np.uint64), pool.batches, *seed)[0]))
-        entries = shelf.take(number, *seed)
-        slots = tuple(tuple(entries[start : start + shelf.batch]) for start in range(0, len(entries), shelf.batch))
-        return Draw(step, task, shelf.bucket, epoch, slots)
+        part, number = pool.find(int(permuted(np.array([place], np.uint64), pool.batches, *seed)[0]))
+        entries = part.take(number, *seed)
+        slots = tuple(tuple(entries[start : start + part.batch]) for start in range(0, len(entries), part.batch))
+        return Draw(step, task, part.bucket, epoch, slots)
 
     def replacement(self, draw: Draw[E], entry: E, attempt: int) -> E:
         """Another sample of the draw's task and bucket, for one that cannot be read; `attempt` counts from 1.
 
         Attempts go through all the others before one comes again. Raises SamplerError where there is no other.
         """
-        shelf = next(shelf for shelf in self._pool_of[draw.task].shelves if shelf.bucket == draw.bucket)
-        count = len(shelf.chosen)
+        part = next(part for part in self._pool_of[draw.task].parts if part.bucket == draw.bucket)
+        count = len(part.chosen)
         if count == 1:
             raise SamplerError(
                 f"{entry.key} is the only sample of {draw.bucket} for {draw.task}: nothing can replace it"
             )
         digest = hashlib.blake2b(repr((self.seed, draw.step, entry.key)).encode(), digest_size=8).digest()
         start, skipped = int.from_bytes(digest, "little"), (attempt - 1) % (count - 1)
-        walk = (shelf.entry((start + offset) % count) for offset in range(count))
+        walk = (part.entry((start + offset) % count) for offset in range(count))
         return next(islice((other for other in walk if other.key != entry.key), skipped, None))
 
 
@@ -205,13 +207,13 @@ def _usable_places(entries: Sequence[E], usable: Callable[[E], bool]) -> Sequenc
     return range(len(entries)) if len(places) == len(entries) else places  # type: ignore[return-value]
 
 
-def _pools(shelves: Mapping[str, tuple[Shelf[E], ...]]) -> tuple[Pool[E], ...]:
-    """Tasks with equal shelves together."""
+def _pools(parts: Mapping[str, tuple[BucketPart[E], ...]]) -> tuple[Pool[E], ...]:
+    """Tasks with equal parts together."""
     groups: dict[object, list[str]] = {}
-    for task, found in shelves.items():
-        alike = tuple((shelf.bucket, shelf.batch, _identity(shelf.chosen)) for shelf in found)
+    for task, found in parts.items():
+        alike = tuple((part.bucket, part.batch, _identity(part.chosen)) for part in found)
         groups.setdefault(alike, []).append(task)
-    return tuple(Pool(tuple(sorted(tasks)), shelves[tasks[0]]) for tasks in groups.values())
+    return tuple(Pool(tuple(sorted(tasks)), parts[tasks[0]]) for tasks in groups.values())
 
 
 def _identity(chosen: Sequence[int]) -> object:

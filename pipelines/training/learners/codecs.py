@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.codecs import AudioCodec, VideoCodec
 from model.codecs.latents import measure_latents
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.codecs.oobleck import OobleckAudioCodec
 from model.codecs.tiny_audio import TinyAudioCodec
 from model.codecs.tiny_video import TinyVideoCodec
 from model.codecs.training import audio_codec_loss, video_codec_loss
-from model.codecs.wan import WanVideoCodec
 from model.config import GenerationConfig, Preset
 from model.folder import AUDIO_CODEC, ENCODER, FROZEN, VIDEO_CODEC, ModelIndex
 from model.prompt_encoder.tiny_encoder import encoder_of
@@ -231,7 +230,7 @@ def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Dataset
     """
     preset = stage.preset
     learned = _learning(preset)
-    nn.ModuleDict(learned).load_state_dict({name: weights[name] for name in weights})
+    nn.ModuleDict(learned).eval().load_state_dict({name: weights[name] for name in weights})
     video = learned.get("video") or video_codec_of(preset.section("video_codec"))
     audio = learned.get("audio") or audio_codec_of(preset.section("audio_codec"))
     windows = codec_windows(stage, datasets)
@@ -240,7 +239,7 @@ def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Dataset
     sounds = (windows.sounds(step, 0, 1, samples).values for step in range(MEASURED))
     with published(Path(out)) as folder, torch.no_grad():
         for part, codec, media in ((VIDEO_CODEC, video, clips), (AUDIO_CODEC, audio, sounds)):
-            codec.eval().norm.set(measure_latents(_unnormalised(codec), media))
+            codec.norm.set(measure_latents(_unnormalised(codec), media))
             codec.save(folder / part)
         encoder = encoder_of(preset.section("encoder"), folder / ENCODER)
         if not (folder / ENCODER).is_dir():  # loaded from elsewhere
@@ -265,10 +264,8 @@ def _named(module: nn.Module) -> Iterable[tuple[str, TinyCodec]]:
     return cast(Iterable[tuple[str, TinyCodec]], module.named_children())
 
 
-def _unnormalised(codec: TinyCodec | WanVideoCodec | OobleckAudioCodec) -> Callable[[Tensor], Tensor]:
+def _unnormalised(codec: VideoCodec | AudioCodec) -> Callable[[Tensor], Tensor]:
     """The codec's encoder without its statistics."""
-    if isinstance(codec, TinyVideoCodec | TinyAudioCodec):
-        return codec.raw_latents
     return lambda media: codec.norm.denormalise(codec.encode(media))
 
 

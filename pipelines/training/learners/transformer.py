@@ -100,14 +100,14 @@ class TransformerStage:
 
     def _compared(self, task: str, count: int) -> list[list[LatentSample]]:
         """Samples of the task, as they go together into a batch, from no more than `count` buckets."""
-        shelves = self.sampler.shelves(task)[:count]
-        spared = [[entry for entry in shelf.entries if self._spared(task, entry)] for shelf in shelves]
+        parts = self.sampler.parts(task)[:count]
+        spared = [[entry for entry in part.entries if self._spared(task, entry)] for part in parts]
         if not any(spared):
-            spared = [[shelf.entry(place) for place in range(min(count, len(shelf.chosen)))] for shelf in shelves]
-        wanted = math.ceil(count / len(shelves))
+            spared = [[part.entry(place) for place in range(min(count, len(part.chosen)))] for part in parts]
+        wanted = math.ceil(count / len(parts))
         groups = (
-            self.assembler.readable(entries, min(wanted, shelf.batch))
-            for entries, shelf in zip(spared, shelves, strict=True)
+            self.assembler.readable(entries, min(wanted, part.batch))
+            for entries, part in zip(spared, parts, strict=True)
         )
         return [group for group in groups if group]
 

@@ -67,7 +67,7 @@ def sound_if_heard(sample: LatentSample, context: TaskContext) -> Tensor | None:
 def held(sample: LatentSample, latents: Tensor | None, name: str) -> Tensor:
     """`latents`, or an error that says what the sample lacks."""
     if latents is None:
-        raise ValueError(f"{sample.key} holds no {name} latents: draw samples with `Task.usable`")
+        raise ValueError(f"{sample.key} holds no {name} latents: draw samples with `TrainingTask.usable`")
     return latents
 
 

@@ -4,7 +4,7 @@ import torch
 from model.conditioning import VideoCondition
 from model.config import TransformerConfig
 from model.network.mmdit import JointInputs, MMDiT
-from model.sampling.denoiser import GuidedVelocity, Scene, stack_text
+from model.sampling.denoiser import GuidedVelocity, RunInputs, stack_text
 from model.sampling.guidance import GuidanceScales
 
 C, CA, T, H, W, L, D = 4, 3, 2, 4, 4, 7, 8
@@ -25,7 +25,7 @@ def texts(length, batch=2, seed=0):
     return torch.randn(batch, length, D, generator=generator), torch.ones(batch, length, dtype=torch.bool)
 
 
-def scene(**changes):
+def run_inputs(**changes):
     torch.manual_seed(1)
     values = {
         "prompt": texts(5),
@@ -36,7 +36,7 @@ def scene(**changes):
         "audio_references": {"@audio_1": torch.randn(2, CA, 2)},
         "audio_time_scale": SCALE,
     }
-    return Scene(**{**values, **changes})
+    return RunInputs(**{**values, **changes})
 
 
 def noise():
@@ -45,17 +45,17 @@ def noise():
 
 
 @torch.no_grad()
-def alone(model, setting, latents, t, *, text=None, shown=("@image_1", "@audio_1"), cross_modal=True, **given):
+def alone(model, run, latents, t, *, text=None, shown=("@image_1", "@audio_1"), cross_modal=True, **given):
     """One pass by itself: no batch, no cache, no mask; what is not shown is not there."""
     return model(
         JointInputs(
-            text=(text or setting.prompt)[0],
+            text=(text or run.prompt)[0],
             timesteps=torch.tensor([[given.get("video_t", t), t]]).expand(2, 2),
-            video=setting.condition.channels({**setting.given, **latents}["video"]),
+            video=run.condition.channels({**run.given, **latents}["video"]),
             audio=latents["audio"],
             audio_time_scale=SCALE,
-            video_references=[part for tag, part in setting.video_references.items() if tag in shown],
-            audio_references=[part for tag, part in setting.audio_references.items() if tag in shown],
+            video_references=[part for tag, part in run.video_references.items() if tag in shown],
+            audio_references=[part for tag, part in run.audio_references.items() if tag in shown],
             cross_modal=cross_modal,
         )
     )
@@ -74,48 +74,48 @@ def assert_guided(guided, full, terms):
 
 @pytest.mark.parametrize("together", [True, False])
 def test_batched_passes_equal_separate_runs_without_caches(model, together):
-    setting, latents, t = scene(), noise(), 0.4
+    run, latents, t = run_inputs(), noise(), 0.4
     scales = GuidanceScales(video=4.0, audio=3.0, reference=2.0, cross_modal=1.5)
-    guided = GuidedVelocity(model, setting, scales, together)(latents, t)
-    full = alone(model, setting, latents, t)
-    no_text = alone(model, setting, latents, t, text=setting.negative)
-    no_references = alone(model, setting, latents, t, shown=())
-    apart = alone(model, setting, latents, t, cross_modal=False)
+    guided = GuidedVelocity(model, run, scales, together)(latents, t)
+    full = alone(model, run, latents, t)
+    no_text = alone(model, run, latents, t, text=run.negative)
+    no_references = alone(model, run, latents, t, shown=())
+    apart = alone(model, run, latents, t, cross_modal=False)
     assert_guided(guided, full, [(4.0, 3.0, no_text), (2.0, 2.0, no_references), (1.5, 1.5, apart)])
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_every_reference_is_guided_by_a_pass_without_it_alone(model, together):
-    setting, latents, t = scene(), noise(), 0.4
+    run, latents, t = run_inputs(), noise(), 0.4
     scales = GuidanceScales(1.0, 1.0, reference={"@image_1": 3.0, "@audio_1": 1.5})
-    guided = GuidedVelocity(model, setting, scales, together)(latents, t)
-    full = alone(model, setting, latents, t)
-    voice_only, image_only = (alone(model, setting, latents, t, shown=(tag,)) for tag in ("@audio_1", "@image_1"))
+    guided = GuidedVelocity(model, run, scales, together)(latents, t)
+    full = alone(model, run, latents, t)
+    voice_only, image_only = (alone(model, run, latents, t, shown=(tag,)) for tag in ("@audio_1", "@image_1"))
     assert_guided(guided, full, [(3.0, 3.0, voice_only), (1.5, 1.5, image_only)])
 
 
 def test_where_arithmetic_is_dear_no_pass_is_padded_or_masked(model):
     scales = GuidanceScales(reference={"@image_1": 2.0, "@audio_1": 2.0}, cross_modal=1.5)
-    velocity = GuidedVelocity(model, scene(), scales, together=False)
+    velocity = GuidedVelocity(model, run_inputs(), scales, together=False)
     inputs = [batch.inputs(noise(), 0.4) for batch in velocity.batches]
     rows_and_texts = [(part.text.shape[0], part.text.shape[1]) for part in inputs]
     assert rows_and_texts == [(2, 5), (2, 3), (4, 5), (2, 5)]
     assert [part.text_mask for part in inputs] == [None] * 4
     assert [part.reference_rows is not None for part in inputs] == [False, False, True, False]
     assert [part.cross_modal for part in inputs] == [True, True, True, False]
-    assert len(GuidedVelocity(model, scene(), scales, together=True).batches) == 1
+    assert len(GuidedVelocity(model, run_inputs(), scales, together=True).batches) == 1
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_a_given_stream_stands_at_timestep_one_and_is_not_generated(model, together):
     latents = noise()
-    setting = scene(generates=frozenset({"audio"}), given={"video": latents.pop("video")})
-    velocity = GuidedVelocity(model, setting, GuidanceScales(cross_modal=2.0), together)
+    run = run_inputs(generates=frozenset({"audio"}), given={"video": latents.pop("video")})
+    velocity = GuidedVelocity(model, run, GuidanceScales(cross_modal=2.0), together)
     guided = velocity(latents, 0.2)
     assert set(guided) == {"audio"}
     full, no_text, apart = (
-        alone(model, setting, latents, 0.2, video_t=1.0, **changes).audio
-        for changes in ({}, {"text": setting.negative}, {"cross_modal": False})
+        alone(model, run, latents, 0.2, video_t=1.0, **changes).audio
+        for changes in ({}, {"text": run.negative}, {"cross_modal": False})
     )
     torch.testing.assert_close(guided["audio"], full + 2 * (full - no_text) + (full - apart), rtol=1e-4, atol=1e-4)
     # Apart from the video, the sound needs no video: its pass does without.

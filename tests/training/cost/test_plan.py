@@ -15,6 +15,7 @@ from pipelines.training.cost import (
 from pipelines.training.cost.fit import remedies
 from pipelines.training.cost.report import assumptions, breakdown, table
 from pipelines.training.curriculum.recipe import STAGES
+from skyreels.config import ConfigError
 
 TRANSFORMERS = [name for name in STAGES if name != "codecs"]
 
@@ -106,6 +107,10 @@ def test_frozen_parameters_hold_no_optimizer(planned):
     assert frozen.parameters == full.parameters
     assert frozen.memory.optimizer / full.memory.optimizer == pytest.approx(frozen.trainable / full.trainable)
     assert 0.3 < frozen.trainable / full.trainable < 0.7
+    between = plan_stage(*planned("joint", "v4", "freeze=[video, audio]"))
+    assert 0 < between.trainable < frozen.trainable
+    with pytest.raises(ConfigError, match="no parameter of this network matches 'vidoe'"):
+        plan_stage(*planned("joint", "v4", "freeze=[vidoe]"))
 
 
 def test_an_adapter_costs_a_copy_of_the_weights_and_little_more(stage_of):

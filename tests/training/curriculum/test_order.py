@@ -1,4 +1,4 @@
-"""Which stages are to run, and the errors of a curriculum that is climbed in the wrong order or with another preset."""
+"""Which stages are to run, and the errors of a curriculum that is run in the wrong order or with another preset."""
 
 import dataclasses
 

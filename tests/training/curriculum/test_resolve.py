@@ -138,7 +138,7 @@ def test_flow_is_the_presets_unless_the_recipe_says_otherwise(stages):
     assert (changed.flow.shift, changed.flow.distribution) == (6, "uniform")
 
 
-class Entry:
+class StoredSample:
     """A cached sample with all that any task needs."""
 
     has_audio = extensions = regions = refined = True
@@ -151,7 +151,7 @@ class Entry:
 
 class Index:
     def __init__(self, stage, counts):
-        self.buckets = {name: tuple(Entry(f"{name}/{i}", name) for i in range(n)) for name, n in counts.items()}
+        self.buckets = {name: tuple(StoredSample(f"{name}/{i}", name) for i in range(n)) for name, n in counts.items()}
         self.shapes = {name: Bucket.parse(name, stage.latents) for name in counts}
 
 

@@ -189,8 +189,8 @@ def test_a_draw_does_not_look_at_every_entry(monkeypatch):
 
 def test_what_is_kept_of_entries_is_four_bytes_each_and_nothing_where_all_are_usable():
     pools = {pool.name: pool for pool in make().pools}
-    assert isinstance(pools["i2v+t2v"].shelves[0].chosen, range)
-    assert np.asarray(pools["t2av"].shelves[0].chosen).dtype == np.uint32
+    assert isinstance(pools["i2v+t2v"].parts[0].chosen, range)
+    assert np.asarray(pools["t2av"].parts[0].chosen).dtype == np.uint32
 
 
 def test_a_task_without_samples_is_an_error_that_says_what_is_missing_and_what_to_do():

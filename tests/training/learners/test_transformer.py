@@ -1,4 +1,5 @@
 import dataclasses
+import fnmatch
 
 import av
 import pytest
@@ -8,6 +9,7 @@ from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from pipelines.training.data.assembler import Assembler, SparsitySchedule
 from pipelines.training.latents.index import LatentError
+from pipelines.training.learners.network import PARAMETER_GROUPS, STREAMS, frozen
 from pipelines.training.learners.preview import PreviewSettings
 from pipelines.training.learners.transformer import COMPARED, TransformerStage
 from pipelines.training.tasks import TASKS, TaskSettings
@@ -106,11 +108,38 @@ def test_frozen_parameters_stay_and_the_rest_moves(stage_of):
     assert {"audio.head.weight", "layers.0.audio_reads_video.gate"} <= moved
 
 
+@pytest.mark.parametrize("branches", list(STREAMS))
+def test_every_parameter_is_of_one_group(stage_of, branches):
+    names = [name for name, _ in stage_of(branches).build().named_parameters()]
+    groups = PARAMETER_GROUPS if branches == "joint" else STREAMS[branches]
+    parts = {name: {found for p in PARAMETER_GROUPS[name] for found in fnmatch.filter(names, p)} for name in groups}
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
+
+
+def test_groups_are_the_branches_as_they_are_alone_and_what_is_between(stage_of):
+    names = {kind: {name for name, _ in stage_of(kind).build().named_parameters()} for kind in STREAMS}
+    for branch in ("video", "audio"):
+        assert frozen(names["joint"], [branch]) == names[branch]
+    assert frozen(names["joint"], ["between"]) == names["joint"] - names["video"] - names["audio"]
+    assert frozen(names["joint"], ["video", "layers.0.audio.*"]) > names["video"]
+
+
+def test_a_joint_network_may_learn_only_what_is_between_its_branches(stage_of):
+    module = stage_of("joint", freeze=["video", "audio"]).build()
+    learn = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert learn == frozen([name for name, _ in module.named_parameters()], ["between"])
+
+
 def test_freezing_nothing_or_everything_is_an_error(stage_of):
-    with pytest.raises(ValueError, match=r"no parameter matches 'vidoe\.\*'"):
-        stage_of("joint", freeze=["vidoe.*"]).build()
-    with pytest.raises(ValueError, match="leave no parameter to learn"):
-        stage_of("joint", freeze=["*"]).build()
+    with pytest.raises(
+        ValueError, match=r"no parameter of this network matches 'vidoe'; groups: .* did you mean 'video'"
+    ):
+        stage_of("joint", freeze=["vidoe"]).build()
+    with pytest.raises(ValueError, match="matches 'audio'"):
+        stage_of("video", freeze=["audio"]).build()
+    for everything in (["*"], ["video", "audio", "between"]):
+        with pytest.raises(ValueError, match="leave no parameter to learn"):
+            stage_of("joint", freeze=everything).build()
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.embedding_backends.aesthetics import AestheticsHead
-from pipelines.curation.embedding_backends.descriptor import Descriptor
+from pipelines.curation.embeddings.aesthetics import AestheticsHead
+from pipelines.curation.embeddings.descriptor import Descriptor
 from pipelines.curation.recipe import EmbeddingConfig
 
 Frame = NDArray[np.uint8]
@@ -29,7 +29,7 @@ def make_backend(config: EmbeddingConfig, device: str = "cpu") -> EmbeddingBacke
     """The recipe's backend, its weights loaded."""
     if config.backend == "descriptor":
         return Descriptor()
-    from pipelines.curation.embedding_backends.clip import OpenClip  # here: it takes seconds to import
+    from pipelines.curation.embeddings.clip import OpenClip  # here: it takes seconds to import
 
     return OpenClip(config.model, config.pretrained, device)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file as save_arrays
 
-from pipelines.curation.embeddings import make_aesthetics, make_backend
+from pipelines.curation.embeddings.backends import make_aesthetics, make_backend
 from pipelines.curation.recipe import EmbeddingConfig
 
 TINY_CLIP = {

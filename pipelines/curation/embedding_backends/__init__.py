@@ -1,1 +1,0 @@
-"""What turns a clip's frames into one vector. Chosen in `pipelines/curation/embeddings.py`."""
