@@ -1,0 +1,133 @@
+"""What can be asked over HTTP, in the shape of OpenAI's videos with what it lacks. Media are names, never paths."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
+
+from skyreels.config import Config
+
+Scale = Annotated[float, Field(ge=0, le=100)]
+Tag = Annotated[str, Field(pattern=r"^@[A-Za-z0-9_-]{1,64}$")]
+Source = Annotated[str, Field(max_length=256)]
+MAX_REFERENCES = 12
+
+
+class TimedImage(Config):
+    """An image that the clip passes through at `time` seconds."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    time: float = Field(ge=0, le=3600)
+    image: Source
+
+
+class NamedReference(Config):
+    """Something that the prompt names by its tag. Images with one tag show one subject."""
+
+    type: Literal["image", "video", "audio"]
+    tag: Tag
+    source: Source
+    role: Literal["subject", "style", "scene", "motion", "camera", "voice", "music", "grid"] | None = Field(
+        None, description="told back, for people; what it is used for stands in the prompt"
+    )
+
+
+class VideoRequest(Config):
+    """One clip. What is left out takes the model's defaults; a field that is not known is refused.
+
+    Where a file is meant, send it as a part of the form under the field's name, or give a `data:` URL, the name of
+    another part, or {"video_id": ...} of an earlier job of yours. URLs are not fetched.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
+
+    prompt: str = Field(min_length=1, max_length=32_000, examples=["a red ball falls with a thud"])
+    model: str | None = Field(None, max_length=128)
+    negative_prompt: str = Field("", max_length=32_000)
+    seconds: float | None = Field(
+        None, gt=0, le=3600, validation_alias=AliasChoices("seconds", "duration"), description="also as a string"
+    )
+    size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH", examples=["96x64"])
+    fps: float | None = Field(None, ge=1, le=120)
+    task: Literal["extend", "lead_up", "edit", "add_sound"] | None = Field(
+        None, description="what `source_video` is given for, where there is no mask; the job tells its task"
+    )
+    first_frame: Source | None = Field(
+        None, validation_alias=AliasChoices("first_frame", "input_reference"), description="an image to start from"
+    )
+    last_frame: Source | None = None
+    keyframes: tuple[TimedImage, ...] = Field((), max_length=MAX_REFERENCES)
+    references: tuple[NamedReference, ...] = Field((), max_length=MAX_REFERENCES)
+    source_video: Source | None = Field(None, validation_alias=AliasChoices("source_video", "video"))
+    source_audio: Source | None = Field(None, description="sound that the picture is made for; it is kept")
+    mask: Source | None = Field(None, description="an image, or a video of as many frames as `source_video`")
+    mask_mode: Literal["edit_white"] | None = Field(
+        None, description="says that white is made anew and black is kept; must be said with a mask"
+    )
+    audio: bool = Field(True, validation_alias=AliasChoices("audio", "sound", "generate_audio", "generate_sound"))
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: Scale | None = None
+    audio_guidance_scale: Scale | None = None
+    refine: bool = Field(False, description="larger, at a higher frame rate")
+    n: Literal[1] = 1
+    output_format: Literal["mp4"] = "mp4"
+    webhook_url: str | None = Field(None, max_length=2048)
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] = Field({}, max_length=16)
+
+    @field_validator("size")
+    @classmethod
+    def _even(cls, size: str | None) -> str | None:
+        if size is not None and any(int(side) % 2 for side in size.split("x")):
+            raise ValueError("both sides must be even")
+        return size
+
+    @model_validator(mode="after")
+    def _whole(self) -> "VideoRequest":
+        missing = [reference.tag for reference in self.references if not _named(reference.tag, self.prompt)]
+        if missing:
+            raise ValueError(f"the prompt does not name {', '.join(missing)}: write each tag where it is meant")
+        if (self.mask is None) != (self.mask_mode is None):
+            raise ValueError("a mask needs mask_mode=edit_white, and the other way round: white is made anew")
+        if self.source_video is not None and self.mask is None and self.task is None:
+            raise ValueError("source_video needs a task: extend, lead_up, edit or add_sound, or a mask to inpaint")
+        if self.task is not None and self.source_video is None:
+            raise ValueError(f"task={self.task} needs a source_video")
+        if self.task is not None and self.mask is not None:
+            raise ValueError("with a mask the video is inpainted: leave the task out")
+        return self
+
+    @property
+    def width_and_height(self) -> tuple[int, int] | None:
+        if self.size is None:
+            return None
+        width, height = self.size.split("x")
+        return int(width), int(height)
+
+
+MEDIA: dict[str, tuple[str, ...]] = {
+    "first_frame": ("image",),
+    "last_frame": ("image",),
+    "source_video": ("video",),
+    "source_audio": ("audio",),
+    "mask": ("image", "video"),
+}
+"""Kinds of file that each field of one file takes."""
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with every field under its own name. ValueError where a field is given under two names."""
+    names: dict[str, Any] = {}
+    for field, info in VideoRequest.model_fields.items():
+        alias = info.validation_alias
+        known = [field, *(str(choice) for choice in alias.choices)] if isinstance(alias, AliasChoices) else [field]
+        given = [name for name in dict.fromkeys(known) if name in values]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} mean the same: give one of them")
+        names |= dict.fromkeys(given, field)
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _named(tag: str, prompt: str) -> bool:
+    return re.search(re.escape(tag) + r"(?![A-Za-z0-9_-])", prompt) is not None

@@ -1,0 +1,88 @@
+"""What the engine serves: a request is planned where it comes in, and its stages are run where there is a device.
+
+A plan and what a stage hands on are files, so every stage may run in a process of its own, and go on after its end.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from skyreels.serving.request import VideoRequest
+
+
+class Cancelled(Exception):
+    """Raised by `Work.step`: the job is to end, or the worker has lost it. A servable lets it pass."""
+
+
+class RequestRefused(ValueError):
+    """The request cannot be carried out: which field is to blame, why, and what to do."""
+
+    def __init__(self, field: str | None, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class StageFailed(Exception):
+    """The stage cannot be done for this request, however often it is tried. `code` is a stable word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model as `/v1/models` tells of it."""
+
+    id: str
+    created: int
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that will run: `stages` in their order, `files` that every stage is given, `facts` that are told.
+
+    `facts` that clients look for: `size` ("WxH"), `seconds`, `fps`, `seed`, `task`.
+    """
+
+    stages: tuple[str, ...]
+    files: tuple[Path, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage of one job. `files` by name: the plan's and all that stages before made, later ones first.
+
+    What is written to `folder` is kept; names are lower-case words with a suffix. The last stage leaves "video.mp4",
+    and, where it can, "thumbnail.jpg" and "spritesheet.jpg".
+    """
+
+    stage: str
+    files: Mapping[str, Path]
+    folder: Path
+    step: Callable[[float], None]
+    """Called after every step with the share of the stage that is done, 0 to 1. Raises Cancelled."""
+
+
+class Servable(Protocol):
+    """Made once in every process. `plan` is called by one thread at a time, and so is `run` for each stage."""
+
+    @property
+    def models(self) -> Sequence[ModelCard]:
+        """The first is the default."""
+
+    @property
+    def stages(self) -> Sequence[str]:
+        """All that a plan may name."""
+
+    def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
+        """Check a request as a whole and read its files, which `request` names; its own go to `folder`.
+
+        Needs no device. Raises RequestRefused.
+        """
+
+    def run(self, work: Work) -> Mapping[str, Any]:
+        """Do a stage; facts to tell of the job. Raises StageFailed, and anything else where a new attempt may help."""

@@ -1,0 +1,95 @@
+"""What the routes share: the store, the files, who may ask, and one thread in which requests are read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from skyreels.serving.artifacts import Artifacts
+from skyreels.serving.intake import Intake
+from skyreels.serving.keys import ANYBODY, Caller, Keys, Scope
+from skyreels.serving.records import Job
+from skyreels.serving.servable import Servable
+from skyreels.serving.store import JobStore
+from skyreels.serving.video import event_object, video_object
+
+Value = TypeVar("Value")
+_POLL_S = 0.2
+_KEEP_ALIVE_S = 15.0
+
+
+@dataclass
+class Service:
+    """`keyed` says whether an API key must come with a request; without, the address must be loopback."""
+
+    store: JobStore
+    artifacts: Artifacts
+    servable: Servable
+    intake: Intake
+    keyed: bool
+    ready: Callable[[], bool] = lambda: True
+    keys: Keys = field(init=False)
+    metrics: "Metrics" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.store)
+        self.metrics = Metrics(self.store)
+        self._reading = ThreadPoolExecutor(1, "intake")
+
+    async def caller(self, request: Request, scope: Scope) -> Caller:
+        """Whose request it is. Raises ServingError."""
+        if not self.keyed:
+            return ANYBODY
+        return await run_in_threadpool(self.keys.caller, request.headers.get("authorization"), scope)
+
+    async def read(self, call: Callable[..., Value], *arguments: Any) -> Value:
+        """Run a part of the intake in its thread: sandboxes end with the thread that started them."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, call, *arguments)
+
+    def told(self, job: Job) -> dict[str, Any]:
+        """The job as its owner sees it."""
+        ahead = None if job.state.is_over else self.store.ahead(job)
+        return video_object(job, self.store.files(job.id), ahead)
+
+    async def events(self, caller: Caller, identifier: str, after: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        """Events of a job behind `after`, until its last; an empty one in between says that it still lives."""
+        quiet = 0.0
+        while True:
+            job = await run_in_threadpool(self.store.job, caller.owner, identifier)
+            for event in await run_in_threadpool(self.store.events, identifier, after):
+                after, quiet = event.number, 0.0
+                yield event.number, event_object(job, event)
+            if job.state.is_over and after >= job.last_event:
+                return
+            await asyncio.sleep(_POLL_S)
+            quiet += _POLL_S
+            if quiet >= _KEEP_ALIVE_S:
+                quiet = 0.0
+                yield 0, {}
+
+    def close(self) -> None:
+        self._reading.submit(self.intake.close).result()
+        self._reading.shutdown()
+
+
+class Metrics:
+    """For Prometheus; no label tells an id, a key or a prompt."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._registry = CollectorRegistry()
+        self._jobs = Gauge("skyreels_jobs", "jobs by state", ["state"], registry=self._registry)
+        self.refused = Counter(
+            "skyreels_refused", "requests that were refused, by code", ["code"], registry=self._registry
+        )
+
+    def text(self) -> bytes:
+        """All of them as they stand."""
+        for state, count in self._store.counts().items():
+            self._jobs.labels(state).set(count)
+        return generate_latest(self._registry)

@@ -1,0 +1,267 @@
+"""Jobs in a database: accepted in one transaction, read by their owner, cancelled, expired.
+
+Whoever works on a job goes through `leases`. Every method is one transaction and safe from any process.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from skyreels.serving.errors import ServingError, not_found
+from skyreels.serving.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
+from skyreels.serving.schema import events, files, idempotency, jobs, open_database, outbox, reading
+
+_IDEMPOTENCY_S = 24 * 3600.0
+
+
+class JobStore:
+    """`url` as SQLAlchemy takes it; `clock` gives Unix seconds.
+
+    At most `queue_per_owner` jobs of one owner and `queue` of all are open at a time. Results are kept for `keep_s`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        queue: int = 500,
+        queue_per_owner: int = 20,
+        keep_s: float = 7 * 86400.0,
+    ) -> None:
+        self.engine = open_database(url)
+        self.reader = reading(self.engine)
+        self.clock = clock
+        self.keep_s = keep_s
+        self._queue, self._queue_per_owner = queue, queue_per_owner
+
+    def accept(self, new: NewJob) -> Job:
+        """Make the job, its files and its idempotency key true at once, or none of them.
+
+        The job of before where the key was used for the same request. ServingError where the key was used for another
+        (422) or too many jobs are open (429).
+        """
+        with self.engine.begin() as connection:
+            if (known := self._replayed(connection, new)) is not None:
+                return known
+            self._check_room(connection, new.owner)
+            now = self.clock()
+            row: dict[str, Any] = {
+                "id": new.id,
+                "owner": new.owner,
+                "state": State.QUEUED,
+                "hidden": False,
+                "request": dict(new.request),
+                "facts": dict(new.facts),
+                "stages": list(new.stages),
+                "stage": new.stages[0],
+                "progress": 0,
+                "created_at": now,
+                "timings": {},
+                "fence": 0,
+                "lease_until": 0.0,
+                "attempts": 0,
+                "stage_attempts": 0,
+                "cancel_asked": False,
+                "last_event": 0,
+            }
+            connection.execute(jobs.insert().values(row))
+            add_files(connection, new.id, new.files)
+            if new.idempotency_key is not None:
+                key = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
+                connection.execute(idempotency.insert().values(**key, job=new.id, created_at=now))
+            record_event(connection, new.id, now)
+            return job_of(connection, new.id)
+
+    def replayed(self, owner: str, key: str | None, fingerprint: str) -> Job | None:
+        """The job that this key made before; ServingError where it was for another request."""
+        with self.reader.begin() as connection:
+            return self._replayed(connection, NewJob("", owner, {}, {}, (), (), key, fingerprint))
+
+    def check_room(self, owner: str) -> None:
+        """ServingError (429) where this owner, or everybody, has as many open jobs as are taken."""
+        with self.reader.begin() as connection:
+            self._check_room(connection, owner)
+
+    def job(self, owner: str, identifier: str) -> Job:
+        """ServingError (404) where this owner has no such job."""
+        with self.reader.begin() as connection:
+            return self._owned(connection, owner, identifier)
+
+    def page(self, owner: str, after: str | None = None, limit: int = 20, newest_first: bool = True) -> Page:
+        """An owner's jobs by their time, from behind the job `after`."""
+        place = sa.tuple_(jobs.c.created_at, jobs.c.id)
+        with self.reader.begin() as connection:
+            query = sa.select(jobs).where(jobs.c.owner == owner, sa.not_(jobs.c.hidden))
+            if after is not None:
+                start = self._owned(connection, owner, after)
+                mark = sa.tuple_(sa.literal(start.created_at), sa.literal(start.id))
+                query = query.where(place < mark if newest_first else place > mark)
+            order = [column.desc() if newest_first else column.asc() for column in (jobs.c.created_at, jobs.c.id)]
+            rows = connection.execute(query.order_by(*order).limit(limit + 1)).all()
+        return Page([_job(row) for row in rows[:limit]], len(rows) > limit)
+
+    def files(self, identifier: str) -> list[StoredFile]:
+        """Of a job, what came with it and what was committed."""
+        with self.reader.begin() as connection:
+            return files_of(connection, identifier)
+
+    def events(self, identifier: str, after: int = 0) -> list[Event]:
+        """What happened to a job behind its event `after`, in order."""
+        query = sa.select(events).where(events.c.job == identifier, events.c.number > after).order_by(events.c.number)
+        with self.reader.begin() as connection:
+            rows = connection.execute(query).all()
+        return [Event(row.number, row.at, row.state, row.stage, row.progress) for row in rows]
+
+    def ahead(self, job: Job) -> int:
+        """How many open jobs were accepted before this one."""
+        earlier = jobs.c.state.in_(OPEN) & (jobs.c.created_at < job.created_at)
+        with self.reader.begin() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).where(earlier)).scalar_one())
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        with self.reader.begin() as connection:
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
+
+    def cancel(self, owner: str, identifier: str) -> Job:
+        """Ask for the job's end: at once where nobody works on it, at the next step where somebody does."""
+        with self.engine.begin() as connection:
+            job = self._owned(connection, owner, identifier)
+            return self._cancelled(connection, job)
+
+    def delete(self, owner: str, identifier: str) -> Job:
+        """Hide the job from its owner and cancel it; its files go in the next sweep after its end."""
+        with self.engine.begin() as connection:
+            job = self._cancelled(connection, self._owned(connection, owner, identifier))
+            connection.execute(jobs.update().where(jobs.c.id == job.id).values(hidden=True))
+            return job
+
+    def expire(self) -> list[str]:
+        """Say of results whose time is over that they have expired; every over job whose files are to go.
+
+        Files are removed after this, so that none that is told of is missing; `forget_files` ends it.
+        """
+        now = self.clock()
+        with self.engine.begin() as connection:
+            due = (jobs.c.state == State.COMPLETED) & (jobs.c.expires_at <= now)
+            for (identifier,) in connection.execute(sa.select(jobs.c.id).where(due)).all():
+                connection.execute(jobs.update().where(jobs.c.id == identifier).values(state=State.EXPIRED))
+                record_event(connection, identifier, now)
+            connection.execute(idempotency.delete().where(idempotency.c.created_at < now - _IDEMPOTENCY_S))
+            fruitless = jobs.c.state.in_([State.FAILED, State.CANCELLED, State.EXPIRED])
+            held = sa.select(files.c.job).where(files.c.job == jobs.c.id).exists()
+            ended = (fruitless & held) | (jobs.c.hidden & sa.not_(jobs.c.state.in_(OPEN)))
+            return list(connection.execute(sa.select(jobs.c.id).where(ended)).scalars())
+
+    def forget_files(self, identifier: str) -> None:
+        """The files of a job that is over are gone; a hidden job goes with them."""
+        with self.engine.begin() as connection:
+            connection.execute(files.delete().where(files.c.job == identifier))
+            job = job_of(connection, identifier)
+            if job.hidden and job.state.is_over:
+                for table in (events, idempotency):
+                    connection.execute(table.delete().where(table.c.job == identifier))
+                connection.execute(jobs.delete().where(jobs.c.id == identifier))
+
+    def known(self, identifiers: Sequence[str]) -> set[str]:
+        """Those of them that are jobs."""
+        with self.reader.begin() as connection:
+            return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(identifiers))).scalars())
+
+    def check(self) -> None:
+        """Raises where the database does not answer."""
+        with self.reader.begin() as connection:
+            connection.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _owned(self, connection: sa.Connection, owner: str, identifier: str) -> Job:
+        mine = (jobs.c.id == identifier) & (jobs.c.owner == owner) & sa.not_(jobs.c.hidden)
+        row = connection.execute(sa.select(jobs).where(mine).with_for_update()).one_or_none()
+        if row is None:
+            raise not_found(f"video {identifier[:64]!r}")
+        return _job(row)
+
+    def _cancelled(self, connection: sa.Connection, job: Job) -> Job:
+        if job.state.is_over:
+            return job
+        now = self.clock()
+        if job.state is State.QUEUED or job.lease_until <= now:
+            end_job(connection, job, State.CANCELLED, now, ("cancelled", "the job was cancelled"))
+        else:
+            connection.execute(jobs.update().where(jobs.c.id == job.id).values(cancel_asked=True))
+        return job_of(connection, job.id)
+
+    def _replayed(self, connection: sa.Connection, new: NewJob) -> Job | None:
+        if new.idempotency_key is None:
+            return None
+        mine = (idempotency.c.owner == new.owner) & (idempotency.c.key == new.idempotency_key)
+        row = connection.execute(sa.select(idempotency).where(mine)).one_or_none()
+        if row is None:
+            return None
+        if row.fingerprint != new.fingerprint:
+            message = "this Idempotency-Key was used for another request: send a new key, or the same request"
+            raise ServingError(422, "idempotency_mismatch", message)
+        return job_of(connection, row.job)
+
+    def _check_room(self, connection: sa.Connection, owner: str) -> None:
+        mine = sa.case((jobs.c.owner == owner, 1), else_=0)
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(mine), 0)).where(jobs.c.state.in_(OPEN))
+        everybody, own = connection.execute(query).one()
+        if own >= self._queue_per_owner or everybody >= self._queue:
+            whose = "you have" if own >= self._queue_per_owner else "the service has"
+            message = f"{whose} {own if whose == 'you have' else everybody} open jobs, as many as are taken: wait"
+            raise ServingError(429, "queue_full", f"{message} for one to end, or cancel one", headers=_WAIT)
+
+
+_WAIT = {"Retry-After": "10"}
+
+
+def job_of(connection: sa.Connection, identifier: str) -> Job:
+    """The row as it stands in this transaction."""
+    return _job(connection.execute(sa.select(jobs).where(jobs.c.id == identifier)).one())
+
+
+def files_of(connection: sa.Connection, identifier: str) -> list[StoredFile]:
+    query = sa.select(files).where(files.c.job == identifier).order_by(files.c.stage, files.c.name)
+    rows = connection.execute(query).all()
+    return [StoredFile(row.stage, row.name, row.place, row.bytes, row.sha256) for row in rows]
+
+
+def add_files(connection: sa.Connection, identifier: str, added: Sequence[StoredFile]) -> None:
+    for file in added:
+        values = {"stage": file.stage, "name": file.name, "place": file.place, "bytes": file.bytes}
+        connection.execute(files.insert().values(job=identifier, sha256=file.sha256, **values))
+
+
+def record_event(connection: sa.Connection, identifier: str, now: float) -> None:
+    """Number what the job's row says now as its next event."""
+    connection.execute(jobs.update().where(jobs.c.id == identifier).values(last_event=jobs.c.last_event + 1))
+    job = job_of(connection, identifier)
+    told = {"state": job.state, "stage": job.stage, "progress": job.progress}
+    connection.execute(events.insert().values(job=identifier, number=job.last_event, at=now, **told))
+
+
+def end_job(
+    connection: sa.Connection, job: Job, state: State, now: float, error: tuple[str, str] | None = None, **values: Any
+) -> None:
+    """Put the job into a state that it does not leave by itself, with its last event and what is to be told of it."""
+    code, message = error or (None, None)
+    ended = {"state": state, "completed_at": now, "error_code": code, "error_message": message}
+    free = {"holder": None, "lease_until": 0.0}
+    connection.execute(jobs.update().where(jobs.c.id == job.id).values(**ended, **free, **values))
+    record_event(connection, job.id, now)
+    if (url := job.request.get("webhook_url")) is not None:
+        event = "video.completed" if state is State.COMPLETED else "video.failed"
+        row = {"id": f"evt_{job.id}_{state}", "job": job.id, "event": event, "url": url}
+        connection.execute(outbox.insert().values(**row, created_at=now, next_at=now, tries=0))
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    return Job(**{**row._mapping, "stages": tuple(row.stages)})
