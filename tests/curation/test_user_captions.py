@@ -155,9 +155,9 @@ def test_a_clip_of_a_shot_of_a_rendered_film_tells_that_shot_exactly(film, numbe
     assert row["structured"] == annotation["shots"][number]["structured"]
     subjects = annotation["shots"][number]["scene"]["subjects"]
     others = [s for n, shot in enumerate(annotation["shots"]) if n != number for s in shot["scene"]["subjects"]]
-    for form in ("short", "long"):
-        assert all(f"{s['colour']} {s['material']} {s['shape']}" in row[form].lower() for s in subjects)
-        assert not any(f"{s['colour']} {s['material']} {s['shape']}" in row[form].lower() for s in others)
+    for form, named in (("short", "{colour} {shape}"), ("long", "{colour} {material} {shape}")):
+        assert all(named.format_map(subject) in row[form].lower() for subject in subjects)
+        assert not any(named.format_map(subject) in row[form].lower() for subject in others)
     assert "Shot" not in row["long"]
 
 
