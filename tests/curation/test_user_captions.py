@@ -182,10 +182,9 @@ def test_a_clip_of_a_shot_of_a_rendered_film_tells_that_shot_exactly(film, numbe
     assert row["structured"] == annotation["shots"][number]["structured"]
     subjects = annotation["shots"][number]["scene"]["subjects"]
     others = [s for n, shot in enumerate(annotation["shots"]) if n != number for s in shot["scene"]["subjects"]]
-    for form, words in (("short", ("colour", "shape")), ("long", ("colour", "material", "shape"))):
-        named, not_named = ([" ".join(s[word] for word in words) for s in those] for those in (subjects, others))
-        assert all(name in row[form].lower() for name in named)
-        assert not any(name in row[form].lower() for name in not_named)
+    for form, named in (("short", "{colour} {shape}"), ("long", "{colour} {material} {shape}")):
+        assert all(named.format_map(subject) in row[form].lower() for subject in subjects)
+        assert not any(named.format_map(subject) in row[form].lower() for subject in others)
     assert "Shot" not in row["long"]
 
 

@@ -45,7 +45,6 @@ class TransformerStage:
 
     assembler: Assembler
     sampler: Sampler[IndexedSample]
-    held: frozenset[str] = frozenset()
     starts_from: Sequence[str | Path] = ()
     freeze: Sequence[str] = ()
     seed: int = 0
@@ -53,6 +52,7 @@ class TransformerStage:
     sequence_parallel: int = 1
     components: str | Path | None = None
     previews: PreviewSettings = field(default_factory=PreviewSettings)
+    held: frozenset[str] = frozenset()
 
     @property
     def slots(self) -> int:
