@@ -140,7 +140,7 @@ def test_groups_that_cannot_be_are_refused_before_anything_starts(
     manifest = tmp_path / "data/datasets/default/manifest.parquet"
     manifest.parent.mkdir(parents=True)
     manifest.write_bytes(b"")
-    monkeypatch.setattr(run, "fit", lambda *arguments: pytest.fail("the engine was started"))
+    monkeypatch.setattr(run, "fit_observed", lambda *arguments, **options: pytest.fail("the engine was started"))
     given = ["--stage", "video-1", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), *dry]
     assert train.main([*given, "--preset", str(preset), "--no-tracking", *words]) == 1
     assert f"error: codecs: {reason}" in capsys.readouterr().err.replace("\n", " ")

@@ -19,7 +19,7 @@ def world(tmp_path, monkeypatch):
     manifest = tmp_path / "data" / "datasets" / "default" / "manifest.parquet"
     manifest.parent.mkdir(parents=True)
     manifest.write_bytes(b"")
-    monkeypatch.setattr(run, "fit", lambda *arguments: pytest.fail("the engine was started"))
+    monkeypatch.setattr(run, "fit_observed", lambda *arguments, **options: pytest.fail("the engine was started"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from jobs import train
 from pipelines.curation import tables
@@ -21,9 +22,11 @@ from pipelines.training.latents.union import LatentUnion, open_caches
 from pipelines.training.stages import train as run
 from pipelines.training.stages.caching import make_caches
 from pipelines.training.stages.prune import find_caches
+from skyreels.commits import describe
 from skyreels.config import ConfigError
 from skyreels.storage import Storage
 from skyreels.tracking import TrackedRun
+from skyreels.training.checkpoints import CheckpointFacts, Checkpoints, rank_file
 from skyreels.training.fit import Outcome
 
 KINDS = {"pictures": ("image",), "clips": ("video", "image"), "sounds": ("audio",)}
@@ -229,7 +232,7 @@ def test_the_record_the_run_and_the_plan_tell_all_datasets(training, stage, cach
         both.curriculum.mark_finished(parent, step=1, export=str(training.request.output / parent), data="0")
     monkeypatch.setattr(run.tracking, "track", tracked)
     monkeypatch.setattr(run, "warm_start", lambda network, starts: {})
-    monkeypatch.setattr(run, "fit", lambda *arguments: Outcome(2, False, "", 0))
+    monkeypatch.setattr(run, "fit_observed", _fitted)
     monkeypatch.setattr(run, "_export", lambda *arguments: training.request.output / "export")
     assert run._run_transformer(both, stage)
     record = both.curriculum.finished("video-2")
@@ -239,3 +242,15 @@ def test_the_record_the_run_and_the_plan_tell_all_datasets(training, stage, cach
     assert all(f"datasets/{name}" in told["datasets"] for name in caches)
     pictures = sum(len(found) for name, found in union.buckets.items() if name.startswith("image"))
     assert f"{pictures} pictures, 2 clips, 0 h of sound from pictures and clips" in capsys.readouterr().out
+
+
+def _fitted(make, engine, folder, stage, run, *, quiet):
+    """What training leaves: a checkpoint of its second step."""
+    checkpoints = Checkpoints.of(str(folder))
+    with checkpoints.storage.staged(rank_file(2, 0)) as path:
+        save_file({"weight/a": torch.zeros(3)}, path)
+        file = describe(rank_file(2, 0), path)
+    checkpoints.commit(
+        CheckpointFacts(step=2, world=1, updates=2, norms=(), shapes={"a": (3,)}, frozen=(), ema=False), [file]
+    )
+    return Outcome(2, False, "", 0)

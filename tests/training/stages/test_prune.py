@@ -145,7 +145,7 @@ def test_records_from_before_datasets_were_named_keep_their_digest(tmp_path):
     older = curriculum.mark_finished("codecs", step=1, export="", data="0")
     assert older.model_copy(update={"datasets": {"a": "1"}}).digest != older.digest
     values = older.model_dump(mode="json")
-    for name in ("datasets", "held_out", "exported"):
-        values.pop(name)
+    for later in ("datasets", "held_out", "exported"):
+        values.pop(later)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert older.digest == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
