@@ -1,6 +1,6 @@
 """The whole path on embedded defaults: render a world, curate it, train on it, make a clip, say where everything is.
 
-make demo                              a world of 36 files in runs/demo, the ladder up to joint, one clip with sound
+make demo                              a world of 36 files in runs/demo, every stage up to joint, one clip with sound
 make demo OUTPUT=/data/demo ARGS="--films 72"
 make demo ARGS="--only data"           no training
 """
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for everything")
     parser.add_argument("--films", type=int, default=36, help="files in the rendered world")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", default="joint", help="how far to climb: joint, sft, all …")
+    parser.add_argument("--stage", default="joint", help="how far to train: joint, sft, all …")
     parser.add_argument("--only", choices=("all", "data"), default="all", help="data: stop before training")
     return parser
 

@@ -10,19 +10,27 @@ committed part by part; a clip whose answer failed is asked again by the next ru
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from pipelines.curation import tables
 from pipelines.curation.recipe import WorkersConfig
 from skyreels.commits import Commit, CommitLog, describe, digest, stable_json
 from skyreels.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+
+
+class LayerFailed(RuntimeError):
+    """No model could be asked: it is not there, does not fit, or its worker died. What is committed stays."""
 
 
 class Worker(Protocol):
@@ -71,8 +79,22 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
     """Ask about these clips; yields the number of clips as parts are committed."""
     done = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
-    for row in done.iter_rows():
-        yield int(row["clips"])
+    try:
+        for row in done.iter_rows():
+            yield int(row["clips"])
+    except RayError as error:
+        logger.debug("the worker's traceback", exc_info=error)
+        made_by = stable_json(dict(layer.made_by)).decode()
+        raise LayerFailed(
+            f"{layer.name} could not be made with {made_by}: {_cause(error)}. Mend the setting (or memory, or the "
+            "network), then run the same command again; what is done stays"
+        ) from error
+
+
+def _cause(error: RayError) -> str:
+    """The last line of the worker's own traceback; Ray's follow it as consequences."""
+    own = str(error).partition("\n\nThe above exception was the direct cause")[0]
+    return own.strip().splitlines()[-1].strip(" .")
 
 
 def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> ray.data.Dataset:
