@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.curation import pipeline, verify
+from pipelines.curation import layers, pipeline, verify
 from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
 from pipelines.curation.sources import InputError
 from pipelines.curation.summary import Dataset
@@ -26,7 +26,7 @@ from skyreels.command_line import exit_status, parse
 from skyreels.locations import printable
 from skyreels.storage import is_remote
 
-_EXPECTED = (InputError, NoSuchSource, pipeline.TakedownIncomplete)
+_EXPECTED = (InputError, NoSuchSource, pipeline.TakedownIncomplete, layers.LayerFailed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

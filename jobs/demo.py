@@ -1,6 +1,6 @@
 """The whole path on embedded defaults: render a world, curate it, train on it, make a clip, say where everything is.
 
-make demo                              a world of 36 files in runs/demo, the curriculum up to joint, one clip with sound
+make demo                              a world of 36 files in runs/demo, every stage up to joint, one clip with sound
 make demo OUTPUT=/data/demo ARGS="--films 72"
 make demo ARGS="--only data"           no training
 """

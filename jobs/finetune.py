@@ -1,7 +1,7 @@
 """A low-rank adapter of a trained model, on your own clips.
 
-    python jobs/curate.py --input clips/ --output mydata --recipe sft
-    python jobs/finetune.py --model runs/train/model --dataset mydata/datasets/sft --output runs/mine
+    python jobs/curate.py --input clips/ --output mydata
+    python jobs/finetune.py --model runs/train/model --dataset mydata/datasets/default --output runs/mine
     python jobs/generate.py --model runs/train/model --lora runs/mine/adapter --prompt "…" --output clip.mp4
 
 The model stays as it is: what is trained, checkpointed and written is the adapter. Any setting of the recipe can be

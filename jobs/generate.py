@@ -1,6 +1,6 @@
 """A prompt, and media if wanted, to a clip with sound.
 
-    python jobs/generate.py --model runs/train/sft/export --prompt "a red ball falls with a thud" --output clip.mp4
+    python jobs/generate.py --model runs/train/model --prompt "a red ball falls with a thud" --output clip.mp4
     python jobs/generate.py --model M --prompt "it rolls on" --image ball.png --seconds 2 --size 96x64 --output clip.mp4
     python jobs/generate.py --model M --prompt "grass" --video clip.mp4 --mask region.png --output inpainted.mp4
     python jobs/generate.py --model M --prompt "@ball falls in @room" --reference @ball=a.png --reference @ball=b.png \\

@@ -10,6 +10,7 @@ committed part by part; a clip whose answer failed is asked again by the next ru
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,12 +18,19 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from pipelines.curation.recipe import WorkersConfig
 from pipelines.dataset.tables import Row, decode, encode
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe, digest, stable_json
 from skyreels.storage import DamageError, Storage
+
+logger = logging.getLogger(__name__)
+
+
+class LayerFailed(RuntimeError):
+    """No model could be asked: it is not there, does not fit, or its worker died. What is committed stays."""
 
 
 class Worker(Protocol):
@@ -69,11 +77,27 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
 
 
 def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
-    """Ask about these clips; yields the number of clips as parts are committed. Raises Incomplete, when all the others
-    are written, where the store failed."""
+    """Ask about these clips; yields the number of clips as parts are committed.
+
+    Raises Incomplete, when all the others are written, where the store failed; LayerFailed where the model did.
+    """
     outcomes = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
-    for outcome in parts.committed(outcomes, layer.storage(output).root):
-        yield int(outcome.facts["clips"])
+    try:
+        for outcome in parts.committed(outcomes, layer.storage(output).root):
+            yield int(outcome.facts["clips"])
+    except RayError as error:
+        logger.debug("the worker's traceback", exc_info=error)
+        made_by = stable_json(dict(layer.made_by)).decode()
+        raise LayerFailed(
+            f"{layer.name} could not be made with {made_by}: {_cause(error)}. Mend the setting (or memory, or the "
+            "network), then run the same command again; what is done stays"
+        ) from error
+
+
+def _cause(error: RayError) -> str:
+    """The last line of the worker's own traceback; Ray's follow it as consequences."""
+    own = str(error).partition("\n\nThe above exception was the direct cause")[0]
+    return own.strip().splitlines()[-1].strip(" .")
 
 
 def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[parts.Outcome]:

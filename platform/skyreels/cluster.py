@@ -10,13 +10,17 @@ _OF_ONE_MACHINE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE
 """For Ray Train in a private cluster: looking at the workers costs nothing, and nobody takes a node away."""
 
 
+class NoCluster(ConnectionError):
+    """Ray could not be started, or the one that is named could not be joined."""
+
+
 @contextmanager
 def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[None]:
     """A Ray connection for the block.
 
     Inside `ray job submit`, and where RAY_ADDRESS is set, it joins that cluster and leaves it running; otherwise
     it starts one on this machine, on loopback, and stops it at the end. A connection that is already open is
-    used as it is.
+    used as it is. Raises NoCluster with what to do where there is none.
     """
     import ray  # here, so that what runs in one process needs no Ray
 
@@ -30,12 +34,30 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         options |= {"num_cpus": num_cpus, "object_store_memory": object_store_bytes}
         for name, value in _OF_ONE_MACHINE.items():
             os.environ.setdefault(name, value)
-    ray.init(**options)
+    _start(options)
     _quiet_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:  # of no common kind: a start that takes too long is a bare Exception
+        if address := os.environ.get("RAY_ADDRESS"):
+            what = f"cannot join the Ray cluster {address}, which RAY_ADDRESS names"
+            remedy = "start it, or unset RAY_ADDRESS for a Ray of this machine's own"
+        else:
+            what = "cannot start Ray on this machine"
+            remedy = (
+                "wait until the machine is less busy, free memory or space for temporary files, or set TMPDIR to a "
+                "short path; then run the same command again"
+            )
+        raise NoCluster(f"{what}: {str(error).strip() or type(error).__name__}; {remedy}") from error
 
 
 class LazyCluster:
@@ -63,7 +85,10 @@ def prepare_worker() -> None:
 
 
 def _quiet_ray_data() -> None:
-    """Our own progress is on the terminal; Ray Data's bars and plans would bury it."""
+    """Our own progress is on the terminal; Ray Data's bars and plans would bury it.
+
+    Its tracebacks as well: what it logs as an error it also raises, and whoever catches that says it in a sentence.
+    """
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -71,3 +96,5 @@ def _quiet_ray_data() -> None:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

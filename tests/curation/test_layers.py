@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.curation.layers import Layer, checked, fill, read_layer, unanswered
+from pipelines.curation.layers import Layer, LayerFailed, checked, fill, read_layer, unanswered
 from pipelines.curation.recipe import WorkersConfig
 from skyreels.parts import Incomplete
 from skyreels.storage import DamageError, Storage
@@ -63,6 +63,28 @@ def test_another_identity_is_another_layer(ray_cluster, tmp_path):
     _fill(_layer(), output)
     other = Layer("doubles", {"by": "a newer model"}, lambda clip: True, WORKERS, Doubler, holds_model=False)
     assert len(unanswered(other, CLIPS, output)) == len(CLIPS)
+
+
+class Missing:
+    def __init__(self, fails=()):
+        raise ValueError("captions.model names /no/model, which is no folder")
+
+
+class Dying:
+    def __init__(self, fails=()):
+        pass
+
+    def __call__(self, clips):
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(("worker", "why"), [(Missing, "which is no folder"), (Dying, "out of memory")])
+def test_a_model_that_cannot_answer_is_one_sentence(ray_cluster, tmp_path, worker, why):
+    with pytest.raises(LayerFailed) as told:
+        _fill(_layer(make_worker=worker, holds_model=True), Storage(str(tmp_path)))
+    assert why in str(told.value)
+    assert "run the same command again" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_engines_that_stream_commit_what_is_ready(ray_cluster, tmp_path):

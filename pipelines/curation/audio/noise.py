@@ -14,7 +14,7 @@ def snr_db(frames: AudioFrames) -> float | None:
     """Signal over steady noise in dB, -10 to 80; None if the clip is silent.
 
     The noise in a 250 Hz band is taken as the 5th percentile over time of the geometric mean of its bins: low in the
-    pauses of speech, and low between the partials of a held chord, deep ones too, but not below a hiss. Pauses of
+    pauses of speech, and low between the partials of a held chord, a deep one too, but not below a hiss. Pauses of
     digital silence are left out, so that gated noise is still found. Broad sounds that never pause (rain, applause)
     count as noise.
     """

@@ -77,7 +77,7 @@ class SpectralTracks:
     def _bands(self, power: np.ndarray, log_power: np.ndarray, valleys: np.ndarray) -> dict[str, np.ndarray]:
         """Power per 250 Hz band and the geometric mean of its bins (times their number), per 100 ms, in dB.
 
-        The mean is the lower of two: over short frames, for what pauses or glides; over the block, for what is held.
+        The mean is the lower of two: over short frames for what pauses or glides, over the block for what is held.
         """
         starts, n_blocks = self._band_starts, len(valleys)
         blocks = power.reshape(n_blocks, FRAMES_PER_BLOCK, -1).mean(axis=1)

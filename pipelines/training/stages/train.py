@@ -59,7 +59,8 @@ def train(request: Request) -> bool:
             if not finished:
                 print(f"{name} was stopped; the same command goes on from its last checkpoint")
                 return False
-    print(f"\nmodel     {request.output / 'model'}")
+    if (newest := request.output / "model").exists():  # after the codecs alone there is none yet
+        print(f"\nmodel     {newest}")
     return True
 
 
