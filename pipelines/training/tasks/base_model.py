@@ -14,8 +14,7 @@ from torch import Tensor
 
 from model.conditioning import VideoCondition
 from pipelines.training.latents.sample import LatentSample, Region
-from pipelines.training.tasks.example import Example, TaskContext
-from pipelines.training.tasks.text import caption, caption_read_with, instruction
+from pipelines.training.tasks.example import Example, TaskContext, caption, caption_read_with, instruction
 
 
 def text_to_picture(sample: LatentSample, context: TaskContext) -> Example:

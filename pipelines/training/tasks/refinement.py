@@ -8,8 +8,7 @@ from model.network.refiner import refiner_condition
 from model.sampling.flow import noised
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.tasks.base_model import held, nothing_kept, picture, region_kept, sound_if_heard
-from pipelines.training.tasks.example import Example, TaskContext
-from pipelines.training.tasks.text import caption
+from pipelines.training.tasks.example import Example, TaskContext, caption
 
 
 def keyframes(sample: LatentSample, context: TaskContext) -> Example:
