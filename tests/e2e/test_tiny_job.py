@@ -19,7 +19,7 @@ def test_every_stage_is_set_and_reads_few_caches():
     stages = {name: load_stage(name, load_preset("tiny"), ("workers=0", *SETTINGS)) for name in STAGES}
     assert all(stage.steps and stage.sizes in ((64,), ()) for stage in stages.values())
     assert len({stage.latents.model_dump_json() for name, stage in stages.items() if name != "codecs"}) == 2
-    assert all(stage.flow.shift == 3 for stage in stages.values())
+    assert all(stage.flow.shift == (1 if name == "refiner" else 3) for name, stage in stages.items())
     joint = stages["joint"].mix
     assert sum(joint[task] for task in ("v2a", "a2v", "i2v")) == pytest.approx(0.3, abs=0.05)
     assert joint["t2av"] == max(joint.values())

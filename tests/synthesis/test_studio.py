@@ -80,8 +80,10 @@ def test_captions_name_what_is_seen_read_and_heard():
     annotation = render(film).annotation
     captions = annotation["captions"]
     for subject in film.shots[0].scene.subjects:
-        for text in captions.values():
-            assert f"{subject.colour} {subject.material} {subject.shape}" in text.lower()
+        for form in ("long", "structured"):
+            assert f"{subject.colour} {subject.material} {subject.shape}" in captions[form].lower()
+        assert f"{subject.colour} {subject.shape}" in captions["short"].lower()
+    assert captions["short"].endswith(", speech.")
     line = film.sound.lines[0].text
     assert line in captions["long"]
     assert re.search(f'<dialogue>.+, in \\w+: "{re.escape(line)}"</dialogue>', captions["structured"])
