@@ -24,12 +24,16 @@ WORKERS ?=
 RESUME ?= auto
 DRY_RUN ?=
 
+# make serve: which model (default: the one that has learned most of those made here), and where.
+MODEL ?= $(firstword $(wildcard runs/tiny/train/model runs/train/model runs/demo/train/model) runs/demo/train/model)
+PORT ?= 8000
+
 # Ray 2.60 turns token auth on by default. One mode everywhere on one machine; production keeps `token`.
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint format curate train tiny cluster-up cluster-down clean
+.PHONY: help setup demo test lint format curate train tiny serve cluster-up cluster-down clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +76,11 @@ train: setup $(if $(filter runs/demo/data,$(DATA)),runs/demo/data/datasets/defau
 
 tiny: setup ## Train a small model that has learned, from nothing: about 3 hours on two cores, resumable  [ARGS="joint.steps=…"]
 	$(BIN)/python -m jobs.tiny --output $(if $(filter runs/demo,$(OUTPUT)),runs/tiny,$(OUTPUT)) $(ARGS)
+
+serve: setup ## Serve MODEL=folder on http://127.0.0.1:8000; jobs survive a restart  [PORT=… ARGS="--files …"]
+	@test -f $(MODEL)/model_index.json || \
+		{ echo "$(MODEL) holds no model: run make demo (minutes) or make tiny (hours), or name one with MODEL=…"; exit 1; }
+	$(BIN)/python jobs/serve.py --model $(MODEL) --port $(PORT) $(ARGS)
 
 runs/demo/data/datasets/default/manifest.parquet: | $(STAMP)
 	$(BIN)/python -m jobs.demo --output runs/demo --only data

@@ -123,11 +123,11 @@ def render(
         made = generator.render(prepared, callback_on_step_end=on_step_end)
     with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
         path = Path(scratch) / output.name
-        _write(made, output.kind, path)
+        write_clip(made, output.kind, path)
         output.storage.upload(path, output.name)
     facts = {
         "request": {**asked, "seed": prepared.seed},
-        "clip": _clip_facts(made, output.kind),
+        "clip": clip_facts(made, output.kind),
         "model": {**generator.components.identities(), **(provenance or {})},
         "device": str(generator.placement.device),
         "torch": torch.__version__,
@@ -160,8 +160,8 @@ def _is_record(data: bytes) -> bool:
     return isinstance(value, dict) and value.keys() >= _RECORD_KEYS
 
 
-def _write(made: Generated, kind: OutputKind, path: Path) -> None:
-    """The suffix of `path` tells the format."""
+def write_clip(made: Generated, kind: OutputKind, path: Path) -> None:
+    """To a local file, whose suffix tells the format."""
     sound = None if made.audio is None else made.audio.numpy()
     rate = made.clip.audio.sample_rate if made.clip.audio is not None else 0
     if kind == "still":
@@ -172,7 +172,8 @@ def _write(made: Generated, kind: OutputKind, path: Path) -> None:
         (write_wav if path.suffix.lower() == ".wav" else write_flac)(path, sound, rate)
 
 
-def _clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:
+def clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:
+    """What a record tells of a clip: sizes, rates, lengths."""
     facts: dict[str, Any] = {}
     if made.frames is not None:
         count, height, width, _ = made.frames.shape

@@ -9,7 +9,7 @@ from pathlib import Path
 from skyreels.serving.records import StoredFile
 from skyreels.storage import Storage, open_input, sha256_file
 
-_NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9]{1,8})?")
+_NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9]{1,16})?")
 _ID = re.compile(r"video_[0-9a-f]{32}")
 _CHUNK = 1 << 20
 
@@ -27,7 +27,7 @@ class Artifacts:
 
     def keep(self, job: str, path: Path, *, stage: str = "", fence: int = 0) -> StoredFile:
         """Publish a local file under its own name, durably, and say what is to be committed."""
-        if not _ID.fullmatch(job) or not _NAME.fullmatch(path.name) or not re.fullmatch(r"[a-z0-9_]*", stage):
+        if not _ID.fullmatch(job) or not _NAME.fullmatch(path.name) or not re.fullmatch(r"[a-z0-9_]{0,64}", stage):
             raise ValueError(f"{job}/{stage}/{path.name}: names of jobs, stages and files are plain lower-case words")
         place = f"{job}/{stage or 'request'}-{fence}/{path.name}"
         self.storage.upload(path, place)

@@ -17,12 +17,14 @@ from skyreels.serving.artifacts import Artifacts
 from skyreels.serving.leases import Leases
 from skyreels.serving.servable import Servable
 from skyreels.serving.store import JobStore
+from skyreels.serving.webhooks import Webhooks
 from skyreels.serving.work import work_on
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _SWEEP_S = 30.0
+_TELL_S = 0.5
 _STRANGE_S = 3600.0  # a request's files come before its job
 
 
@@ -36,6 +38,7 @@ class Dispatcher:
     pools: Sequence[Sequence[str]]
     lease_s: float = 30.0
     max_attempts: int = 3
+    webhooks: Webhooks | None = None
     holder: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
     _closing: threading.Event = field(default_factory=threading.Event)
     _leave: threading.Event = field(default_factory=threading.Event)
@@ -47,6 +50,8 @@ class Dispatcher:
             leases = Leases(self.store, f"{self.holder}-{number}", self.lease_s, self.max_attempts)
             self._threads.append(threading.Thread(target=self._work, args=(leases, stages), name=f"worker-{number}"))
         self._threads.append(threading.Thread(target=self._sweep, name="sweep"))
+        if self.webhooks is not None:
+            self._threads.append(threading.Thread(target=self._tell, args=(self.webhooks,), name="webhooks"))
         for thread in self._threads:
             thread.start()
 
@@ -87,6 +92,14 @@ class Dispatcher:
                 logger.exception("the sweep was cut short, and is made again")
             if self._closing.wait(_SWEEP_S):
                 return
+
+    def _tell(self, webhooks: Webhooks) -> None:
+        while not self._closing.wait(_TELL_S):
+            try:
+                webhooks.deliver()
+            except sa.exc.SQLAlchemyError:
+                logger.exception("the job store does not answer; what is to be told stays there")
+        webhooks.close()
 
     def _remove_strange(self, seen: dict[str, float]) -> dict[str, float]:
         """Files of requests that never became jobs; when each of those left was first seen."""

@@ -1,5 +1,6 @@
 """One machine, one process: the ingress, the workers, and an orderly end."""
 
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from skyreels.serving.origins import is_loopback
 from skyreels.serving.servable import Servable
 from skyreels.serving.service import Service
 from skyreels.serving.store import JobStore
+from skyreels.serving.webhooks import Webhooks
 from skyreels.storage import Storage, require_writable
 
 
@@ -41,7 +43,19 @@ class ServingConfig:
     queue_per_owner: int = 20
     keep_s: float = 7 * 86400.0
     webhooks: tuple[str, ...] = ()
+    """What a webhook's URL may begin with; each ends a host with a slash. None: webhooks are refused."""
+    webhook_secret: str = ""
     limits: UploadLimits = field(default_factory=UploadLimits)
+
+    def check(self) -> None:
+        """ConfigError where what webhooks may call is left open, or cannot be signed."""
+        for prefix in self.webhooks:
+            if not re.fullmatch(r"https?://[^/@\\?#]+/[^?#]*", prefix):
+                raise ConfigError(
+                    f"{prefix!r} must be a URL whose host ends with a slash, such as https://example.com/"
+                )
+        if self.webhooks and not self.webhook_secret:
+            raise ConfigError("webhooks are allowed, and there is no secret to sign them with")
 
     def open_store(self) -> JobStore:
         """The job store that this configuration names."""
@@ -54,12 +68,13 @@ class ServingConfig:
 def build_server(servable: Servable, config: ServingConfig) -> FastAPI:
     """The ingress with its workers, which start and end with it. Raises ConfigError where it would be open to all."""
     require_writable(config.files, "--files")
+    config.check()
     store = config.open_store()
     artifacts = Artifacts(Storage(config.files).sub("videos"))
     intake = Intake(store, artifacts, servable, config.limits, config.webhooks)
-    dispatcher = Dispatcher(
-        store, artifacts, servable, config.pools or [list(servable.stages)], config.lease_s, config.max_attempts
-    )
+    told = Webhooks(store, config.webhook_secret) if config.webhooks else None
+    pools = config.pools or [list(servable.stages)]
+    dispatcher = Dispatcher(store, artifacts, servable, pools, config.lease_s, config.max_attempts, told)
     service = Service(store, artifacts, servable, intake, bool(Keys(store).names()), lambda: dispatcher.alive)
     if not service.keyed and not is_loopback(config.host):
         store.close()

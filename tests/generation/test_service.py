@@ -1,0 +1,160 @@
+"""The generator behind the serving engine: every task over HTTP, and the same clip as the command line makes."""
+
+import io
+import json
+
+import httpx
+import numpy as np
+import pytest
+
+from jobs import generate
+from pipelines.generation.service import GenerationService, generation_request, task_of
+from skyreels.config import ConfigError
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.image import read_image
+from skyreels.media.probe import probe
+from skyreels.serving.request import VideoRequest
+from skyreels.serving.servable import Servable
+from skyreels.serving.server import ServingConfig
+from tests.skyreels.serving.conftest import running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def http(model_folder, tmp_path_factory):
+    service: Servable = GenerationService(model_folder)
+    config = ServingConfig(str(tmp_path_factory.mktemp("served")), queue_per_owner=100)
+    with running(service, config) as url, httpx.Client(base_url=url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def made(http, tmp_path):
+    """made(values, files): the job when it is over, and its clip as a file."""
+
+    def make(values, files=None):
+        answer = http.post("/v1/videos", data=values, files=files or {"": b""} if files else None)
+        assert answer.status_code == 200, answer.text
+        identifier = answer.json()["id"]
+        with http.stream("GET", f"/v1/videos/{identifier}/events") as stream:
+            stream.read()
+        job = http.get(f"/v1/videos/{identifier}").json()
+        assert job["error"] is None, job
+        path = tmp_path / f"{identifier}.mp4"
+        path.write_bytes(http.get(f"/v1/videos/{identifier}/content").content)
+        return job, path
+
+    return make
+
+
+def frames_of(path):
+    return np.stack([frame.rgb() for frame in iter_video_frames(path, probe(path))])
+
+
+REFERENCES = [
+    {"type": "image", "tag": "@ball", "source": "ball"},
+    {"type": "audio", "tag": "@tone", "source": "tone"},
+]
+TASKS = {
+    "t2v": ({"seconds": "0.8", "size": "48x32"}, {}, (48, 32), 13),
+    "i2v": ({}, {"input_reference": "picture.png"}, (32, 32), 9),
+    "keyframes": (
+        {"keyframes": '[{"time": 0.2, "image": "one"}]', "size": "32x32"},
+        {"one": "picture.png", "last_frame": "hole.png"},
+        (32, 32),
+        9,
+    ),
+    "extend": ({"task": "extend", "seconds": "1"}, {"video": "clip.mp4"}, (32, 32), 17),
+    "lead_up": ({"task": "lead_up", "seconds": "1"}, {"video": "clip.mp4"}, (32, 32), 17),
+    "edit": ({"task": "edit"}, {"video": "clip.mp4"}, (32, 32), 9),
+    "v2a": ({"task": "add_sound"}, {"video": "clip.mp4"}, (32, 32), 9),
+    "inpaint": ({"mask_mode": "edit_white"}, {"video": "clip.mp4", "mask": "hole.png"}, (32, 32), 9),
+    "a2v": ({}, {"source_audio": "voice.flac"}, (32, 32), 9),
+    "r2v": (
+        {"prompt": "@ball to @tone", "references": json.dumps(REFERENCES)},
+        {"ball": "picture.png", "tone": "voice.flac"},
+        (32, 32),
+        9,
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_makes_a_clip_that_plays(made, media, task):
+    values, files, size, frames = TASKS[task]
+    parts = {name: (name, (media / file).read_bytes()) for name, file in files.items()}
+    job, path = made({"prompt": "a red ball", **values}, parts)
+    found = probe(path)
+    assert (found.video.display_size, found.video.packets) == (size, frames)
+    assert found.audio.duration_s == pytest.approx(frames / 16, abs=1e-3)
+    assert (job["task"], job["size"], job["frames"]) == (task, "{}x{}".format(*size), frames)
+    assert float(job["seconds"]) == pytest.approx(frames / 16, abs=1e-3)
+    assert job["timings"].keys() == {"queue", "base", "decode"}
+
+
+def test_it_is_the_clip_of_the_command_line(made, model_folder, tmp_path):
+    job, path = made({"prompt": "a red ball", "seed": "5", "refine": "true", "num_inference_steps": "3"})
+    assert (job["seed"], job["size"], job["fps"]) == (5, "64x64", 32)
+    assert job["timings"].keys() == {"queue", "base", "refine", "decode"}
+    words = ["--model", str(model_folder), "--prompt", "a red ball", "--seed", "5", "--refine", "--steps", "3"]
+    assert generate.main([*words, "--output", str(tmp_path / "clip.mp4"), "--quiet"]) == 0
+    assert path.read_bytes() == (tmp_path / "clip.mp4").read_bytes()
+    record = json.loads((tmp_path / "clip.json").read_text())
+    assert {name: record["model"][name] for name in job["provenance"]} == job["provenance"]
+
+
+def test_a_clip_has_pictures_that_tell_of_it(http, made):
+    job, path = made({"prompt": "x"})
+    shown = frames_of(path)
+    pictures = {}
+    for variant in ("thumbnail", "spritesheet"):
+        content = http.get(f"/v1/videos/{job['id']}/content", params={"variant": variant})
+        file = path.with_suffix(".jpg")
+        file.write_bytes(io.BytesIO(content.content).getvalue())
+        pictures[variant] = read_image(file)
+    assert pictures["spritesheet"].shape == (128, 128, 3)
+    places = {"thumbnail": len(shown) // 2, "spritesheet": 0}
+    for variant, place in places.items():
+        far = [np.abs(pictures[variant][:32, :32].mean(-1) - frame.mean(-1)).mean() for frame in shown]
+        assert np.argmin(far) == place, "brightness, for colours are stored coarsely"
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "told"),
+    [
+        ({"size": "50x32"}, None, "50"),
+        ({"seconds": 61}, None, "60"),
+        ({"guidance_scale": 1000}, "guidance_scale", "100"),
+        ({"prompt": "x" * 20_001}, "prompt", "20,000"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_it_is_queued(http, values, field, told):
+    answer = http.post("/v1/videos", json={"prompt": "x", **values})
+    error = answer.json()["error"]
+    assert (answer.status_code, told in error["message"]) == (400, True), error
+    if field is not None:
+        assert error["param"] == field
+
+
+def test_errors_name_fields_as_they_were_sent_and_no_path_of_the_server(http, media):
+    files = {"source_audio": ("a.png", (media / "picture.png").read_bytes())}
+    error = http.post("/v1/videos", data={"prompt": "x"}, files=files).json()["error"]
+    assert (error["param"], error["code"]) == ("source_audio", "invalid_media")
+    files = {"video": (media / "clip.mp4").read_bytes(), "mask": (media / "picture.png").read_bytes()}
+    error = http.post("/v1/videos", data={"prompt": "x", "mask_mode": "edit_white"}, files=files).json()["error"]
+    assert error["param"] == "mask"
+    assert "/" not in error["message"]
+
+
+def test_what_is_asked_is_what_the_generator_is_asked():
+    asked = VideoRequest(
+        prompt="@a", first_frame="m0", seconds="2", num_inference_steps=7, audio=False, size="64x32", seed=3,
+        references=[{"type": "image", "tag": "@a", "source": name} for name in ("m1", "m2")],
+    )  # fmt: skip
+    request = generation_request(asked)
+    assert (request.image, request.seconds, request.steps, request.sound) == ("m0", 2.0, 7, False)
+    assert (request.width, request.height, request.references) == (64, 32, {"@a": ("m1", "m2")})
+    assert task_of(asked) == "i2v"
+    with pytest.raises(ConfigError, match="less than or equal to 60"):
+        generation_request(VideoRequest(prompt="x", seconds=61))
