@@ -11,10 +11,10 @@ from pipelines.curation.visual.shots import CutThresholds, find_cuts
 from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.transitions import TransitionThresholds, find_transitions
 from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
-from pipelines.curation.visual_events import MotionEvents
 from skyreels.media.decode import DecodeReport, iter_video_frames
 from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
+from skyreels.media.motion_events import MotionEvents
 
 
 class Consumer(Protocol):
