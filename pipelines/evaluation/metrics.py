@@ -146,6 +146,11 @@ def _given(case: Case) -> float:
     return measures.psnr(case.frames[list(made)], case.source_frames[list(source)])
 
 
+def _counted(case: Case) -> float:
+    """Subjects before a plain background: noise shows none of either."""
+    return float(case.picture.background is not None and case.picture.count == case.truth.subjects)
+
+
 def _identity(case: Case) -> float:
     """Shape, colour and background are those that were given."""
     seen, truth = case.picture, case.truth
@@ -209,7 +214,7 @@ _ALL = (
            bounds={"shuffled": 0.3, "noise": 0.3}),
     Metric("motion", "instruction following, video: subject description (action)", _SEEN, _moves, least_on_truth=0.97,
            bounds={"shuffled": 0.45, "frozen": 0.05, "noise": 0.1}),
-    Metric("count", _SUBJECT, _SEEN, lambda c: float(c.picture.count == c.truth.subjects), least_on_truth=0.97,
+    Metric("count", _SUBJECT, _SEEN, _counted, least_on_truth=0.97,
            bounds={"noise": 0.3}),
     Metric("one_shot", "instruction following, video: multi-shot consistency", frozenset({"frames"}),
            lambda c: float(not c.picture.cuts), least_on_truth=0.97),
