@@ -15,8 +15,8 @@ from pipelines.curation.audio.clipping import clipping_ratio
 from pipelines.curation.audio.frames import audio_frames
 from pipelines.curation.audio.levels import true_peak_db
 from pipelines.curation.audio.scores import audio_scores, scores_for_span
-from pipelines.curation.sync import measure_sync
-from pipelines.curation.visual.events import MotionEvents
+from skyreels.media.motion_events import MotionEvents
+from skyreels.media.sync import measure_sync
 
 RATE = 44100
 FPS = 24

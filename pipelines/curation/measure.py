@@ -23,7 +23,6 @@ from pipelines.curation.pictures import held_pictures, on_pictures
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, clip_key
 from pipelines.curation.segments import SegmentLimits, Uncovered, segment
-from pipelines.curation.sync import measure_sync
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
 from pipelines.curation.visual.learned_shots import load_detector
 from pipelines.curation.visual.prefilter import prefilter_scores
@@ -35,6 +34,7 @@ from skyreels.media.limits import MediaLimits
 from skyreels.media.probe import probe
 from skyreels.media.report import DecodeReport
 from skyreels.media.sound import iter_audio
+from skyreels.media.sync import measure_sync
 
 cv2.setNumThreads(1)  # there is a child per worker: more threads would only fight each other
 

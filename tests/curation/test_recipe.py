@@ -13,11 +13,11 @@ from pipelines.curation.dataset import _shape
 from pipelines.curation.filters import Rule, first_broken
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.curation.records import Clip, Kind
-from pipelines.curation.sync import SyncScores
 from pipelines.curation.visual.prefilter import PrefilterScores
 from pipelines.curation.visual.scores import VisualScores
 from skyreels.config import ConfigError
 from skyreels.media.report import DecodeReport
+from skyreels.media.sync import SyncScores
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 DEFAULT = load_recipe("default")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipelines.curation.audio.frames import audio_frames
-from pipelines.curation.sync import SyncGate, SyncScores, measure_sync, passes
-from pipelines.curation.visual.events import MotionCurve, MotionEvents
+from pipelines.curation.sync import SyncGate, passes
+from skyreels.media.motion_events import MotionCurve, MotionEvents
+from skyreels.media.sync import SyncScores, measure_sync
 
 FPS, RATE, SECONDS = 24, 44100, 6.0
 SIZE = (36, 64)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.curation.visual.events import MotionEvents
 from pipelines.curation.visual.learned_shots import LearnedDetector, ShotMeter, find_learned_shots
 from pipelines.curation.visual.meters import BlendMeter, CombMeter, FlowMeter, FrameMeter, LookMeter
 from pipelines.curation.visual.sampled_frames import FrameSampler
@@ -15,6 +14,7 @@ from pipelines.curation.visual.working_frame import WorkingFrame, measurable_vid
 from skyreels.media.decode import DecodeReport, iter_video_frames
 from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits
+from skyreels.media.motion_events import MotionEvents
 
 
 class Consumer(Protocol):

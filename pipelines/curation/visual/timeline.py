@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.visual.events import MotionCurve
 from skyreels.media.decode import DecodeReport
+from skyreels.media.motion_events import MotionCurve
 
 Floats = NDArray[np.float32]
 

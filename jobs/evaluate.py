@@ -1,0 +1,123 @@
+"""Judge models on suites of prompts with known truth, with 95 % intervals, controls and targets.
+
+    python jobs/evaluate.py --model runs/tiny/train/model --suite all --output runs/evaluation
+    python jobs/evaluate.py --model runs/a/model --model runs/b/model --suite t2v,t2av --n 40 --output runs/compared
+    python jobs/evaluate.py --model truth --suite all --n 20 --output runs/judge        # how well the judge sees
+
+Written: metrics.json (every score of every clip), report.html (one file; clips play side by side), media/.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import torch
+
+from model.checkpoint import CheckpointError
+from model.generator import Generator
+from pipelines.evaluation.evaluate import (
+    TRUTH,
+    Contender,
+    EvaluationError,
+    evaluate,
+    flat_metrics,
+    suites_named,
+    write_report,
+)
+from pipelines.evaluation.report.table import text_table
+from pipelines.evaluation.run import SuiteResult
+from pipelines.evaluation.suites import MISSING, SUITES
+from skyreels.command_line import exit_status
+from skyreels.progress import Progress
+from skyreels.tracking import track
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when everything was judged and the judge met its controls, 1 otherwise, 2 for wrong arguments."""
+    arguments = _parser().parse_args(argv)
+    return exit_status(lambda: _evaluate(arguments), (ValueError,), stopped="stopped; run the same command again")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    suites, output = suites_named(arguments.suite), arguments.output
+    if arguments.n < 2:
+        raise EvaluationError(f"--n {arguments.n}: judge at least 2 clips of a suite, 100 for figures to report")
+    names = _names(arguments.model)
+    output.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    results: dict[str, list[SuiteResult]] = {}
+    for name, folder in names.items():
+        contender = _contender(name, folder, arguments)
+        asked = {"suite": arguments.suite, "n": arguments.n, "noise_seed": arguments.noise_seed, "model": folder}
+        bar = Progress(name, arguments.n * len(suites), "clips", quiet=arguments.quiet)
+        with track("evaluation", run_name=name, params=asked, enabled=arguments.tracking) as run:
+            results[name] = evaluate(
+                contender,
+                suites,
+                arguments.n,
+                output / "media" / name,
+                noise_seed=arguments.noise_seed,
+                progress=lambda bar=bar: bar.update(1),  # type: ignore[misc]
+            )
+            bar.close()
+            rows = write_report(output, results, asked)
+            run.metrics(flat_metrics(results[name]))
+            for made in ("metrics.json", "report.html"):
+                run.artifact(output / made)
+    print(text_table(rows))
+    print(f"\nreport   {output / 'report.html'}\nfigures  {output / 'metrics.json'}")
+    print(f"not asked yet: {'; '.join(MISSING)}")
+    return _verdict(results)
+
+
+def _verdict(results: dict[str, list[SuiteResult]]) -> int:
+    distrusted = [(name, result.suite) for name, told in results.items() for result in told if not result.trusted]
+    for name, suite in distrusted:
+        print(f"error: the judge failed a control of {suite} ({name}): see `controls` there", file=sys.stderr)
+    for name, told in results.items():
+        failed = sum(result.failed for result in told)
+        if failed:
+            print(f"{failed} clips of {name} were not made; report.html says why", file=sys.stderr)
+    return 1 if distrusted else 0
+
+
+def _names(folders: Sequence[str]) -> dict[str, str]:
+    """A short name for each model: the last parts of its path that tell it from the others."""
+    parts = {folder: Path(folder).resolve().parts if folder != TRUTH else (TRUTH,) for folder in folders}
+    for depth in range(1, 20):
+        names = {"-".join(path[-depth:]).strip("/"): folder for folder, path in parts.items()}
+        if len(names) == len(parts):
+            return names
+    raise EvaluationError("the models cannot be told apart: name each folder once")
+
+
+def _contender(name: str, folder: str, arguments: argparse.Namespace) -> Contender:
+    if folder == TRUTH:
+        return Contender.truth()
+    if not Path(folder, "model_index.json").is_file():
+        raise CheckpointError(f"{folder} holds no model_index.json: name the folder of a model, or `{TRUTH}`")
+    settings = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
+    return Contender.of(name, Generator.from_pretrained(folder, arguments.device), settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jobs/evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told = f"folder of a model, as training exports it, or `{TRUTH}`; may be given again"
+    parser.add_argument("--model", action="append", required=True, metavar="DIR", help=told)
+    parser.add_argument("--suite", default="all", help=f"all, or some of {','.join(SUITES)}")
+    parser.add_argument("--n", type=int, default=100, help="clips per suite (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--noise-seed", type=int, default=0, help="another draw of the models' noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="of sampling, in the place of the model's own number")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--no-tracking", dest="tracking", action="store_false", help="no MLflow run")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Models side by side on suites: `metrics.json`, `report.html` and their clips in one folder."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.generator import Generator
+from pipelines.evaluation.films import Format
+from pipelines.evaluation.make import format_of, make_clip
+from pipelines.evaluation.report.page import render_page
+from pipelines.evaluation.report.table import Row, rows_of
+from pipelines.evaluation.run import Answer, SuiteResult, run_suite
+from pipelines.evaluation.suites import MISSING, SUITES, Suite
+
+TRUTH = "truth"
+"""The name of the model that is none: it answers with the right clip, which shows what the judge can see at best."""
+USUAL = Format(17, 16.0, 64, 64)
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot start; says what to ask for in its place."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model that is judged: how it answers, what it makes, and which parts it has."""
+
+    name: str
+    answer: Answer
+    form: Format
+    refines: bool = True
+
+    @classmethod
+    def truth(cls, form: Format = USUAL) -> "Contender":
+        return cls(TRUTH, lambda suite, ask, seed: ask.right, form)
+
+    @classmethod
+    def of(cls, name: str, generator: Generator, settings: Mapping[str, Any]) -> "Contender":
+        def answer(suite: Suite, ask: Any, seed: int) -> Any:
+            return make_clip(generator, suite, ask, seed, dict(settings))
+
+        return cls(name, answer, format_of(generator), generator.components.spec.refines)
+
+
+def suites_named(names: str) -> list[Suite]:
+    """Of "all" or a list with commas. Raises EvaluationError naming what there is."""
+    if names == "all":
+        return list(SUITES.values())
+    unknown = [name for name in names.split(",") if name not in SUITES]
+    if unknown:
+        raise EvaluationError(f"there is no suite {', '.join(unknown)}: use all, or some of {', '.join(SUITES)}")
+    return [SUITES[name] for name in names.split(",")]
+
+
+def evaluate(
+    contender: Contender,
+    suites: Sequence[Suite],
+    count: int,
+    media: Path,
+    *,
+    noise_seed: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> list[SuiteResult]:
+    """Every suite that the model has the parts for."""
+    return [
+        run_suite(suite, contender.answer, contender.form, count, noise_seed=noise_seed, media=media, progress=progress)
+        for suite in suites
+        if contender.refines or suite.way != "refiner"
+    ]
+
+
+def write_report(output: Path, results: Mapping[str, Sequence[SuiteResult]], asked: Mapping[str, Any]) -> list[Row]:
+    """`metrics.json` and `report.html`; returns the rows of the table."""
+    rows = [row for model, told in results.items() for row in rows_of(model, told)]
+    order = {name: place for place, name in enumerate(SUITES)}
+    rows.sort(key=lambda row: (order[row.suite], list(results).index(row.model)))
+    figures = {
+        "asked": dict(asked),
+        "missing": list(MISSING),
+        "models": {model: {result.suite: result.as_dict() for result in told} for model, told in results.items()},
+    }
+    (output / "metrics.json").write_text(json.dumps(figures, indent=1, default=float) + "\n", "utf-8")
+    page = render_page("Evaluation of " + ", ".join(results), rows, dict(results), output / "media", MISSING)
+    (output / "report.html").write_text(page, "utf-8")
+    return rows
+
+
+def flat_metrics(results: Sequence[SuiteResult]) -> dict[str, float]:
+    """`suite/metric` to its value, with `_low` and `_high`, for MLflow."""
+    flat: dict[str, float] = {}
+    for result in results:
+        for name, score in result.scores.items():
+            if score is not None:
+                told = asdict(score)
+                flat |= {f"{result.suite}/{name}{'' if key == 'value' else '_' + key}": told[key]
+                         for key in ("value", "low", "high")}  # fmt: skip
+        flat[f"{result.suite}/failed"] = float(result.failed)
+        flat[f"{result.suite}/trusted"] = float(result.trusted)
+    return flat

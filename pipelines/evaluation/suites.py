@@ -1,0 +1,256 @@
+"""What a model is asked, task by task, with the targets that were set before the first model was judged.
+
+Seeds are part of a suite: its films, and the noise that a model starts from, are the same for every model. A change of
+a suite, a metric or a target is a decision record with the figures before and after.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from model.conditioning import ImageReference
+from pipelines.evaluation.clips import Clip
+from pipelines.evaluation.films import EVALUATION_SEED, FINER, SEEDS_PER_SUITE, Example, Format, Truth, shown
+from pipelines.evaluation.metrics import Case
+from pipelines.synthesis.film import MotionKind
+from pipelines.synthesis.pairs import make_pair
+from pipelines.synthesis.studio import render
+
+MISSING = (
+    "multi-shot",
+    "edits: restyle, camera, background",
+    "removal of text, watermarks and logos",
+    "references: clip and voice",
+    "speech and lip sync",
+    "spatial audio, soundstage and atmosphere",
+    "ablations",
+)
+"""What the bench does not ask yet."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`arguments` of `Generator.prepare`, and what the clip is held against: see `metrics.Case`.
+
+    `right` is a clip that answers perfectly, by which the judge is judged.
+    """
+
+    arguments: Mapping[str, Any]
+    truth: Truth
+    right: Clip
+    source: Clip | None = None
+    given: Mapping[int, int] = field(default_factory=dict)
+    keep: np.ndarray | None = None
+    own_hits: bool = False
+    baseline: np.ndarray | None = None
+    low: np.ndarray | None = None
+    """What a refiner starts from."""
+
+    def case(self, made: Clip) -> Case:
+        return Case(made, self.truth, self.source, self.given, self.keep, self.own_hits, self.baseline)
+
+
+@dataclass(frozen=True)
+class Target:
+    """At least `value` (at most, where lower is better); `of_ceiling`: times what ground truth scores."""
+
+    metric: str
+    value: float
+    of_ceiling: bool = False
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`ask` turns a film into a request; `metrics` judge the answer, those of `targets` are held to something.
+
+    `motion` limits the films. `way`: most suites generate; "codec" and "refiner" try these parts alone.
+    """
+
+    name: str
+    number: int
+    ask: Callable[[Example, Format], Ask]
+    metrics: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
+    motion: MotionKind | None = None
+    way: str = "generate"
+
+    @property
+    def seed(self) -> int:
+        return EVALUATION_SEED + self.number * SEEDS_PER_SUITE
+
+
+def _told(example: Example, **arguments: Any) -> dict[str, Any]:
+    return {"prompt": example.truth.prompt, **arguments}
+
+
+def _silent(clip: Clip) -> Clip:
+    return replace(clip, audio=None)
+
+
+def _codec(example: Example, form: Format) -> Ask:
+    return Ask(_told(example), example.truth, example.clip, example.clip)
+
+
+def _refiner(example: Example, form: Format) -> Ask:
+    """The true clip, small and slow, to be made large and smooth; beside it what blending alone would give."""
+    large = np.stack(list(render(example.film).frames()))[: FINER * (form.frames - 1) + 1]
+    places = np.linspace(0, form.frames - 1, len(large))
+    frames = _frames(example).astype(np.float32)
+    before = np.minimum(places.astype(int), form.frames - 2)
+    share = (places - before)[:, None, None, None]
+    blended = (1 - share) * frames[before] + share * frames[before + 1]
+    size = large.shape[2], large.shape[1]
+    plain = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in blended])
+    source = Clip(large, FINER * form.fps)
+    asked = _told(example, refine=True, sound=False)
+    return Ask(asked, example.truth, source, source, baseline=np.rint(plain).astype(np.uint8), low=_frames(example))
+
+
+def _t2v(example: Example, form: Format) -> Ask:
+    return Ask(_told(example, sound=False), example.truth, _silent(example.clip))
+
+
+def _t2av(example: Example, form: Format) -> Ask:
+    return Ask(_told(example), example.truth, example.clip, own_hits=True)
+
+
+def _t2a(example: Example, form: Format) -> Ask:
+    return Ask(_told(example, picture=False), example.truth, replace(example.clip, frames=None))
+
+
+def _i2v(example: Example, form: Format) -> Ask:
+    frames = _frames(example)
+    return Ask(_told(example, image=frames[0]), example.truth, example.clip, example.clip, {0: 0}, own_hits=True)
+
+
+def _start_end(example: Example, form: Format) -> Ask:
+    frames, last = _frames(example), form.frames - 1
+    asked = _told(example, image=frames[0], last_image=frames[last])
+    return Ask(asked, example.truth, example.clip, example.clip, {0: 0, last: last}, own_hits=True)
+
+
+def _keyframes(example: Example, form: Format) -> Ask:
+    frames = _frames(example)
+    places = sorted({form.frames // 3, 2 * form.frames // 3})
+    asked = _told(example, keyframes=[(place / form.fps, frames[place]) for place in places])
+    return Ask(asked, example.truth, example.clip, example.clip, {p: p for p in places}, own_hits=True)
+
+
+def _extension(example: Example, form: Format) -> Ask:
+    shown_frames = (form.frames // 2 - 1) // 4 * 4 + 1  # whole latents of a codec of stride 4
+    asked = _told(example, video=_frames(example)[:shown_frames], seconds=form.seconds)
+    given = {number: number for number in range(shown_frames)}
+    return Ask(asked, example.truth, example.clip, example.clip, given, own_hits=True)
+
+
+def _v2a(example: Example, form: Format) -> Ask:
+    asked = _told(example, video=_frames(example), video_use="add_sound")
+    return Ask(asked, example.truth, example.clip, example.clip)
+
+
+def _a2v(example: Example, form: Format) -> Ask:
+    assert example.clip.audio is not None
+    asked = _told(example, audio=torch.from_numpy(example.clip.audio))
+    return Ask(asked, example.truth, example.clip, example.clip)
+
+
+def _inpainting(example: Example, form: Format) -> Ask:
+    """A window in the middle of the subject's path, through which it comes and goes."""
+    hole = np.zeros((form.frames, form.height, form.width), bool)
+    x, y = np.median(example.truth.centres, axis=0)
+    half = form.height // 5
+    top, left = max(0, int(y * form.height) - half), max(0, int(x * form.width) - half)
+    hole[:, top : top + 2 * half, left : left + 2 * half] = True
+    asked = _told(example, video=_frames(example), mask=hole)
+    return Ask(asked, example.truth, example.clip, example.clip, keep=~hole)
+
+
+def _removal(example: Example, form: Format) -> Ask:
+    """All of the subject's place in every frame; what is asked is the background alone."""
+    clean = example.with_subject(form, hidden=True)
+    hole = _grown((_frames(example) != _frames(clean)).any(-1))
+    prompt = f"Flat {example.truth.background} background."
+    asked = {"prompt": prompt, "video": _frames(example), "mask": hole}
+    return Ask(asked, replace(clean.truth, prompt=prompt), clean.clip, clean.clip, keep=~hole)
+
+
+def _recolour(example: Example, form: Format) -> Ask:
+    colour = example.other_colour()
+    after = example.with_subject(form, colour=colour)
+    prompt = f"Change the colour of the {example.truth.colour} {example.truth.shape} to {colour}."
+    return _edited(example, after, prompt)
+
+
+def _delete(example: Example, form: Format) -> Ask:
+    pair = make_pair(example.film, "delete")
+    return _edited(example, shown(pair.after, form), pair.instruction)
+
+
+def _insert(example: Example, form: Format) -> Ask:
+    pair = make_pair(example.film, "insert")
+    return _edited(shown(pair.before, form), example, pair.instruction)
+
+
+def _edited(before: Example, after: Example, prompt: str) -> Ask:
+    asked = {"prompt": prompt, "video": _frames(before), "video_use": "edit"}
+    keep = ~_grown((_frames(before) != _frames(after)).any(-1))
+    return Ask(asked, replace(after.truth, prompt=prompt), after.clip, after.clip, keep=keep)
+
+
+def _image_reference(example: Example, form: Format) -> Ask:
+    """The subject is shown at rest and not described."""
+    picture = torch.from_numpy(_frames(example)[0]).permute(2, 0, 1).float() / 127.5 - 1
+    words = f"{example.truth.colour} {example.truth.shape}"
+    prompt = example.truth.prompt.replace(f"A {words}", "@image_1").replace(f"An {words}", "@image_1")
+    reference = ImageReference("@image_1", [picture])
+    return Ask({"prompt": prompt, "references": [reference]}, replace(example.truth, prompt=prompt), example.clip)
+
+
+def _frames(example: Example) -> np.ndarray:
+    assert example.clip.frames is not None
+    return example.clip.frames
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """By a pixel on all sides."""
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+    height, width = mask.shape[1:]
+    return np.logical_or.reduce([padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)])
+
+
+_LOOKS = ("colour", "shape", "motion", "background", "count", "one_shot", "sharpness", "flicker")
+_SOUNDS = ("sound", "loudness", "clipping")
+_MEETS = ("event_f1", "event_f1_tight", "offset", "av_align")
+
+_ALL = (
+    Suite("codec", 0, _codec, ("picture_psnr", "spectrum", *_LOOKS, *_SOUNDS),
+          (Target("picture_psnr", 30.0), Target("spectrum", 0.95)), way="codec"),
+    Suite("t2v", 1, _t2v, _LOOKS,
+          (Target("colour", 0.9), Target("shape", 0.8), Target("motion", 0.8), Target("background", 0.9))),
+    Suite("t2av", 2, _t2av, (*_LOOKS, *_SOUNDS, *_MEETS),
+          (Target("sound", 0.8), Target("event_f1", 0.7, of_ceiling=True), Target("offset", 80.0))),
+    Suite("i2v", 3, _i2v, ("given_frames", "identity", "motion", *_SOUNDS, *_MEETS),
+          (Target("given_frames", 25.0), Target("identity", 0.9))),
+    Suite("v2a", 4, _v2a, (*_SOUNDS, *_MEETS), (Target("event_f1", 0.85, of_ceiling=True),), motion="bouncing"),
+    Suite("t2a", 5, _t2a, _SOUNDS, (Target("sound", 0.8),)),
+    Suite("start_end", 6, _start_end, ("given_frames", "identity", "motion"),
+          (Target("given_frames", 25.0), Target("identity", 0.9))),
+    Suite("keyframes", 7, _keyframes, ("given_frames", "identity", "motion"),
+          (Target("given_frames", 25.0), Target("identity", 0.9))),
+    Suite("extension", 8, _extension, ("given_frames", "position", "identity"), (Target("position", 10.0),)),
+    Suite("inpainting", 9, _inpainting, ("kept", "filled"), (Target("kept", 1.0), Target("filled", 22.0))),
+    Suite("removal", 10, _removal, ("kept", "filled", "count"), (Target("kept", 1.0), Target("filled", 22.0))),
+    Suite("a2v", 11, _a2v, ("seen_hits_f1", "colour", "shape", "background"), motion="bouncing"),
+    Suite("recolour", 12, _recolour, ("colour", "shape", "rest"), (Target("colour", 0.75), Target("rest", 22.0))),
+    Suite("delete", 13, _delete, ("count", "rest"), (Target("count", 0.75), Target("rest", 22.0))),
+    Suite("insert", 14, _insert, ("colour", "shape", "rest"),
+          (Target("colour", 0.75), Target("shape", 0.75), Target("rest", 22.0))),
+    Suite("image_reference", 15, _image_reference, ("colour", "shape", "motion", "background"),
+          (Target("colour", 0.8), Target("shape", 0.8))),
+    Suite("refiner", 16, _refiner, ("gain", "picture_psnr"), (Target("gain", 2.0),), way="refiner"),
+)  # fmt: skip
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _ALL}
