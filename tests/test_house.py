@@ -20,9 +20,14 @@ LONGER_LISTINGS = {
     "pipelines/curation/audio": (15, "one measurement a file, all opened by scores.py alone"),
     "pipelines/curation/visual": (22, "one measurement a file, all opened by scores.py and decode_pass.py alone"),
     "pipelines/synthesis": (27, "a film's parts (light, bodies, words, sound) and the worlds made of them"),
-    "platform/skyreels/media": (22, "one question about a file each; callers open probe, decode, encode and cut"),
+    "platform/skyreels": (13, "what everything stands on, one promise a file"),
+    "platform/skyreels/media": (24, "one question about a file each; callers open probe, decode, encode and cut"),
+    "platform/skyreels/serving": (
+        22,
+        "the service: one promise a file; callers open app.py and server.py",
+    ),
     "platform/skyreels/training": (
-        24,
+        26,
         "the engine: one promise a file (resume, guard, board, stop); callers open fit.py",
     ),
     "model/network": (14, "the transformer, and three ways to compute one sparse attention"),

@@ -17,7 +17,7 @@ import json
 import jobs, model, pipelines, skyreels
 from model.config import PRESETS, load_preset
 from pipelines.curation import recipe as curation
-from pipelines.training import recipe as training
+from pipelines.training.curriculum import recipe as training
 from pipelines.training.cost.cluster import CALIBRATIONS, cluster_of
 from skyreels.training import zero
 from skyreels.training.config import EngineConfig

@@ -4,6 +4,7 @@ MP4 with sound, WAV or FLAC for sound alone, PNG or JPEG for one picture; the re
 """
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,7 +99,8 @@ def open_output(request: GenerationRequest, location: str, inputs: Iterable[Path
         output.storage.write(probe, bytes(_TRIED_BYTES))
         output.storage.delete(probe)
     except OSError as error:
-        message = f"nothing can be written to {folder} ({error.strerror or error}): choose another place, or make room"
+        reason = os.strerror(error.errno) if error.errno else error
+        message = f"nothing can be written to {folder} ({reason}): choose another place, or make room"
         raise RequestError("output", message) from error
     return output
 

@@ -299,7 +299,9 @@ def test_progress_is_lines_where_there_is_no_terminal(model_folder, tmp_path, mo
     assert generate.main(words) == 0
     said = capsys.readouterr().err
     assert "\r" not in said
-    assert said.splitlines() == [f"base: step {3 * tenth} of 30" for tenth in range(1, 11)]
+    lines = said.splitlines()
+    assert lines[0].startswith("base: 0/30 steps")
+    assert lines[-1].startswith("base: 30/30 steps")
 
 
 def test_wrong_media_are_refused_before_a_model_is_looked_for(run, capsys, media):

@@ -24,23 +24,31 @@ from model.costs.memory import (
 from model.network.mmdit import JointInputs, MMDiT
 from pipelines.training.learners.lora import LoraSettings, lora_config
 
-ZERO = Path(__file__).parents[2] / "cluster" / "deepspeed" / "zero3-cpu.json"
+ZERO = Path(__file__).parents[3] / "cluster" / "deepspeed" / "zero3-cpu.json"
 WORK = Workload(text=512, grid=(21, 34, 60), audio=109)
 
 
 def saved_bytes(config: TransformerConfig, audio: int, precision: Precision, rank: int = 0) -> int:
-    """What autograd keeps for one forward pass, weights left out; of an adapter of `rank` alone, where there is one."""
+    """What autograd keeps for one forward pass, weights left out; of an adapter of `rank` alone, where there is one.
+
+    On the meta device, as on GPUs: a CPU keeps attention in fp32.
+    """
+    with torch.device("meta"):
+        return _saved_bytes(config, audio, precision, rank)
+
+
+def _saved_bytes(config: TransformerConfig, audio: int, precision: Precision, rank: int) -> int:
     model: torch.nn.Module = MMDiT(config)
     if rank:
         model = inject_adapter_in_model(lora_config(LoraSettings(rank=rank)), model)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return tensor
 
     inputs = JointInputs(

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -69,6 +71,9 @@ def test_bars_are_drawn_of_slow_loading_alone(folder, monkeypatch, capsys):
     MLLMEncoder.load(folder, TINY_LIMITS)
     assert "Loading weights" not in capsys.readouterr().err
     monkeypatch.setattr("model.prompt_encoder.encoder.BARS_AFTER_S", 0.0)
+    MLLMEncoder.load(folder, TINY_LIMITS)
+    assert "Loading weights" not in capsys.readouterr().err, "no terminal, no bar"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     MLLMEncoder.load(folder, TINY_LIMITS)
     assert "Loading weights" in capsys.readouterr().err
 

@@ -128,6 +128,7 @@ def test_the_folder_holds_the_adapter_alone_and_no_pickle(stage, base, tmp_path)
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "checksums.json",
     }
     with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
         assert all(".lora_" in key for key in file.keys())  # noqa: SIM118 (not a mapping)
