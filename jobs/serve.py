@@ -16,15 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from pipelines.generation.service import GenerationService
 from skyreels.command_line import exit_status
 from skyreels.serving.keys import SCOPES, Keys
 from skyreels.serving.server import ServingConfig, serve
 from skyreels.serving.webhooks import secret_in
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _TRY = """\
 try it:
   id=$(curl -s {url}/v1/videos -F 'prompt=a red ball falls with a thud' | grep -o 'video_[0-9a-f]*' | head -n 1); \\
@@ -43,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    import torch  # keys need neither it nor the model
+
+    from pipelines.generation.service import GenerationService
+
     config = ServingConfig(
         files=arguments.files,
         database=arguments.database,
@@ -53,7 +54,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         webhooks=tuple(arguments.webhook),
         webhook_secret=secret_in(arguments.webhook_secret) if arguments.webhook else "",
     )
-    service = GenerationService(arguments.model, arguments.name, arguments.device, _DTYPES.get(arguments.dtype))
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = None if arguments.dtype is None else getattr(torch, _DTYPES[arguments.dtype])
+    service = GenerationService(arguments.model, arguments.name, device, dtype)
 
     def started(url: str, keyed: bool) -> None:
         print(f"serving {arguments.model} as {arguments.name} on {url}; its fields: {url}/openapi.json")
@@ -88,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(parser)
     parser.add_argument("--host", default="127.0.0.1", help="another address needs keys (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
     parser.add_argument("--grace-seconds", type=float, default=60.0, help="default: %(default)g")
     parser.add_argument("--keep-days", type=float, default=7.0, help="how long a clip is kept (default: %(default)g)")

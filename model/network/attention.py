@@ -76,11 +76,14 @@ class CrossAttention(nn.Module):
         return made
 
 
+TRAINS_IN_FP32_ON_CPU = True
+"""In low precision the CPU's backward pass takes eight times as long, and more than all matrix products."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over (B, heads, N, d); `key_mask` (B, M) is True where a key exists."""
     mask = key_mask[:, None, None] if key_mask is not None else None
-    if q.device.type == "cpu" and torch.is_grad_enabled() and q.dtype != torch.float32:
-        # In low precision the CPU's backward pass takes eight times as long, and more than all matrix products.
+    if TRAINS_IN_FP32_ON_CPU and q.device.type == "cpu" and torch.is_grad_enabled() and q.dtype != torch.float32:
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -113,8 +113,8 @@ def read_caption(said: Mapping[str, Any], origin: str) -> list[CaptionParts]:
     """The captions in a JSON object or a manifest's row. Raises BadCaption naming the field.
 
     `caption_parts` (`dataset/caption_parts.py`) tells everything with its times and stands alone. Else `shots` with
-    times and captions of their own; and forms for the whole: `caption_short`, `caption_long`, `caption_structured`, or `short`,
-    `long`, `structured` in `captions`, or `caption`. What another run only measured is no user's caption.
+    times and captions of their own; and forms for the whole: `caption_short`, `caption_long`, `caption_structured`, or
+    `short`, `long`, `structured` in `captions`, or `caption`. What another run only measured is no user's caption.
     """
     given = {str(name).lower(): value for name, value in said.items()}
     captions = _decoded(given.get("captions"))

@@ -29,15 +29,7 @@ WORK = Workload(text=512, grid=(21, 34, 60), audio=109)
 
 
 def saved_bytes(config: TransformerConfig, audio: int, precision: Precision, rank: int = 0) -> int:
-    """What autograd keeps for one forward pass, weights left out; of an adapter of `rank` alone, where there is one.
-
-    On the meta device, as on GPUs: a CPU keeps attention in fp32.
-    """
-    with torch.device("meta"):
-        return _saved_bytes(config, audio, precision, rank)
-
-
-def _saved_bytes(config: TransformerConfig, audio: int, precision: Precision, rank: int) -> int:
+    """What autograd keeps for one forward pass, weights left out; of an adapter of `rank` alone, where there is one."""
     model: torch.nn.Module = MMDiT(config)
     if rank:
         model = inject_adapter_in_model(lora_config(LoraSettings(rank=rank)), model)
@@ -61,6 +53,12 @@ def _saved_bytes(config: TransformerConfig, audio: int, precision: Precision, ra
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(inputs)
     return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.fixture(autouse=True)
+def as_on_gpus(monkeypatch):
+    """GPUs keep attention in the precision of the layer, where a CPU takes fp32 for its backward pass."""
+    monkeypatch.setattr("model.network.attention.TRAINS_IN_FP32_ON_CPU", False)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
