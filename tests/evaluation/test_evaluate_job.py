@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from jobs import evaluate
 from pipelines.evaluation.suites import SUITES
+from skyreels.media.encode import write_flac, write_video
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,20 @@ def test_models_stand_side_by_side_under_names_that_tell_them_apart(tmp_path, ca
     assert evaluate._names(["runs/a/model", "runs/b/model", "truth"]) == {
         "a-model": "runs/a/model", "b-model": "runs/b/model", "truth": "truth"
     }  # fmt: skip
+
+
+def test_files_of_unknown_truth_are_measured(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "a.mp4", rng.integers(0, 256, (20, 32, 32, 3), np.uint8), 16)
+    write_flac(tmp_path / "b.flac", np.ones((1, 44100), np.float32), 44100)
+    assert evaluate.main(["--files", str(tmp_path / "a.mp4"), str(tmp_path / "b.flac")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.search(r"a\.mp4: seconds 1\.25, sharpness [\d.]+, flicker [\d.]+$", first)
+    assert "loudness_db" in second
+    assert "clipping 1" in second
+    (tmp_path / "c.mp4").write_text("no film")
+    assert evaluate.main(["--files", str(tmp_path / "c.mp4")]) == 1
+    assert "c.mp4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
