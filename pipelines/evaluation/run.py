@@ -17,6 +17,7 @@ from pipelines.evaluation.suites import Ask, Suite
 from pipelines.evaluation.summary import Score, summarise
 
 SHOWN = 8  # clips of a suite that are kept for people to look at
+LEAST_CONTROLS = 12  # films: of fewer, two that happen to be alike would make a shuffled prompt right
 
 Answer = Callable[[Suite, Ask, int], Clip]
 
@@ -75,10 +76,11 @@ def run_suite(
     The first clips are written to `media`, beside the right ones.
     """
     start = time.perf_counter()
-    asks = [suite.ask(example, form) for example in examples(suite.seed, count, form, suite.motion)]
+    films = examples(suite.seed, max(count, LEAST_CONTROLS), form, suite.motion)
+    asks = [suite.ask(example, form) for example in films]
     controls = run_controls([ask.case(ask.right) for ask in asks], suite.metrics)
     rows, shown, features = [], [], []
-    for number, ask in enumerate(asks):
+    for number, ask in enumerate(asks[:count]):
         seed = suite.seed + number + 7_919 * noise_seed
         row, made = _judged(suite, ask, seed, answer)
         rows.append(row)
