@@ -3,6 +3,7 @@
     python jobs/evaluate.py --model runs/tiny/train/model --suite all --output runs/evaluation
     python jobs/evaluate.py --model runs/a/model --model runs/b/model --suite t2v,t2av --n 40 --output runs/compared
     python jobs/evaluate.py --model truth --suite all --n 20 --output runs/judge        # how well the judge sees
+    python jobs/evaluate.py --files clip.mp4 other.mp4                  # sync, sharpness, flicker, loudness, clipping
 
 Written: metrics.json (every score of every clip), report.html (one file; clips play side by side), media/.
 """
@@ -26,10 +27,12 @@ from pipelines.evaluation.evaluate import (
     suites_named,
     write_report,
 )
+from pipelines.evaluation.files import measure_file
 from pipelines.evaluation.report.table import text_table
 from pipelines.evaluation.run import SuiteResult
 from pipelines.evaluation.suites import MISSING, SUITES
 from skyreels.command_line import exit_status
+from skyreels.media.errors import MediaError
 from skyreels.progress import Progress
 from skyreels.tracking import track
 
@@ -37,11 +40,21 @@ from skyreels.tracking import track
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when everything was judged and the judge met its controls, 1 otherwise, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
-    return exit_status(lambda: _evaluate(arguments), (ValueError,), stopped="stopped; run the same command again")
+    run = _measure if arguments.files else _evaluate
+    return exit_status(lambda: run(arguments), (ValueError, MediaError), stopped="stopped; run the same command again")
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    for path in arguments.files:
+        told = measure_file(path).items()
+        print(f"{path}: " + ", ".join(f"{name} {'-' if value is None else f'{value:.3g}'}" for name, value in told))
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     suites, output = suites_named(arguments.suite), arguments.output
+    if output is None:
+        raise EvaluationError("--output is missing: name a folder for metrics.json and report.html")
     if arguments.n < 2:
         raise EvaluationError(f"--n {arguments.n}: judge at least 2 clips of a suite, 100 for figures to report")
     names = _names(arguments.model)
@@ -107,10 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="jobs/evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     told = f"folder of a model, as training exports it, or `{TRUTH}`; may be given again"
-    parser.add_argument("--model", action="append", required=True, metavar="DIR", help=told)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--model", action="append", metavar="DIR", help=told)
+    asked.add_argument("--files", nargs="+", metavar="FILE", help="measure these clips of yours; nothing is asked")
     parser.add_argument("--suite", default="all", help=f"all, or some of {','.join(SUITES)}")
     parser.add_argument("--n", type=int, default=100, help="clips per suite (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to, with --model")
     parser.add_argument("--noise-seed", type=int, default=0, help="another draw of the models' noise (default: 0)")
     parser.add_argument("--steps", type=int, help="of sampling, in the place of the model's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")

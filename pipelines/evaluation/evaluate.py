@@ -96,6 +96,8 @@ def flat_metrics(results: Sequence[SuiteResult]) -> dict[str, float]:
                 told = asdict(score)
                 flat |= {f"{result.suite}/{name}{'' if key == 'value' else '_' + key}": told[key]
                          for key in ("value", "low", "high")}  # fmt: skip
+        if result.distance is not None:
+            flat[f"{result.suite}/picture_distance"] = result.distance
         flat[f"{result.suite}/failed"] = float(result.failed)
         flat[f"{result.suite}/trusted"] = float(result.trusted)
     return flat

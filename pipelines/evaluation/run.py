@@ -6,14 +6,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.controls import ControlResult, run_controls
 from pipelines.evaluation.films import Format, examples
+from pipelines.evaluation.measures import frechet_distance, picture_features
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.suites import Ask, Suite
 from pipelines.evaluation.summary import Score, summarise
 
 SHOWN = 8  # clips of a suite that are kept for people to look at
+LEAST_CONTROLS = 12  # films: of fewer, two that happen to be alike would make a shuffled prompt right
 
 Answer = Callable[[Suite, Ask, int], Clip]
 
@@ -41,6 +45,8 @@ class SuiteResult:
     cases: list[dict[str, Any]]
     seconds: float
     shown: list[dict[str, Any]] = field(default_factory=list)
+    distance: float | None = None
+    """Frechet distance of pictures made to those that are right, on simple features: for suites of one size alone."""
 
     @property
     def trusted(self) -> bool:
@@ -70,19 +76,30 @@ def run_suite(
     The first clips are written to `media`, beside the right ones.
     """
     start = time.perf_counter()
-    asks = [suite.ask(example, form) for example in examples(suite.seed, count, form, suite.motion)]
+    films = examples(suite.seed, max(count, LEAST_CONTROLS), form, suite.motion)
+    asks = [suite.ask(example, form) for example in films]
     controls = run_controls([ask.case(ask.right) for ask in asks], suite.metrics)
-    rows, shown = [], []
-    for number, ask in enumerate(asks):
+    rows, shown, features = [], [], []
+    for number, ask in enumerate(asks[:count]):
         seed = suite.seed + number + 7_919 * noise_seed
         row, made = _judged(suite, ask, seed, answer)
         rows.append(row)
+        if made is not None and made.frames is not None and ask.right.frames is not None:
+            features.append((picture_features(made.frames), picture_features(ask.right.frames)))
         if media is not None and number < SHOWN and made is not None:
             shown.append(_written(suite, ask, made, number, row, media))
         progress()
     scores = {name: summarise(METRICS[name], list(_values(rows, name))) for name in suite.metrics}
     return SuiteResult(suite.name, scores, _held(suite, scores, controls), controls, rows,
-                       time.perf_counter() - start, shown)  # fmt: skip
+                       time.perf_counter() - start, shown, _distance(features))  # fmt: skip
+
+
+def _distance(features: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """None of fewer than two clips."""
+    if len(features) < 2:
+        return None
+    made, right = (np.stack(rows) for rows in zip(*features, strict=True))
+    return frechet_distance(made, right)
 
 
 def _judged(suite: Suite, ask: Ask, seed: int, answer: Answer) -> tuple[dict[str, Any], Clip | None]:

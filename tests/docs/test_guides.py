@@ -13,10 +13,12 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cache, curate, finetune, generate, plan, train
+from jobs import cache, curate, evaluate, finetune, generate, plan, train
 from model.generator import Generator
 from pipelines.curation import cut, extract, measure
 from pipelines.curation.recipe import RECIPES, load_recipe
+from pipelines.evaluation.evaluate import suites_named
+from pipelines.evaluation.suites import SUITES
 from pipelines.synthesis.__main__ import main as render_world
 from pipelines.training.curriculum.recipe import STAGES
 from pipelines.training.stages.observe import read_metrics
@@ -26,7 +28,16 @@ from skyreels.media import errors
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "curation.md"
 TRAINING = REPOSITORY / "docs" / "training.md"
-JOBS = {"cache": cache, "curate": curate, "finetune": finetune, "generate": generate, "plan": plan, "train": train}
+EVALUATION = REPOSITORY / "docs" / "evaluation.md"
+JOBS = {
+    "cache": cache,
+    "curate": curate,
+    "evaluate": evaluate,
+    "finetune": finetune,
+    "generate": generate,
+    "plan": plan,
+    "train": train,
+}
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -164,6 +175,26 @@ def test_every_command_of_the_training_guide_has_arguments_that_exist(words):
         train._verify_parser().parse_args(words[2:])
         return
     parse(JOBS[job]._parser(), curate._with_command(words[1:]) if job == "curate" else words[1:], many=("input",))
+
+
+def test_the_evaluation_guide_judges_the_judge_and_ranks_votes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tested = [block for block in blocks_of(EVALUATION) if block.mark == "tested"]
+    assert [block.language for block in tested] == ["bash", "python"]
+    for block in tested:
+        _run(block)
+    said = capsys.readouterr().out
+    assert re.search(r"^v2a +event_f1 +truth +1\.000", said, re.MULTILINE)
+    assert re.search(r"^ours: \d+ \(\d+ to \d+\)$", said, re.MULTILINE)
+    assert (tmp_path / "judged" / "report.html").stat().st_size > 10_000
+
+
+def test_every_command_of_the_evaluation_guide_has_arguments_that_exist_and_its_table_every_suite():
+    for block in blocks_of(EVALUATION):
+        for words in block.commands if block.language == "bash" else ():
+            suites_named(evaluate._parser().parse_args(words[2:]).suite)
+    text = EVALUATION.read_text()
+    assert [name for name in SUITES if f"`{name}`" not in text] == []
 
 
 def test_the_guide_knows_every_reason_that_a_source_can_be_refused_for():

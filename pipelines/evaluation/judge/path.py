@@ -127,7 +127,7 @@ def _bounces(frames: int, fps: float) -> list[_Plan]:
     """Unknowns: x and its speed (2), y, its speed, then by how much each hit changes it. Times of hits are tried."""
     t, one = np.arange(frames) / fps, np.ones(frames)
     times = np.arange(LEAST_FALL, t[-1] - 1.0 / fps, TURNS)
-    chosen = [(time,) for time in times]
+    chosen: list[tuple[float, ...]] = [(time,) for time in times]
     coarse = times[::2]
     chosen += [pair for pair in combinations(coarse, 2) if pair[1] - pair[0] >= LEAST_FALL]
     fall = np.concatenate([np.zeros(frames), 0.5 * GRAVITY * t**2])

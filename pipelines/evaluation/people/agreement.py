@@ -16,7 +16,8 @@ def agreement(records: Sequence[Likert | Comparison]) -> float | None:
     units: dict[tuple[str, ...], dict[str, float]] = {}
     for record in records:
         if isinstance(record, Likert):
-            unit, value = (record.item, record.dimension, record.model), float(record.points)
+            unit: tuple[str, ...] = (record.item, record.dimension, record.model)
+            value = float(record.points)
         else:
             pair = sorted((record.first, record.second))
             unit, value = (record.item, record.dimension, *pair), _VERDICTS[record.seen_from(pair[0])]

@@ -84,7 +84,8 @@ def measure_sync(
 
 def _detrended(curve: np.ndarray) -> np.ndarray:
     """Less its mean over a second around."""
-    return curve - uniform_filter1d(curve, round(TREND_S * GRID_HZ), mode="nearest")
+    rest: np.ndarray = curve - uniform_filter1d(curve, round(TREND_S * GRID_HZ), mode="nearest")
+    return rest
 
 
 def _correlation(motion: np.ndarray, onsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
