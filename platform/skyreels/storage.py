@@ -164,18 +164,25 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def require_writable(location: str, option: str = "--output") -> None:
-    """Make a local folder and write to it; raises StorageError, naming the `option` that gave it, where that fails."""
+    """Try to make a local folder and write to it, and leave nothing behind.
+
+    Raises StorageError, naming the `option` that gave it, where that fails.
+    """
     if is_remote(location):
         return  # the first upload says so, and no right to delete is needed for it
     path = local_path(normalise(location))
     name = printable(str(path))
     if spelled(str(path)) != str(path):
         raise StorageError(errno.EINVAL, f"{name} is not UTF-8: give {option} a name that is")
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / temporary_name()
         probe.touch()
         probe.unlink()
+        for folder in new:
+            with suppress(OSError):  # somebody else has written to it meanwhile: then it stays
+                folder.rmdir()
     except (FileExistsError, NotADirectoryError):
         reason = f"{name} is a file, or lies below one: give a folder as {option}"
         raise StorageError(errno.ENOTDIR, reason) from None

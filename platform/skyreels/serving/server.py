@@ -61,6 +61,8 @@ class ServingConfig:
         """The job store that this configuration names."""
         if not self.database and not Storage(self.files).is_local:
             raise ConfigError(f"files are at {self.files}: say which database the jobs are in, as an SQLAlchemy URL")
+        if not self.database:
+            Path(self.files).mkdir(parents=True, exist_ok=True)
         url = self.database or f"sqlite:///{Path(self.files).resolve() / 'jobs.db'}"
         return JobStore(url, queue=self.queue, queue_per_owner=self.queue_per_owner, keep_s=self.keep_s)
 
