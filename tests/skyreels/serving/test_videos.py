@@ -124,6 +124,7 @@ def test_what_is_wrong_is_told_in_the_form_that_clients_show(http, case):
         ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400),
         ({"content": b"[]", "headers": {"content-type": "application/json"}}, 400),
         ({"content": b'{"prompt": NaN}', "headers": {"content-type": "application/json"}}, 400),
+        ({"content": b'{"prompt": "x", "\\ud800": 1}', "headers": {"content-type": "application/json"}}, 400),
         ({"content": b"\xff\xfe", "headers": {"content-type": "application/json"}}, 400),
         ({"content": b"prompt", "headers": {"content-type": "text/plain"}}, 415),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400),
@@ -135,7 +136,7 @@ def test_what_is_wrong_is_told_in_the_form_that_clients_show(http, case):
         ({"data": {f"f{number}": "x" for number in range(70)}, "files": {"a": b"x"}}, 400),
         ({"data": {"prompt": "x"}, "files": [(f"f{number}", b"x") for number in range(20)]}, 400),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_bodies_that_are_none_are_refused(http, sent, status):
     answer = http.post("/v1/videos", **sent)
