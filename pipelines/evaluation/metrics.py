@@ -7,7 +7,7 @@ compare what the judge sees and hears with the truth; the others hold for any cl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,12 @@ class Case:
     @property
     def inputs(self) -> set[str]:
         """What there is to read."""
-        there = {"frames": self.made.frames, "audio": self.made.audio, "source": self.source, "truth": self.truth}
+        there: dict[str, Any] = {
+            "frames": self.made.frames,
+            "audio": self.made.audio,
+            "source": self.source,
+            "truth": self.truth,
+        }
         there |= {"keep": self.keep, "baseline": self.baseline, "given": self.given or None}
         return {name for name, value in there.items() if value is not None}
 
@@ -196,13 +201,17 @@ def _spectrum(case: Case) -> float:
     return measures.spectral_correlation(case.source.audio, case.audio, case.made.sample_rate)
 
 
+def _reads(*inputs: Input) -> frozenset[Input]:
+    return frozenset(inputs)
+
+
 _SUBJECT, _EVENTS = (
     "instruction following, video: subject description",
     "instruction following, audio: temporal accuracy",
 )
 _SYNC, _STABLE = "audio-visual sync: sound-effect alignment", "motion quality: temporal consistency"
-_SEEN, _HEARD = frozenset({"frames", "truth"}), frozenset({"audio", "truth"})
-_BOTH, _AGAINST = frozenset({"frames", "audio", "truth"}), frozenset({"frames", "source"})
+_SEEN, _HEARD = _reads("frames", "truth"), _reads("audio", "truth")
+_BOTH, _AGAINST = _reads("frames", "audio", "truth"), _reads("frames", "source")
 
 _ALL = (
     Metric("colour", _SUBJECT, _SEEN, lambda c: float(c.picture.colour == c.truth.colour), least_on_truth=0.97,
@@ -216,7 +225,7 @@ _ALL = (
            bounds={"shuffled": 0.45, "frozen": 0.05, "noise": 0.1}),
     Metric("count", _SUBJECT, _SEEN, _counted, least_on_truth=0.97,
            bounds={"noise": 0.3}),
-    Metric("one_shot", "instruction following, video: multi-shot consistency", frozenset({"frames"}),
+    Metric("one_shot", "instruction following, video: multi-shot consistency", _reads("frames"),
            lambda c: float(not c.picture.cuts), least_on_truth=0.97),
     Metric("sound", "instruction following, audio: semantic adherence", _HEARD,
            lambda c: float(c.sound == c.truth.sound), least_on_truth=0.97, bounds={"shuffled": 0.45, "noise": 0.35}),
@@ -228,32 +237,32 @@ _ALL = (
            bounds={"shifted": 100.0}),
     Metric("seen_hits_f1", _SYNC, _SEEN, _seen_hits, "mean", least_on_truth=0.97,
            bounds={"frozen": 0.05, "noise": 0.1}),
-    Metric("av_align", _SYNC, frozenset({"frames", "audio"}), _alignment, "mean"),
-    Metric("given_frames", "visual quality: structural integrity", frozenset({"frames", "source", "given"}), _given,
+    Metric("av_align", _SYNC, _reads("frames", "audio"), _alignment, "mean"),
+    Metric("given_frames", "visual quality: structural integrity", _reads("frames", "source", "given"), _given,
            "mean", "dB", least_on_truth=40.0, bounds={"noise": 15.0}),
     Metric("identity", _STABLE, _SEEN, _identity, least_on_truth=0.97, bounds={"shuffled": 0.2, "noise": 0.05}),
     Metric("position", "motion quality: plausibility", _SEEN, _position, "median", "% of width", lower_is_better=True,
            least_on_truth=3.0, bounds={"noise": 12.0}),
-    Metric("kept", _STABLE, frozenset({"frames", "source", "keep"}), _kept, least_on_truth=0.97,
+    Metric("kept", _STABLE, _reads("frames", "source", "keep"), _kept, least_on_truth=0.97,
            bounds={"noise": 0.0}),
-    Metric("filled", "visual quality: structural integrity", frozenset({"frames", "source", "keep"}), _filled, "mean",
+    Metric("filled", "visual quality: structural integrity", _reads("frames", "source", "keep"), _filled, "mean",
            "dB", least_on_truth=40.0, bounds={"noise": 15.0}),
-    Metric("rest", _STABLE, frozenset({"frames", "source", "keep"}), _rest, "mean", "dB", least_on_truth=40.0,
+    Metric("rest", _STABLE, _reads("frames", "source", "keep"), _rest, "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),
     Metric("picture_psnr", "visual quality: clarity", _AGAINST,
            lambda c: measures.psnr(c.frames, c.source_frames), "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),
-    Metric("gain", "visual quality: clarity", frozenset({"frames", "source", "baseline"}), _gain, "mean", "dB",
+    Metric("gain", "visual quality: clarity", _reads("frames", "source", "baseline"), _gain, "mean", "dB",
            least_on_truth=10.0, bounds={"noise": 0.0}),
-    Metric("spectrum", "audio quality: clarity", frozenset({"audio", "source"}), _spectrum, "mean",
+    Metric("spectrum", "audio quality: clarity", _reads("audio", "source"), _spectrum, "mean",
            least_on_truth=0.97, bounds={"noise": 0.6}),
-    Metric("sharpness", "visual quality: clarity", frozenset({"frames"}), lambda c: measures.sharpness(c.frames),
+    Metric("sharpness", "visual quality: clarity", _reads("frames"), lambda c: measures.sharpness(c.frames),
            "mean", "levels"),
-    Metric("flicker", "motion quality: stability", frozenset({"frames"}), lambda c: measures.flicker(c.frames), "mean",
+    Metric("flicker", "motion quality: stability", _reads("frames"), lambda c: measures.flicker(c.frames), "mean",
            "levels", lower_is_better=True),
-    Metric("loudness", "audio quality: dynamic range", frozenset({"audio"}), lambda c: measures.loudness_db(c.audio),
+    Metric("loudness", "audio quality: dynamic range", _reads("audio"), lambda c: measures.loudness_db(c.audio),
            "mean", "dB"),
-    Metric("clipping", "audio quality: artefacts", frozenset({"audio"}), lambda c: measures.clipping(c.audio), "mean",
+    Metric("clipping", "audio quality: artefacts", _reads("audio"), lambda c: measures.clipping(c.audio), "mean",
            lower_is_better=True),
 )  # fmt: skip
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
