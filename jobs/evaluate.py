@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from model.checkpoint import CheckpointError
+from model.checksums import CheckpointError
 from model.generator import Generator
 from pipelines.evaluation.evaluate import (
     TRUTH,
