@@ -24,7 +24,10 @@ from skyreels.training.checkpoints import Checkpoints, PieceReader
 pytestmark = pytest.mark.e2e
 
 STAGE, STEPS = "sft-1", 4
-MIX = ["tasks.t2av=1", "tasks.image_ref=1", "tasks.video_ref=1", "tasks.audio_ref=1"]
+GIVEN = ("v2a", "a2v", "i2v", "start_end", "keyframes_at", "extend", "inpaint", "edit")
+MIX = [f"tasks.{task}=1" for task in ("t2av", "image_ref", "video_ref", "audio_ref")]
+MIX += [f"tasks.{task}=0" for task in GIVEN]
+"""Each of four tasks in one of four steps."""
 PLAIN = ["precision=fp32", "ema=null", f"steps={STEPS}", f"latents={STAGE}", "samples_every_steps=4"]
 """No averages: the export is what was learned. A cache of this stage's own, as small as can be."""
 LINEAR = ["optimizer.eps=100", "optimizer.learning_rate=100", "schedule.kind=constant", "schedule.warmup_steps=0"]
