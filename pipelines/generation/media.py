@@ -82,9 +82,12 @@ class MediaReader:
         stream = probe.audio if kind == "audio" else probe.video
         return 0.0 if stream is None else stream.start_s
 
-    def sound(self, file: MediaFile, sample_rate: int, channels: int, start_s: float = 0.0) -> np.ndarray:
-        """(channels, samples) float32 from `start_s` on the file's own clock."""
+    def sound(self, file: MediaFile, sample_rate: int, channels: int, start_s: float | None = None) -> np.ndarray:
+        """(channels, samples) float32 from `start_s` on the file's clock; None: from its picture, else its sound."""
         probe = self._probe(file)
+        if start_s is None:
+            first = probe.video or probe.audio
+            start_s = first.start_s if first else 0.0
         wanted = SoundWanted(path=file.path, probe=probe, start_s=start_s, sample_rate=sample_rate, channels=channels)
         return self._array(file, "decode_sound", wanted.model_dump(mode="json"))
 

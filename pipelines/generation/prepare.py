@@ -116,18 +116,21 @@ class _Reading:
             raise RequestError("mask", message)
         return marked
 
-    def _sound(self, file: MediaFile, start_s: float) -> Tensor:
+    def _sound(self, file: MediaFile, start_s: float | None) -> Tensor:
         """(channels, samples) as the model's codec takes it."""
         codec = self.spec.audio
         if codec is None:
             raise RequestError(file.where, f"{file.path} is sound, and this model neither hears nor makes any")
         return torch.from_numpy(self.reader.sound(file, codec.sample_rate, 2 if codec.stereo else 1, start_s))
 
-    def _sound_start(self, sound: MediaFile, frames: np.ndarray | None) -> float:
-        """On the sound file's clock, when the result starts: of the video's own sound, with its first kept picture."""
+    def _sound_start(self, sound: MediaFile, frames: np.ndarray | None) -> float | None:
+        """On the sound file's clock, when the result starts: of the video's own sound, with its first kept picture.
+
+        None for another file: with its own beginning.
+        """
         video = self._video
         if video is None or frames is None or not video.path.samefile(sound.path):
-            return 0.0
+            return None
         start_s = self.reader.starts(video, "video")
         if self.request.mask is not None or self.request.video_use not in ("extend", "lead_up"):
             return start_s

@@ -90,7 +90,7 @@ def test_a_folder_says_what_a_model_takes_without_its_weights(build, tmp_path):
     for weights in (tmp_path / "model").rglob("*.safetensors"):
         weights.unlink()
     assert read_spec(tmp_path / "model") == made.components.spec
-    with pytest.raises(ValueError, match="holds neither"):
+    with pytest.raises(ValueError, match=r"is damaged: .*\.safetensors is missing"):
         Components.load(tmp_path / "model")
 
 
