@@ -74,7 +74,7 @@ train: setup $(if $(filter runs/demo/data,$(DATA)),runs/demo/data/datasets/defau
 	$(BIN)/python jobs/train.py --stage $(STAGE) --preset $(PRESET) --data $(DATA) --output $(RUNS) \
 		--resume $(RESUME) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DRY_RUN),--dry-run) $(ARGS)
 
-tiny: setup ## Train a small model that has learned, from nothing: about 3 hours on two cores, resumable  [ARGS="joint.steps=…"]
+tiny: setup ## Train a small model on a plain world, from nothing: hours on two cores, resumable  [ARGS="joint.steps=…"]
 	$(BIN)/python -m jobs.tiny --output $(if $(filter runs/demo,$(OUTPUT)),runs/tiny,$(OUTPUT)) $(ARGS)
 
 serve: setup ## Serve MODEL=folder on http://127.0.0.1:8000; jobs survive a restart  [PORT=… ARGS="--files …"]

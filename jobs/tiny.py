@@ -1,4 +1,4 @@
-"""A small model that has learned: from nothing through the whole curriculum, on two CPU cores in about three hours.
+"""A small model on a plain world: from nothing through the whole curriculum, for hours on two CPU cores.
 
     make tiny                                 the plain world, curated; every stage; one clip with its sound
     make tiny OUTPUT=/data/tiny ARGS="--films 6000"
