@@ -39,7 +39,7 @@ def client(keyed):
 
 
 def test_a_clip_is_asked_for_polled_and_downloaded(client):
-    video = client.videos.create_and_poll(prompt="a green room", seconds="2", size="96x64")  # type: ignore
+    video = client.videos.create_and_poll(prompt="a green room", seconds="2", size="96x64")
     assert (video.status, video.progress, video.size, video.seconds) == ("completed", 100, "96x64", "2.0")
     assert video.model_extra["seed"] == 7
     content = client.videos.download_content(video.id)
@@ -69,7 +69,7 @@ def test_lists_remixes_edits_extensions_and_deletions(client):
     film = client.videos.download_content(first.id).read()
     for made in (
         client.videos.edit(prompt="green", video=("clip.mp4", film)),
-        client.videos.extend(prompt="green", seconds="2", video=("clip.mp4", film)),  # type: ignore
+        client.videos.extend(prompt="green", seconds="2", video=("clip.mp4", film)),
     ):
         assert client.videos.poll(made.id).status == "completed"
     listed = [video.id for video in client.videos.list(limit=2)]
@@ -87,7 +87,7 @@ def test_a_failed_job_is_a_video_and_not_an_exception(client):
 
 def test_errors_have_a_message_a_field_and_a_code(client):
     with pytest.raises(openai.BadRequestError, match="both sides must be even") as caught:
-        client.videos.create(prompt="x", size="65x48")  # type: ignore
+        client.videos.create(prompt="x", size="65x48")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_value")
 
 
