@@ -8,7 +8,7 @@ from fractions import Fraction
 import cv2
 
 from pipelines.synthesis.pairs import render_pairs
-from pipelines.synthesis.plain import render_plain
+from pipelines.synthesis.plain import render_plain, render_plain_pairs
 from pipelines.synthesis.world import CYCLE, GROUND_TRUTH_FILES, WorldFile, render_world
 from skyreels.progress import Progress
 
@@ -16,14 +16,11 @@ from skyreels.progress import Progress
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     cv2.setNumThreads(1)
+    if arguments.plain or arguments.plain_pairs:
+        _write_plain(arguments)
+        return
     if arguments.pairs:
         _write_pairs(arguments)
-        return
-    if arguments.plain:
-        with Progress("rendering", arguments.plain, "films") as bar:
-            for _ in render_plain(arguments.output, arguments.plain, arguments.seed):
-                bar.update(1)
-        print(f"{arguments.plain} plain films in {arguments.output}, each with its annotation")
         return
 
     def progress(entries: list[WorldFile]) -> Iterator[WorldFile]:
@@ -46,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{len(rows)} files in {arguments.output}: {clean} clean, {faulty} with a planted fault; truth.jsonl tells all"
     )
+
+
+def _write_plain(arguments: argparse.Namespace) -> None:
+    for count, what, rendered in (
+        (arguments.plain, "films", render_plain),
+        (arguments.plain_pairs, "pairs", render_plain_pairs),
+    ):
+        if count:
+            with Progress("rendering", count, what) as bar:
+                for _ in rendered(arguments.output, count, arguments.seed):
+                    bar.update(1)
+            print(f"{count} plain {what} in {arguments.output}, each with its annotation")
 
 
 def _write_pairs(arguments: argparse.Namespace) -> None:
@@ -89,8 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs", type=int, metavar="N", help="make N edit pairs instead: the same film before and after"
     )
     parser.add_argument(
-        "--plain", type=int, metavar="N", help="make N films of 1.1 s that a small model can learn instead (128x128)"
+        "--plain", type=int, metavar="N", help="make N short films that a small model can learn instead (128x128)"
     )
+    parser.add_argument("--plain-pairs", type=int, metavar="N", help="make N edit pairs of such films instead")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default %(default)s)")
     parser.add_argument("--size", type=_size, default=(256, 256), metavar="WxH", help="pixels, even (default 256x256)")
     parser.add_argument("--fps", type=Fraction, default=Fraction(24), help="frames per second, as 24 or 30000/1001")

@@ -4,7 +4,7 @@ Hidden subjects go on moving and colliding unseen, so taking one away disturbs n
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -74,14 +74,17 @@ class EditPair:
         return masks_at(full, index).get(f"shot0/{self.target}", np.zeros((height, width), bool))
 
 
-def make_pair(film: Film, kind: EditKind, seed: int = 0) -> EditPair:
-    """An edit of the first shot of a single-shot film; which subject, colour, style ... is drawn from the seed."""
+def make_pair(film: Film, kind: EditKind, seed: int = 0, colours: Sequence[str] = tuple(COLOURS)) -> EditPair:
+    """An edit of the first shot of a single-shot film; which subject, colour, style ... is drawn from the seed.
+
+    What is recoloured takes one of `colours`.
+    """
     if len(film.shots) != 1:
         raise ValueError(f"an edit pair is made of one shot, the film has {len(film.shots)}")
     rng = np.random.default_rng((seed, 0xED))
     shot = film.shots[0]
     if kind in ("insert", "delete", "recolour"):
-        return _edit_subject(film, shot, kind, rng)
+        return _edit_subject(film, shot, kind, rng, colours)
     if kind == "restyle":
         style: StyleName = _other(rng, get_args(StyleName), shot.scene.style)
         return EditPair(kind, film, _with_scene(film, style=style), f"Change the style to {STYLE_WORDS[style]}.")
@@ -138,7 +141,7 @@ def render_pairs(
         yield pair
 
 
-def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generator) -> EditPair:
+def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generator, colours: Sequence[str]) -> EditPair:
     cast = [k for k, subject in enumerate(shot.scene.subjects) if not subject.hidden]
     if not cast:
         raise ValueError(f"{kind}: the scene shows no subject")
@@ -146,7 +149,7 @@ def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generat
     subject = shot.scene.subjects[place]
     name = phrase(subject)
     if kind == "recolour":
-        colour = _other(rng, tuple(COLOURS), subject.colour)
+        colour = _other(rng, tuple(colours), subject.colour)
         after = _with_subject(film, place, replace(subject, colour=colour))
         return EditPair(kind, film, after, f"Change the colour of {_the(name)} to {colour}.", subject.name)
     without = _with_subject(film, place, replace(subject, hidden=True))

@@ -24,6 +24,7 @@ from pipelines.synthesis.film import (
     Soundtrack,
     Subject,
 )
+from pipelines.synthesis.pairs import EditKind, make_pair, write_pair
 from pipelines.synthesis.sampler import Split, is_held_out
 from pipelines.synthesis.studio import write_film
 
@@ -32,7 +33,12 @@ COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
 BACKGROUNDS = ("black", "grey", "brown", "green", "blue", "purple")
 MATERIALS: tuple[MaterialName, ...] = ("wood", "metal", "glass")
 MOTIONS: tuple[MotionKind, ...] = ("linear", "linear", "circular", "bouncing", "bouncing")
-TRAVEL = 0.45  # heights in a second
+TRAVEL = 0.45  # heights in a second, or in the whole of a longer film
+SECONDS = 1.1
+LONGER = 2.3
+"""Every eighth film: a second of it leaves room for references from other times."""
+FIRST_HIT = (0.12, 0.75)  # seconds; spread, so that a hit can only be placed by looking
+EDITS: tuple[EditKind, ...] = ("insert", "delete", "recolour")
 
 
 def render_plain(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]:
@@ -40,7 +46,21 @@ def render_plain(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]
     for number in range(count):
         name = f"plain-{seed:03d}-{number:06d}"
         if not (Path(folder) / f"{name}.json").is_file():
-            write_film(sample_plain_film(seed * 1_000_003 + number), folder, name)
+            seconds = LONGER if number % 8 == 7 else SECONDS
+            write_film(sample_plain_film(seed * 1_000_003 + number, seconds=seconds), folder, name)
+        yield name
+
+
+def render_plain_pairs(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]:
+    """Write `count` edit pairs of films of the training split, the kinds in turn; gives their names."""
+    for number in range(count):
+        kind = EDITS[number % len(EDITS)]
+        name = f"{seed:03d}-{number:06d}-{kind}"
+        if not (Path(folder) / f"{name}.edit.json").is_file():
+            film = sample_plain_film((seed + 500) * 1_000_003 + number)  # not those of the films
+            behind = film.shots[0].scene.background.colours[0]
+            colours = tuple(colour for colour in COLOURS if colour != behind)
+            write_pair(make_pair(film, kind, number, colours), folder, name)
         yield name
 
 
@@ -49,7 +69,7 @@ def sample_plain_film(
     *,
     size: tuple[int, int] = (128, 128),
     fps: Fraction | int = 32,
-    seconds: float = 1.1,
+    seconds: float = SECONDS,
     split: Split = "train",
 ) -> Film:
     """A film of the plain world. What bounces is heard where it hits; all else has music, rain, wind or a room."""
@@ -58,13 +78,14 @@ def sample_plain_film(
         shape, colour, behind = (str(rng.choice(names)) for names in (SHAPES, COLOURS, BACKGROUNDS))
         if colour != behind and (split == "any" or is_held_out(shape, colour) == (split == "held-out")):
             break
-    motion = _motion(rng, size[0] / size[1], seconds)
+    radius = float(rng.uniform(0.17, 0.21))
+    motion = _motion(rng, size[0] / size[1], seconds, radius)
     subject = Subject(
         f"{colour}-{shape}",
         shape,  # type: ignore[arg-type]
         colour,
         material=MATERIALS[int(rng.integers(len(MATERIALS)))],
-        size=float(rng.uniform(0.17, 0.21)),
+        size=radius,
         motion=motion,
     )
     scene = Scene((subject,), Background("flat", (behind, behind)), grain=0.0, seed=int(rng.integers(1 << 31)))
@@ -72,18 +93,30 @@ def sample_plain_film(
     return Film((Shot(scene, seconds),), size, Fraction(fps), sound=sound, seed=seed)
 
 
-def _motion(rng: np.random.Generator, aspect: float, seconds: float) -> Motion:
+def _motion(rng: np.random.Generator, aspect: float, seconds: float, radius: float) -> Motion:
     """A path in view for all of the film, and long enough to be seen for what it is."""
     kind = MOTIONS[int(rng.integers(len(MOTIONS)))]
     x, y = float(rng.uniform(0.4, 0.6)) * aspect, float(rng.uniform(0.4, 0.6))
     if kind == "bouncing":
-        return Motion(kind, (x, float(rng.uniform(0.2, 0.4))), (float(rng.uniform(-0.2, 0.2)), 0.0))
+        height, fall = _fall(rng, radius)
+        return Motion(kind, (x, height), (float(rng.uniform(-0.2, 0.2)), fall))
     if kind == "circular":
         return Motion(kind, (x, y), radius=float(rng.uniform(0.16, 0.2)), period=float(rng.uniform(1.0, 1.3)))
-    across = TRAVEL * float(rng.uniform(0.85, 1.15)) * (1 if rng.random() < 0.5 else -1)
+    slower = min(1.0, SECONDS / seconds)
+    across = TRAVEL * slower * float(rng.uniform(0.85, 1.15)) * (1 if rng.random() < 0.5 else -1)
     speed = (across * aspect, 0.0) if rng.random() < 0.5 else (0.0, across)
     middle = (0.5 * aspect, y) if speed[0] else (x, 0.5)
     return Motion(kind, (middle[0] - speed[0] * seconds / 2, middle[1] - speed[1] * seconds / 2), speed)
+
+
+def _fall(rng: np.random.Generator, radius: float) -> tuple[float, float]:
+    """Height and speed at the start, so that the floor is first hit at a time of `FIRST_HIT` and the ceiling never."""
+    while True:
+        seconds, height = float(rng.uniform(*FIRST_HIT)), float(rng.uniform(0.25, 0.6))
+        speed = (Scene.floor - radius - height) / seconds - Scene.gravity * seconds / 2
+        top = height - (speed**2 / (2 * Scene.gravity) if speed < 0 else 0.0)
+        if top > radius and speed < Scene.gravity / 2:
+            return height, speed
 
 
 def _sound(rng: np.random.Generator) -> Soundtrack:
