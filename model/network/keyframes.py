@@ -46,5 +46,5 @@ def keyframe_positions(
         (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (coarse / n) - 0.5
         for n, coarse in zip(size, grid, strict=True)
     )
-    times = torch.tensor(indices, device=device, dtype=torch.float32)
+    times = torch.cat([torch.full((1,), float(index), device=device) for index in indices])  # as a graph can record
     return grid_positions(times, rows, columns)

@@ -130,7 +130,7 @@ def from_cubes(x: Tensor, plan: SparsePlan) -> Tensor:
 def cube_sizes(plan: SparsePlan, device: torch.device) -> Tensor:
     """Valid tokens in each cube, (cubes,) float32."""
     per_axis = [
-        torch.tensor([min(edge, size - at * edge) for at in range(count)], device=device, dtype=torch.float32)
+        (size - edge * torch.arange(count, device=device, dtype=torch.float32)).clamp(max=edge)
         for size, edge, count in zip(plan.grid, plan.cube, plan.cubes, strict=True)
     ]
     return torch.einsum("i,j,k->ijk", *per_axis).flatten()

@@ -148,9 +148,10 @@ def _by_layout(passes: Sequence[Pass], run: RunInputs) -> list[list[Pass]]:
     return list(groups.values())
 
 
-def stack_text(rows: Sequence[TextPair]) -> tuple[Tensor, Tensor | None]:
-    """Join texts of several lengths along the batch, padded with zeros; no mask where nothing is padded."""
-    longest = max(hidden.shape[1] for hidden, _ in rows)
+def stack_text(rows: Sequence[TextPair], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Join texts of several lengths along the batch, padded with zeros to a multiple of tokens; no mask where nothing
+    is padded."""
+    longest = -(-max(hidden.shape[1] for hidden, _ in rows) // multiple) * multiple
     text = torch.cat([_pad(hidden, longest) for hidden, _ in rows])
     mask = torch.cat([_pad(mask, longest) for _, mask in rows])
     return text, None if bool(mask.all()) else mask

@@ -70,6 +70,7 @@ class Assembler:
     """None takes the preset's."""
     sparsity: SparsitySchedule | None = None
     fps: float = 16.0
+    text_multiple: int = 1
 
     def batch(
         self, task: str, samples: Sequence[LatentSample], generator: torch.Generator, step: int = 0
@@ -90,6 +91,7 @@ class Assembler:
             network_config(self.preset, self.branches),
             self.flow or from_mapping(FlowConfig, self.preset.section("flow"), f"{self.preset.name}: flow"),
             self.sparsity.at(step) if self.sparsity else 0.0,
+            self.text_multiple,
         )
         keys = [sample.key for sample in samples]
         return collate(task, examples, keys, generator, collation, self._audio_time_scale(first))

@@ -30,6 +30,9 @@ from skyreels.training.ulysses import sequence_ranks
 COMPARED = 32
 """Samples that weights are compared on: the comparison is of pairs, on the same noise, so few tell enough."""
 
+CAPTURED_TEXT = 16
+"""Tokens: a step is captured anew for every length of text."""
+
 MOST_REPLACEMENTS = 8
 """For one sample; data where so many in a row cannot be read is no data."""
 
@@ -163,7 +166,14 @@ class StageMaker:
         stage, recipe = self.stage, self.stage.recipe
         index = open_caches(self.latents)
         assembler = Assembler(
-            stage.preset, stage.branches, index, stage.settings, stage.flow, stage.sparsity, recipe.fps
+            stage.preset,
+            stage.branches,
+            index,
+            stage.settings,
+            stage.flow,
+            stage.sparsity,
+            recipe.fps,
+            CAPTURED_TEXT if recipe.captured else 1,
         )
         held = held_out_of(stage, index)
         return TransformerStage(

@@ -118,18 +118,20 @@ def inpaint(sample: LatentSample, context: TaskContext) -> Example:
 
 
 def edit(sample: LatentSample, context: TaskContext) -> Example:
-    """Changes a clip as the instruction says: within its region, or everywhere with the clip before as reference, which
-    the instruction was then read with.
+    """Changes a clip as the instruction says: within its region, or anywhere with the clip before as reference, which
+    the instruction was then read with. An edit that has a region is made without it half of the time, since most
+    people give none.
 
-    Every example carries the clip before, and those with a region do not attend to it: batches that have both kinds,
+    Every example carries the clip before, and those within a region do not attend to it: batches that have both kinds,
     and ranks, then run the same modules.
     """
     video = picture(sample)
     before = held(sample, sample.references.get("video"), "reference.video")
-    told = instruction(sample, context) if sample.regions else caption_read_with(sample, "video", context)
+    within = bool(sample.regions) and context.chance(0.5)
+    told = instruction(sample, context) if within else caption_read_with(sample, "video", context)
     sound = sound_if_heard(sample, context)
     example = Example(told, video, nothing_kept(video, context.black), sound, video_reference=before)
-    if not sample.regions:
+    if not within:
         return replace(example, attends=not context.chance(context.settings.dropout.references))
     drawn = sample.regions[context.pick(len(sample.regions))]
     return replace(example, condition=region_kept(drawn), attends=False)

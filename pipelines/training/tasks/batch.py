@@ -1,7 +1,7 @@
 """One micro-batch: examples of one bucket, one timestep per sample for all streams, noise, and everything stacked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -43,12 +43,18 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same with every tensor on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The same in pinned memory, from where a GPU takes it without making anybody wait."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "TrainingBatch":
         inputs = replace(
-            self.inputs, **{f.name: _moved(getattr(self.inputs, f.name), device) for f in fields(self.inputs)}
+            self.inputs, **{f.name: _changed(getattr(self.inputs, f.name), change) for f in fields(self.inputs)}
         )
         targets = {
-            stream: Target(_moved(target.velocity, device), _moved(target.weight, device))
-            for stream, target in self.targets.items()
+            stream: Target(change(target.velocity), change(target.weight)) for stream, target in self.targets.items()
         }
         return replace(self, inputs=inputs, targets=targets)
 
@@ -65,6 +71,8 @@ class Collation:
     transformer: TransformerConfig
     flow: FlowConfig = field(default_factory=FlowConfig)
     sparsity: float = 0.0
+    text_multiple: int = 1
+    """Texts are filled up to a multiple of this many tokens, so that batches come in few shapes."""
 
 
 def collate(
@@ -100,7 +108,8 @@ def collate(
             noisy[stream] = condition.channels(noisy[stream])
     seen = _references([example.video_reference for example in examples])
     heard = _references([example.audio_reference for example in examples])
-    text, mask = stack_text([(e.text[None], torch.ones(1, len(e.text), dtype=torch.bool)) for e in examples])
+    texts = [(e.text[None], torch.ones(1, len(e.text), dtype=torch.bool)) for e in examples]
+    text, mask = stack_text(texts, settings.text_multiple)
     inputs = JointInputs(
         text=text,
         timesteps=timesteps,
@@ -172,11 +181,12 @@ def _grid(latents: Tensor, config: TransformerConfig) -> tuple[int, int, int]:
     return time, height // config.patch[1], width // config.patch[2]
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with `change` made to every tensor in it."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return change(value)
     if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
+        return type(value)(_changed(item, change) for item in value)
     if isinstance(value, KeyframeInput):
-        return replace(value, latents=_moved(value.latents, device))
+        return replace(value, latents=change(value.latents))
     return value

@@ -1,8 +1,8 @@
 """Settings of the engine. What is trained, on which data and for how many steps is the `Trainable`'s caller's."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from skyreels.config import Config
 
@@ -65,4 +65,14 @@ class EngineConfig(Config):
     gpus_per_worker: float = Field(0.0, ge=0)
     sequence_parallel: int = Field(1, ge=1, description="workers that share one sequence (Ulysses)")
     max_failures: int = Field(3, ge=-1, description="restarts after lost workers; -1: without limit")
-    prefetch: int = Field(4, ge=1, description="micro-batches that are read ahead")
+    prefetch: int = Field(4, ge=1, description="micro-batches that are read ahead; by each reader, where there are any")
+    readers: int = Field(0, ge=0, description="processes that make batches; 0: threads, which share one core")
+    captured: bool = Field(
+        False, description="with workers=0 on a GPU, replay each step as one CUDA graph; on a CPU nothing changes"
+    )
+
+    @model_validator(mode="after")
+    def _captured_alone(self) -> Self:
+        if self.captured and self.workers:
+            raise ValueError(f"captured=true and workers={self.workers}: a step is captured with workers=0 alone")
+        return self

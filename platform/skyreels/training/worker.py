@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from skyreels.storage import Storage
+from skyreels.training.captured import CapturedSteps
 from skyreels.training.checkpoints import CheckpointFacts, Checkpoints
 from skyreels.training.config import EngineConfig
 from skyreels.training.device import device_name, memory_bytes, peak_flops
@@ -17,7 +18,7 @@ from skyreels.training.errors import TrainingError
 from skyreels.training.events import Event, HeldOut, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
 from skyreels.training.guard import Guard, UnreadableCount
 from skyreels.training.held_out import HeldOutLosses
-from skyreels.training.prefetch import Prefetch
+from skyreels.training.prefetch import Ahead, batches_ahead
 from skyreels.training.ranks import Ranks
 from skyreels.training.resume import start
 from skyreels.training.samples import write_samples
@@ -26,6 +27,7 @@ from skyreels.training.snapshot import CheckpointWriter, host_copy
 from skyreels.training.stop import stop_requested
 from skyreels.training.tally import Tally, Totals
 from skyreels.training.trainable import Slot, StepLoss, Trainable
+from skyreels.training.whole import WholeModule
 from skyreels.training.zero import Settings, start_deepspeed
 
 
@@ -93,10 +95,16 @@ class _Worker:
         self.sharded, self.ema, self.start = state.sharded, state.ema, state.step
         self.held_out = dict(state.held_out)
         self.writer.last = state.step or None
+        self.captured = self._captured()
         self.guard = Guard(job.config.guard, state.norms)
         self.sharded.set_gate(self._may_update)
         if self.ranks.rank == 0:
             job.board.follow()
+
+    def _captured(self) -> CapturedSteps | None:
+        if self.config.captured and self.device.type == "cuda" and isinstance(self.sharded, WholeModule):
+            return CapturedSteps(self.sharded, self.trainable.loss, self.device)
+        return None
 
     def train(self) -> None:
         """The step loop."""
@@ -105,7 +113,7 @@ class _Worker:
         losses = HeldOutLosses(self.trainable, self.sharded, self.device)
         if not self.start:
             self._compare(0, losses.of_start())
-        ahead = Prefetch(self.trainable.batch, self._slots(), config.prefetch, max(1, int(config.cpus_per_worker) - 1))
+        ahead = batches_ahead(self.trainable.batch, self._slots(), config, self.device)
         stopping = False
         for step in range(self.start, config.steps):
             totals = self._step(step, ahead)
@@ -126,7 +134,7 @@ class _Worker:
         self.sharded.close()
         self.flush()
 
-    def _step(self, step: int, ahead: Prefetch[Any]) -> Totals:
+    def _step(self, step: int, ahead: Ahead[Any]) -> Totals:
         """Forward and backward over this rank's slots; the last micro-step updates the weights, or nothing does."""
         begin = time.perf_counter()
         self.tally = tally = Tally(self.device)
@@ -134,14 +142,21 @@ class _Worker:
         for _, share in self.ranks.step_slots():
             batch, waited = ahead.take()
             tally.waited_s += waited
-            step_loss = self._loss(batch.to(self.device))
+            step_loss = self._learn(batch, share)
             tally.add(batch, step_loss, counts=share > 0)
-            self.sharded.backward(step_loss.loss * share)
             self.sharded.step(rate)
         if self.ema and self.reason is None:
             self.ema.update(self.sharded.updates)
         self._report(step, rate, time.perf_counter() - begin)
         return self.totals
+
+    def _learn(self, batch: Any, share: float) -> StepLoss:
+        """Forward and backward of a micro-step."""
+        if self.captured is not None:
+            return self.captured(batch)
+        step_loss = self._loss(batch.to(self.device))
+        self.sharded.backward(step_loss.loss * share)
+        return step_loss
 
     def _loss(self, batch: Any) -> StepLoss:
         found: list[StepLoss] = []

@@ -1,11 +1,13 @@
 """Batches ahead of the step."""
 
+import os
 import threading
 import time
 
 import pytest
+import torch
 
-from skyreels.training.prefetch import Prefetch
+from skyreels.training.prefetch import Prefetch, ReaderProcesses
 from skyreels.training.trainable import Slot
 
 
@@ -60,3 +62,38 @@ def test_an_error_is_raised_where_its_batch_is_taken():
     with pytest.raises(KeyError, match="shard-7"):
         prefetch.take()
     prefetch.close()
+
+
+def reader(read, count, processes=2):
+    return ReaderProcesses(read, slots(count), ahead=2, processes=processes, pinned=False)
+
+
+def test_processes_keep_the_order_and_are_others():
+    def read(slot):
+        time.sleep(0.005 * (slot.step % 3))
+        return slot.step, os.getpid()
+
+    ahead = reader(read, 12)
+    taken = [ahead.take()[0] for _ in range(12)]
+    ahead.close()
+    assert [step for step, _ in taken] == list(range(12))
+    assert len({process for _, process in taken} - {os.getpid()}) == 2
+
+
+def test_tensors_come_from_processes_as_they_were_made():
+    ahead = reader(lambda slot: {"noise": torch.full((3,), float(slot.step))}, 4)
+    assert all(torch.equal(ahead.take()[0]["noise"], torch.full((3,), float(step))) for step in range(4))
+    ahead.close()
+
+
+def test_an_error_in_a_process_is_raised_where_its_batch_is_taken():
+    def read(slot):
+        if slot.step == 1:
+            raise ValueError("shard-7 is damaged")
+        return slot.step
+
+    ahead = reader(read, 4)
+    assert ahead.take()[0] == 0
+    with pytest.raises(ValueError, match="shard-7 is damaged"):
+        ahead.take()
+    ahead.close()

@@ -4,6 +4,7 @@ import fnmatch
 import av
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
@@ -13,6 +14,7 @@ from pipelines.training.learners.network import PARAMETER_GROUPS, STREAMS, froze
 from pipelines.training.learners.preview import PreviewSettings
 from pipelines.training.learners.transformer import COMPARED, TransformerStage
 from pipelines.training.tasks import TASKS, TaskSettings
+from skyreels.training.captured import layout_of, tensors_of
 from skyreels.training.trainable import Slot
 
 USABLE = {
@@ -233,3 +235,44 @@ def test_weights_are_compared_on_what_is_held_out_and_always_on_the_same_noise(s
 def test_what_an_unreadable_sample_would_have_said_is_said_by_another(stage_of, damaged):
     batches = stage_of("video", ["t2v"], damaged, held=frozenset({"video-1", "video-3"})).held_out()
     assert {key for batch in batches for key in batch.keys} == {"video-3"}
+
+
+class HostAsked(TorchDispatchMode):
+    """Notes what a CUDA graph cannot record: values read back, shapes that depend on them, tensors made of numbers."""
+
+    BARRED = {"aten._local_scalar_dense", "aten.lift_fresh", "aten.nonzero", "aten.masked_select", "aten.item"}
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function).rsplit(".", 1)[0]
+        if name in self.BARRED:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("branches", sorted(USABLE))
+def test_a_step_of_any_task_can_be_recorded(stage_of, branches):
+    sparsity = SparsitySchedule(0.5) if branches == "refiner" else None
+    for task in USABLE[branches]:
+        stage = stage_of(branches, [task], sparsity=sparsity)
+        module = stage.build()
+        batch = stage.batch(Slot(0, 0))
+        with HostAsked() as host:
+            stage.loss(module, batch).loss.backward()
+        assert not host.found, task
+
+
+def test_batches_of_a_task_have_one_layout_and_may_be_pinned(stage_of):
+    stage = stage_of("joint", ["t2av"])
+    stage = dataclasses.replace(stage, assembler=dataclasses.replace(stage.assembler, text_multiple=64))
+    batches = [stage.batch(Slot(step, 0)) for step in range(3)]
+    assert {batch.inputs.text.shape[1] for batch in batches} == {64}
+    assert len({layout_of(batch) for batch in batches}) == 1
+    assert layout_of(batches[0]) != layout_of(stage_of("joint", ["t2v"]).batch(Slot(0, 0)))
+    tensors = list(tensors_of(batches[0]))
+    assert len(tensors) >= 6
+    for mine, moved in zip(tensors, tensors_of(batches[0].to(torch.device("cpu"))), strict=True):
+        assert torch.equal(mine, moved)
