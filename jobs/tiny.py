@@ -1,4 +1,4 @@
-"""A small model on a plain world: from nothing through the whole curriculum, for hours on two CPU cores.
+"""A small model on a plain world, from nothing through the whole curriculum: minutes on a GPU, hours on two cores.
 
     make tiny                                 the plain world, curated; every stage; one clip with its sound
     make tiny OUTPUT=/data/tiny ARGS="--films 6000"
@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from jobs import curate, generate, train
 from pipelines.synthesis.__main__ import main as render_world
 from skyreels.command_line import parse
@@ -22,7 +24,6 @@ PROMPT = "A red circle bounces, flat blue background, metal impacts."
 EVERY_STAGE = (
     "precision=bf16",  # autocast: matrix products in half the time where the CPU has the instructions
     "slots=1",
-    "tokens_per_slot=2400",  # 15 clips with their sound, 80 pictures: a step costs the same whatever it learns
     "optimizer.learning_rate=1e-3",
     "schedule.kind=cosine",
     "schedule.warmup_steps=100",
@@ -32,72 +33,89 @@ EVERY_STAGE = (
     "captions.short=1",
     "captions.long=0",
     "captions.structured=0",
-    "checkpoint.every_steps=100",
     "samples_every_steps=1000",
 )
 """What a few thousand steps need, where the recipes are made for hundreds of thousands."""
 
-_MORE_GIVEN = ("tasks.t2v=0.1", "tasks.t2a=0.1", "tasks.v2a=0.12", "tasks.a2v=0.06", "tasks.i2v=0.12")
+ON_TWO_CORES = (
+    "tokens_per_slot=2400",  # 15 clips with their sound, 80 pictures: a step costs the same whatever it learns
+    "checkpoint.every_steps=100",
+)
+ON_A_GPU = (
+    "tokens_per_slot=20000",  # 130 clips with their sound: launches cost as much as these
+    "checkpoint.every_steps=2000",
+    "captured=true",
+    "readers=12",
+)
+
+STEPS = {
+    #          two cores, a GPU
+    "codecs": (900, 1200),
+    "video-1": (3000, 1500),
+    "video-2": (2500, 2000),
+    "video-3": (1500, 2000),
+    "video-4": (100, 100),
+    "video-5": (100, 100),
+    "video-6": (500, 500),
+    "audio": (2500, 2000),
+    "joint": (7000, 9000),
+    "sft-1": (2500, 4000),
+    "sft-2": (500, 1000),
+    "keyframes": (600, 600),
+    "refiner": (600, 1500),
+}
+
+_ONE_CACHE = ("sizes=[480]", "latents=plain")  # 64 px, as everything that follows
+_MORE_GIVEN = ("tasks.t2v=0.1", "tasks.t2a=0.1", "tasks.v2a=0.12", "tasks.a2v=0.06", "tasks.i2v=0.1", "tasks.edit=0.08")
 """Few steps leave too few of them for the shares of the recipes to be learned."""
+_BOTH_FORMS = ("captions.short=0.5", "captions.structured=0.5")
 
 BY_STAGE = {
-    "codecs": ("precision=fp32", "steps=900", "tokens_per_slot=1280", "ema=0.99", "optimizer.learning_rate=2e-3"),
-    # All at 64 px and of one cache. Pictures cost a tenth of clips: shapes, colours and backgrounds are learned there.
-    "video-1": ("steps=3000", "sizes=[480]", "latents=clips"),
-    "video-2": ("steps=2500", "sizes=[480]", "latents=clips"),
-    "video-3": ("steps=1500", "sizes=[480]", "latents=clips", "optimizer.learning_rate=5e-4"),
-    "video-4": ("steps=300", "optimizer.learning_rate=3e-4"),
-    "video-5": ("steps=300", "optimizer.learning_rate=3e-4"),
-    "video-6": ("steps=300", "optional=[image_ref, video_ref]", "optimizer.learning_rate=3e-4"),
-    "audio": ("steps=2500",),
-    "joint": ("steps=7000", "optimizer.learning_rate=7e-4", *_MORE_GIVEN),
-    "sft-1": (
-        "steps=2000",
-        *_MORE_GIVEN[2:],
-        "captions.short=0.5",
-        "captions.structured=0.5",
-        "optimizer.learning_rate=3e-4",
-    ),
-    "sft-2": (
-        "steps=500",
-        *_MORE_GIVEN[2:],
-        "captions.short=0.5",
-        "captions.structured=0.5",
-        "optimizer.learning_rate=1e-4",
-    ),
-    "keyframes": ("steps=600", "captions.short=0.5", "captions.structured=0.5", "optimizer.learning_rate=3e-4"),
+    "codecs": ("precision=fp32", "tokens_per_slot=1280", "ema=0.99", "optimizer.learning_rate=2e-3", "captured=false"),
+    # Pictures cost a tenth of clips: shapes, colours and backgrounds are learned there.
+    "video-1": _ONE_CACHE,
+    "video-2": _ONE_CACHE,
+    "video-3": (*_ONE_CACHE, "optimizer.learning_rate=5e-4"),
+    "video-4": (*_ONE_CACHE, "optimizer.learning_rate=3e-4"),
+    "video-5": (*_ONE_CACHE, "optimizer.learning_rate=3e-4"),
+    "video-6": (*_ONE_CACHE, *_BOTH_FORMS, "optimizer.learning_rate=5e-4"),
+    "audio": ("latents=plain",),
+    "joint": (*_ONE_CACHE, *_MORE_GIVEN, "optimizer.learning_rate=8e-4"),
+    "sft-1": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=5e-4"),
+    "sft-2": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=1e-4"),
+    "keyframes": (*_BOTH_FORMS, "optimizer.learning_rate=3e-4"),
     # The refiner keeps what it is given, so it learns where little noise is left.
-    "refiner": (
-        "steps=600",
-        "flow.shift=1",
-        "captions.short=0.5",
-        "captions.structured=0.5",
-        "optimizer.learning_rate=3e-4",
-    ),
+    "refiner": (*_BOTH_FORMS, "flow.shift=1", "optimizer.learning_rate=5e-4"),
 }
-_REFERENCES = "optional=[edit, image_ref, video_ref, audio_ref]"  # a clip of one second leaves no room for them
-SETTINGS = (
-    *EVERY_STAGE,
-    *(f"{stage}.{setting}" for stage, settings in BY_STAGE.items() for setting in settings),
-    *(f"{stage}.{_REFERENCES}" for stage in ("joint", "sft-1", "sft-2", "keyframes")),
-)
+"""Over `EVERY_STAGE`. Pairs, and clips that leave room for references, are few: where none is, the rest has the step."""
+
+
+def settings_for(gpu: bool) -> tuple[str, ...]:
+    """Of the recipes, on two CPU cores or on one GPU."""
+    steps = (f"{name}.steps={counts[gpu]}" for name, counts in STEPS.items())
+    stages = (f"{name}.{setting}" for name, settings in BY_STAGE.items() for setting in settings)
+    return (*EVERY_STAGE, *(ON_A_GPU if gpu else ON_TWO_CORES), *steps, *stages)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, settings = parse(_parser(), argv)
     output: Path = arguments.output
-    world, data, runs = output / "world", output / "data", output / "train"
+    world, pairs, data, runs = (output / name for name in ("world", "pairs", "data", "train"))
     asked = ["--model", str(runs / "model"), "--prompt", PROMPT, "--seed", "0", "--output", str(output / "clip.mp4")]
     taught = ["--stage", arguments.stage, "--data", str(data), "--dataset", "plain", "--output", str(runs)]
+    taught += ["--pairs", str(pairs), "--workers", "0"]
     steps = {
         f"rendering {arguments.films} films into {world}": lambda: render_world(
             ["--output", str(world), "--plain", str(arguments.films)]
         ),
-        f"curating them into {data}": lambda: curate.main(
+        f"rendering {arguments.pairs} edit pairs into {pairs}": lambda: render_world(
+            ["--output", str(pairs), "--plain-pairs", str(arguments.pairs)]
+        ),
+        f"curating the films into {data}": lambda: curate.main(
             ["--input", str(world), "--output", str(data), "--recipe", "plain"]
         ),
         f"training {arguments.stage} into {runs}": lambda: train.main(
-            [*taught, "--workers", "0", *SETTINGS, *settings]
+            [*taught, *settings_for(torch.cuda.is_available()), *settings]
         ),
         "making a clip with sound": lambda: generate.main(asked),
     }
@@ -117,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="make tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"), help="folder for everything")
-    parser.add_argument("--films", type=int, default=4500, help="films in the rendered world")
+    parser.add_argument("--films", type=int, default=5200, help="films in the rendered world")
+    parser.add_argument("--pairs", type=int, default=900, help="edits of other films: insert, delete, recolour")
     parser.add_argument("--stage", default="all", help="the stage to train up to (default: %(default)s)")
     return parser
 
