@@ -21,10 +21,7 @@ _TOLD = frozenset({"keys", "skipped", "tokens", "flops"})  # of a Batch: said of
 
 
 class CapturedSteps:
-    """Forward and backward of batches on a GPU; gradients are added to those that the parameters hold.
-
-    What it gives is overwritten by the next call.
-    """
+    """Forward and backward of batches on a GPU; gradients are added to those that the parameters hold."""
 
     def __init__(self, module: WholeModule, loss: Callable[[nn.Module, Any], StepLoss], device: torch.device) -> None:
         self._module, self._loss, self._device = module, loss, device
@@ -47,7 +44,7 @@ class CapturedSteps:
         for place, value in zip(recorded.places, tensors_of(batch), strict=True):
             place.copy_(value, non_blocking=True)
         recorded.graph.replay()
-        return recorded.made
+        return _copied(recorded.made)
 
     def _record(self, batch: Any) -> "_Recorded":
         static = batch.to(self._device)
@@ -58,7 +55,8 @@ class CapturedSteps:
             for _ in range(_WARM_UP):
                 self._learn(static)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Of this thread alone: another one pins the next batch meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             made = self._learn(static)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         torch._foreach_copy_(gradients, before)
@@ -76,6 +74,16 @@ class _Recorded:
     places: tuple[Tensor, ...]
     """Where the graph reads a batch's tensors, in the order of `tensors_of`."""
     made: StepLoss
+
+
+def _copied(made: StepLoss) -> StepLoss:
+    """Apart from where the graphs write, which share their memory."""
+    sums = {name: (_copy(total), _copy(weight)) for name, (total, weight) in made.sums.items()}
+    return StepLoss(made.loss.clone(), sums)
+
+
+def _copy(value: Tensor | float) -> Tensor | float:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:

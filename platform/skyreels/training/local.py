@@ -6,6 +6,7 @@ What a workstation, a notebook or a debugger uses. Checkpoints are those of the 
 import ctypes
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -75,8 +76,9 @@ def _join_group_of_one() -> None:
     if dist.is_initialized():
         return
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # it would look for this host's name, which may lead nowhere
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # on a GPU as well: nobody is asked
 
 
 def _give_memory_back() -> None:

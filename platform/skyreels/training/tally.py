@@ -66,7 +66,8 @@ class Tally:
         scalars = torch.tensor([*counts, *flags], dtype=torch.float64, device=self.device)
         bad = (~torch.isfinite(loss)).double()
         vector = torch.cat([scalars, torch.stack([loss, bad, *pairs])])
-        dist.all_reduce(vector)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(vector)
         slots, samples, unreadable, tokens, flops, waited, stops, fails, loss_sum, bads, *rest = vector.tolist()
         sums = {
             name: total / weight for name, total, weight in zip(names, rest[::2], rest[1::2], strict=True) if weight
