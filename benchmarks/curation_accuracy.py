@@ -20,8 +20,8 @@ import numpy as np
 
 from pipelines.curation.filters import Rule
 from pipelines.curation.pipeline import Options, curate
-from pipelines.curation.plan import read_plan
-from pipelines.curation.pool import read_pool
+from pipelines.curation.pool.plan import read_plan
+from pipelines.curation.pool.read import read_pool
 from pipelines.curation.recipe import Recipe, load_recipe
 from pipelines.curation.records import Kind
 from pipelines.dataset.tables import Row, decode

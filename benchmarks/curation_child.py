@@ -19,9 +19,9 @@ from unittest import mock
 from curation_costs import TreeMeter, peak_rss_mb
 from curation_media import render_films
 
-from pipelines.curation.plan import Part, make_parts
+from pipelines.curation.pool.plan import Part, make_parts
 from pipelines.curation.recipe import Recipe, load_recipe
-from pipelines.curation.sources import find_sources
+from pipelines.curation.sources.find import find_sources
 from skyreels.media.limits import DEFAULT_LIMITS
 from skyreels.storage import Storage, normalise
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 def one_pass(*paths: str) -> dict[str, Any]:
     """Probe, prefilter, the decode pass, sound, segments and every score of every clip; nothing is cut."""
-    from pipelines.curation.measure import measure_source, probe_source
+    from pipelines.curation.pool.measure import measure_source, probe_source
 
     recipe = load_recipe()
     start_s, files = time.process_time(), []
@@ -72,7 +72,7 @@ def prefilter(path: str) -> dict[str, Any]:
 
 def memory(path: str) -> dict[str, Any]:
     """One source measured in a sandboxed child, as a worker does it."""
-    from pipelines.curation.pool import media_limits
+    from pipelines.curation.pool.extract import media_limits
     from skyreels.media.sandbox import Sandbox
 
     recipe = load_recipe()
@@ -80,16 +80,18 @@ def memory(path: str) -> dict[str, Any]:
     started = time.monotonic()
     with (
         TemporaryDirectory() as scratch,
-        Sandbox(media_limits(recipe.extract), preload=("pipelines.curation.cut",)) as box,
+        Sandbox(media_limits(recipe.extract), preload=("pipelines.curation.pool.cut",)) as box,
         TreeMeter() as meter,
     ):
         request = {**_request(path, recipe), "limits": asdict(box.limits)}
-        probed = box.call("pipelines.curation.measure:probe_source", request, wall_s=60, scratch=Path(scratch))
+        probed = box.call("pipelines.curation.pool.measure:probe_source", request, wall_s=60, scratch=Path(scratch))
         assert box.pid is not None
         idle_mb = peak_rss_mb(box.pid)
         request |= {"probe": probed["probe"], "kind": probed["kind"]}
         wall_s = limits.wall_floor_s + limits.wall_per_media_s * probed["seconds"]
-        measured = box.call("pipelines.curation.measure:measure_source", request, wall_s=wall_s, scratch=Path(scratch))
+        measured = box.call(
+            "pipelines.curation.pool.measure:measure_source", request, wall_s=wall_s, scratch=Path(scratch)
+        )
         child_mb, parent_mb = peak_rss_mb(box.pid), peak_rss_mb(os.getpid())
     return {
         "seconds": probed["seconds"], "clips": len(measured["clips"]), "rejected": measured["rejection"],
@@ -127,7 +129,7 @@ def pipeline(folder: str, output: str) -> dict[str, Any]:
 
 def loop(folder: str, output: str, index: str, of: str) -> dict[str, Any]:
     """Every `of`-th part in a plain loop, after one part to warm up and a line on stdin."""
-    from pipelines.curation.pool import extract_in_process
+    from pipelines.curation.pool.extract import extract_in_process
 
     recipe = load_recipe()
     parts = _parts(folder, recipe)

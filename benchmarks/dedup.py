@@ -14,8 +14,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipelines.curation import dedup, hash_index
-from pipelines.curation.dedup import DedupTable, Duplicate, find_duplicates
+from pipelines.curation.choice import dedup, hash_index
+from pipelines.curation.choice.dedup import DedupTable, Duplicate, find_duplicates
 from pipelines.curation.recipe import DedupConfig
 
 METHODS = {

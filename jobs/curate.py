@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipelines.curation import layers, pipeline, verify
 from pipelines.curation.recipe import RECIPES, Recipe, load_recipe
-from pipelines.curation.sources import InputError
+from pipelines.curation.sources.find import InputError
 from pipelines.curation.summary import Dataset
 from pipelines.curation.taken_down import NoSuchSource
 from skyreels import tracking

@@ -13,10 +13,6 @@ CODE = sorted(path for room in (*ROOMS, "tests", "benchmarks") for path in (ROOT
 
 LONGEST_FUNCTION, LONGEST_FILE, LONGEST_LISTING = 60, 400, 12
 LONGER_LISTINGS = {
-    "pipelines/curation": (
-        39,
-        "the steps of curation beside what they stand on: wants rooms for sources, pool, choice",
-    ),
     "pipelines/curation/audio": (15, "one measurement a file, all opened by scores.py alone"),
     "pipelines/curation/visual": (22, "one measurement a file, all opened by scores.py and decode_pass.py alone"),
     "pipelines/evaluation": (

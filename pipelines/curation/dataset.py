@@ -10,19 +10,22 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
-from pipelines.curation import annotators, elsewhere, packing
-from pipelines.curation.captioning import caption_clips
-from pipelines.curation.manifest import manifest_table, rejects_table, sample_json
-from pipelines.curation.pool import Pool
+from pipelines.curation import annotators, layers, packing
+from pipelines.curation.choice import elsewhere
+from pipelines.curation.choice.selection import Decisions, select, with_buckets
+from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.curation.report.write import write_report
-from pipelines.curation.selection import Decisions, select, with_buckets
-from pipelines.curation.summary import Dataset, Work, summarise
+from pipelines.curation.sources.user_captions import BadCaption, user_caption
+from pipelines.curation.summary import Dataset, Work, rejects_table, summarise
+from pipelines.dataset.caption_parts import FORMS
 from pipelines.dataset.manifest import MANIFEST
 from pipelines.dataset.tables import Row, encode, members_of
 from skyreels.cluster import LazyCluster
@@ -54,11 +57,10 @@ def finish_dataset(
     cut = pool.clips.to_pylist()
     clips = with_buckets(_joined(cut, sources, annotators.answers_before_selection(recipe, cut, root)), recipe)
     decisions = select(clips, recipe, packing.kept_keys(store), taken_down, elsewhere.delivered(recipe, root))
-    meta_of = {source["source_id"]: json.loads(source["meta"]) for source in sources}
-    passed = [clip for clip in clips if decisions[clip["key"]] is None]
-    captions = caption_clips(passed, meta_of, recipe, root, cluster, decisions, quiet=quiet)
-    chosen = {clip["key"]: clip for clip in clips if decisions[clip["key"]] is None}
-    plan = _pack_readable(chosen, captions, recipe, root, store, cluster, decisions, quiet)
+    making = _Making(root, store, recipe, cluster, decisions, quiet)
+    captions = _caption(clips, {source["source_id"]: json.loads(source["meta"]) for source in sources}, making)
+    chosen = {clip["key"]: clip for clip in making.left(clips)}
+    plan = _pack_readable(chosen, captions, making)
 
     wanted = {pack.pack_id for pack in plan.packs}
     commits = [commit for commit in CommitLog(store).all() if commit.part_id in wanted]
@@ -66,7 +68,7 @@ def finish_dataset(
     finished = {
         "rejects.parquet": encode(rejects),
         _RECIPE: yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode(),
-        MANIFEST: encode(manifest_table(chosen, captions, plan.packs, commits)),
+        MANIFEST: encode(packing.manifest_table(chosen, captions, plan.packs, commits)),
     }
     summary = summarise(store, sources, clips, chosen, rejects.to_pylist(), time.monotonic() - started)
     if not _is_written(store, finished):
@@ -125,21 +127,84 @@ def _shape(clip: Row) -> Row:
     return {"seconds": seconds, "short_side": short or None, "aspect_ratio": long / short if short else None}
 
 
-def _pack_readable(
-    chosen: dict[str, Row],
-    captions: dict[str, Row],
-    recipe: Recipe,
-    root: Storage,
-    store: Storage,
-    cluster: LazyCluster,
-    decisions: Decisions,
-    quiet: bool,
-) -> packing.PackPlan:
+@dataclass(frozen=True)
+class _Making:
+    """A dataset in the making: where from and to, by which recipe, and what is decided of every clip so far."""
+
+    root: Storage
+    store: Storage
+    recipe: Recipe
+    cluster: LazyCluster
+    decisions: Decisions
+    quiet: bool
+
+    def left(self, clips: Sequence[Row]) -> list[Row]:
+        """The clips that are still chosen."""
+        return [clip for clip in clips if self.decisions[clip["key"]] is None]
+
+
+def _caption(clips: Sequence[Row], meta_of: Mapping[str, Mapping[str, Any]], making: _Making) -> dict[str, Row]:
+    """Captions of the chosen clips, by key: what users wrote comes first, a captioner says the rest.
+
+    A clip whose caption failed is decided out, and asked again by the next run.
+    """
+    written = _written(making.left(clips), meta_of, making)
+    said = _said([clip for clip in making.left(clips) if not _whole(written.get(clip["key"]))], making)
+    keys = [clip["key"] for clip in making.left(clips)]
+    return {key: said.get(key, {}) | written.get(key, {}) for key in keys if key in said or key in written}
+
+
+def _whole(row: Row | None) -> bool:
+    return row is not None and all(form in row for form in FORMS)
+
+
+def _written(clips: Sequence[Row], meta_of: Mapping[str, Mapping[str, Any]], making: _Making) -> dict[str, Row]:
+    """What users wrote, by key; a clip whose words cannot be used is decided out."""
+    found: dict[str, Row] = {}
+    config = making.recipe.captions
+    if config.user == "ignore":
+        return found
+    for clip in clips:
+        try:
+            row = user_caption(clip, meta_of, fill=config.missing_forms == "user")
+        except BadCaption as error:
+            remedy = "mend the caption and run the same command again, or set captions.user=ignore"
+            why = Rejection(stage="caption", reason="bad_caption", remedy=remedy, detail=str(error))
+            making.decisions[clip["key"]] = why
+            continue
+        if row is not None:
+            found[clip["key"]] = row
+    return found
+
+
+def _said(clips: Sequence[Row], making: _Making) -> dict[str, Row]:
+    """What the recipe's captioner says of these clips."""
+    layer = annotators.caption_layer(making.recipe.captions, making.root)
+    if layer is None or not clips:
+        return {}
+    missing = layers.unanswered(layer, clips, making.root)
+    if missing:
+        making.cluster.join()
+        with Progress("caption", len(missing), "clips", quiet=making.quiet) as bar:
+            for count in layers.fill(layer, missing, making.root):
+                bar.update(count)
+    answers = layers.read_layer(layer, clips, making.root)
+    for clip in clips:
+        error = answers.get(clip["key"], {"error": "no answer came back for it"})["error"]
+        if error is not None:
+            remedy = "run the same command again; only failed captions are asked for"
+            why = Rejection(stage="caption", reason="no_caption", remedy=remedy, detail=error)
+            making.decisions[clip["key"]] = why
+    return {clip["key"]: answers[clip["key"]] for clip in making.left(clips)}
+
+
+def _pack_readable(chosen: dict[str, Row], captions: Mapping[str, Row], making: _Making) -> packing.PackPlan:
     """Pack what was chosen; clips that cannot be read from the pool are decided out, and packed around."""
     while True:
-        plan, damaged = _pack(chosen, captions, recipe, root, store, cluster, quiet)
+        plan, damaged = _pack(chosen, captions, making)
         for key, detail in damaged.items():
-            decisions[key] = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=detail)
+            why = Rejection(stage="pool", reason="damaged", remedy=DAMAGE_REMEDY, detail=detail)
+            making.decisions[key] = why
             del chosen[key]
         if not damaged:
             return plan
@@ -147,31 +212,26 @@ def _pack_readable(
 
 
 def _pack(
-    chosen: dict[str, Row],
-    captions: dict[str, Row],
-    recipe: Recipe,
-    root: Storage,
-    store: Storage,
-    cluster: LazyCluster,
-    quiet: bool,
+    chosen: Mapping[str, Row], captions: Mapping[str, Row], making: _Making
 ) -> tuple[packing.PackPlan, dict[str, str]]:
     """The plan, and of the clips that could not be read, why."""
-    made_by = annotators.provenance(recipe)
-    identity = digest({"made_by": made_by, "shards": recipe.shards.model_dump(mode="json")})
+    store, config = making.store, making.recipe.shards
+    made_by = annotators.provenance(making.recipe)
+    identity = digest({"made_by": made_by, "shards": config.model_dump(mode="json")})
 
     def described(key: str) -> Row:
-        return sample_json(chosen[key], captions.get(key), made_by)
+        return packing.sample_json(chosen[key], captions.get(key), made_by)
 
     rows = {key: row | {"content": digest(described(key))} for key, row in chosen.items()}
-    plan = packing.plan_packs(rows, identity, store, recipe.shards)
+    plan = packing.plan_packs(rows, identity, store, config)
     packs = plan.remaining(store)
     damaged: dict[str, str] = {}
     if packs:
-        cluster.join()
+        making.cluster.join()
         keys = [key for pack in packs for key in pack.keys]
         samples = {key: {"members": chosen[key]["members"], "json": described(key)} for key in keys}
-        with Progress("pack", len(keys), "clips", quiet=quiet) as bar:
-            for outcome in packing.write_packs(packs, samples, identity, root.sub("pool"), store, recipe.shards):
+        with Progress("pack", len(keys), "clips", quiet=making.quiet) as bar:
+            for outcome in packing.write_packs(packs, samples, identity, making.root.sub("pool"), store, config):
                 if isinstance(outcome, packing.PackDamaged):
                     damaged |= outcome.clips
                 else:

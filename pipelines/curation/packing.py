@@ -1,4 +1,4 @@
-"""Compaction: the clips that were chosen, packed by bucket into the shards that a trainer reads.
+"""Compaction: the clips that were chosen, packed by bucket into the shards that a trainer reads, and their rows.
 
     <output>/datasets/<name>/{shards/<bucket>/, _commits/, _packs/}
 
@@ -10,13 +10,15 @@ still chosen, and would be written as they were, stay as they are; new and chang
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.curation.pool import tables
 from pipelines.curation.recipe import ShardConfig
 from pipelines.dataset.manifest import MANIFEST
 from pipelines.dataset.tables import Row, decode, members_of
@@ -28,6 +30,8 @@ from skyreels.storage import DamageError, Storage
 logger = logging.getLogger(__name__)
 
 _SAMPLE_FILES = ("mp4", "flac", "jpg")  # of the pool's files, what a training sample keeps; json is written here
+_FOLDERS = re.compile(r"(^|:)(?:/|~/|\./|\.\./)(?:[^/]*/)*(?=[^/])")  # of a path, all but its last part
+_INTERNAL = frozenset({"members", "embedding", "stage", "reason", "remedy", "detail", "bytes", "made_of"})
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,43 @@ def write_pack(
     CommitLog(dataset).commit(Commit(part_id=pack.pack_id, files=tuple(shards.files), facts=facts))
 
 
+def sample_json(clip: Row, caption: Row | None, provenance: Mapping[str, Any]) -> Row:
+    """The `json` of a training sample: what it is, how it sounds and looks in numbers, captions, where it is from.
+
+    No path of this machine is in it: a source is named relative to its input, a model by the last part of its path.
+    """
+    scores = {name: value for name, value in clip.items() if "." in name and value is not None}
+    facts = ("key", "kind", "bucket", "width", "height", "fps", "frames", "has_audio", "speech", "transcript")
+    source = {name: clip[name] for name in ("source_id", "sha256", "start_s", "end_s", "crop")}
+    source["uri"] = clip["name"]
+    source["meta"] = {name: value for name, value in json.loads(clip["meta"]).items() if not name.startswith("_")}
+    source["parts"] = json.loads(clip["parts"])
+    return {
+        **{name: clip[name] for name in facts},
+        "seconds": round(clip["end_s"] - clip["start_s"], 6),
+        "captions": _captions(caption or {}),
+        "scores": scores,
+        "source": source,
+        "provenance": {name: _without_folders(value) for name, value in provenance.items()},
+    }
+
+
+def manifest_table(
+    chosen: Mapping[str, Row], captions: Mapping[str, Row], packs: Sequence[Pack], commits: Iterable[Commit]
+) -> pa.Table:
+    """One row per sample of the dataset, in order of key: where it lies, its bucket, its scores and captions."""
+    pack_of = {key: pack.pack_id for pack in packs for key in pack.keys}
+    members = {key: files for commit in commits for key, files in commit.facts["members"].items()}
+    rows = []
+    for key in sorted(chosen):
+        row = {name: value for name, value in chosen[key].items() if name not in _INTERNAL}
+        said = {f"caption_{k}": v for k, v in captions.get(key, {}).items() if isinstance(v, str) and k != "key"}
+        shard = next(iter(members[key].values()))[0]
+        row |= {"pack_id": pack_of[key], "shard": shard, "members": json.dumps(members[key]), **said}
+        rows.append(row)
+    return tables.clip_table(rows)
+
+
 def drop_stale(plan: PackPlan, dataset: Storage) -> None:
     """Remove packs, plans and shards that the finished dataset does not name; call when its manifest is written."""
     log = CommitLog(dataset)
@@ -152,6 +193,19 @@ def drop_stale(plan: PackPlan, dataset: Storage) -> None:
         log.revoke(pack_id)
     for name in [*log.orphans("shards"), *(name for name in dataset.names("_packs") if name != plan.name)]:
         dataset.delete(name)
+
+
+def _captions(caption: Row) -> Row:
+    """The forms, whose they are, and in parts with times where they came so (`pipelines/dataset/caption_parts.py`)."""
+    said = {name: value for name, value in caption.items() if name not in ("key", "error")}
+    return said | ({"parts": json.loads(said["parts"])} if "parts" in said else {})
+
+
+def _without_folders(made_by: Any) -> Any:
+    """What made a sample, with `/models/x` and `local-dir:/models/x` as `x` and `local-dir:x`."""
+    if isinstance(made_by, Mapping):
+        return {name: _without_folders(value) for name, value in made_by.items()}
+    return _FOLDERS.sub(r"\1", made_by) if isinstance(made_by, str) else made_by
 
 
 def _stored(dataset: Storage, name: str) -> PackPlan | None:

@@ -11,16 +11,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.curation import annotators, elsewhere, layers, progress
-from pipelines.curation.account import Account
+from pipelines.curation import annotators, layers
 from pipelines.curation.captions.captioners import check_captioner
+from pipelines.curation.choice import elsewhere
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
-from pipelines.curation.plan import Part, Plan, extend_plan, read_plan
-from pipelines.curation.pool import extract_parts, read_pool
+from pipelines.curation.pool.extract import extract_parts
+from pipelines.curation.pool.plan import Part, Plan, extend_plan, read_plan
+from pipelines.curation.pool.read import read_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
-from pipelines.curation.sources import InputError, find_sources, refuse_own
+from pipelines.curation.sources.account import Account
+from pipelines.curation.sources.find import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
 from pipelines.curation.taken_down import Named, find_named, note_taken_down, read_taken_down
 from skyreels import leftovers
@@ -180,7 +182,7 @@ def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: La
     with Progress("measure and cut", total, "sources", quiet=quiet) as bar:
         for result in extract_parts(parts, recipe.extract, pool, taken):
             work = work.plus(result.seconds, result.clips, result.bytes, result.failed)
-            bar.update(result.sources, progress.pool_status(work, time.monotonic() - started))
+            bar.update(result.sources, work.status(time.monotonic() - started))
     return work
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.curation import tables
+from pipelines.curation.pool import tables
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.dataset.tables import Row, encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe

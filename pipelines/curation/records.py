@@ -56,6 +56,24 @@ class Rejection(Record):
     detail: str = ""
 
 
+class TakenDown(Record):
+    """Sources that were taken down. `sha256` are of their bytes, so that no other name lets them in again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source_ids: frozenset[str] = frozenset()
+    sha256: frozenset[str] = frozenset()
+
+    def rejection(self, source_id: str, sha256: str = "") -> Rejection | None:
+        """Why a source must stay out, or None."""
+        if source_id in self.source_ids:
+            return Rejection(stage="takedown", reason="taken_down", remedy="none: it was taken down")
+        if sha256 in self.sha256:
+            return Rejection(stage="takedown", reason="taken_down", remedy="none: its bytes are those of a source "
+                             "that was taken down")  # fmt: skip
+        return None
+
+
 class Clip(Record):
     """A span of a source (or a whole image) and everything measured on it.
 

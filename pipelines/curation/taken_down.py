@@ -5,36 +5,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from pipelines.curation import sources
-from pipelines.curation.plan import planned_sources
+from pipelines.curation.pool.plan import planned_sources
 from pipelines.curation.purge import committed_table
-from pipelines.curation.records import Rejection, Source
+from pipelines.curation.records import Source, TakenDown
+from pipelines.curation.sources.find import opened
 from skyreels.commits import CommitLog
 from skyreels.leftovers import scratch_folder
 from skyreels.locations import local_path, printable
 from skyreels.storage import DamageError, Storage, is_file, is_remote, normalise, sha256_file
 
 _FILE = "taken_down.json"
-
-
-class TakenDown(BaseModel):
-    """Sources that were taken down. `sha256` are of their bytes, so that no other name lets them in again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source_ids: frozenset[str] = frozenset()
-    sha256: frozenset[str] = frozenset()
-
-    def rejection(self, source_id: str, sha256: str = "") -> Rejection | None:
-        """Why a source must stay out, or None."""
-        if source_id in self.source_ids:
-            return Rejection(stage="takedown", reason="taken_down", remedy="none: it was taken down")
-        if sha256 in self.sha256:
-            return Rejection(stage="takedown", reason="taken_down", remedy="none: its bytes are those of a source "
-                             "that was taken down")  # fmt: skip
-        return None
 
 
 class NoSuchSource(LookupError):
@@ -133,5 +115,5 @@ def _content(source: Source) -> str:
     """The checksum of a source that no run has read yet; empty where it is not there."""
     if not is_file(source.container or source.uri):
         return ""
-    with scratch_folder("takedown") as scratch, sources.opened(source, scratch) as path:
+    with scratch_folder("takedown") as scratch, opened(source, scratch) as path:
         return sha256_file(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipelines.curation.dataset import dataset_names, is_finished, made_recipe
 from pipelines.curation.pipeline import fill_parts, remake_all, sweep
-from pipelines.curation.plan import Part, can_be_made, read_plan
+from pipelines.curation.pool.plan import Part, can_be_made, read_plan
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.taken_down import read_taken_down
 from pipelines.dataset.manifest import MANIFEST

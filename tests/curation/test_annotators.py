@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.curation import tables
 from pipelines.curation.annotators import (
     EmbeddingWorker,
     before_selection,
@@ -23,6 +22,7 @@ from pipelines.curation.annotators import (
 )
 from pipelines.curation.captions.requests import CaptionError, CaptionResult
 from pipelines.curation.embeddings.descriptor import Descriptor
+from pipelines.curation.pool import tables
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe
 from pipelines.curation.records import Clip, Kind
 from pipelines.dataset.captions import Caption, StructuredCaption

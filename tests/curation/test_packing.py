@@ -5,10 +5,12 @@ from types import MappingProxyType
 
 import pytest
 
-from pipelines.curation import packing, tables
+from pipelines.curation import packing
+from pipelines.curation.pool import tables
 from pipelines.curation.recipe import ShardConfig
+from pipelines.curation.records import Clip, Kind
 from pipelines.dataset.tables import encode, encode_members, members_of
-from skyreels.commits import CommitLog, digest, stable_json, verify
+from skyreels.commits import Commit, CommitLog, digest, stable_json, verify
 from skyreels.shards import open_shards, read_member
 from skyreels.storage import Storage
 
@@ -119,3 +121,46 @@ def test_what_is_said_of_a_clip_packs_it_anew_and_leaves_the_other_packs_alone(p
     place = members_of({"members": stable_json({"json": member})})["json"]
     assert json.loads(read_member(dataset, place)) == {"key": "k03", "caption": "new words"}
     assert len(before.items() & _checksums(dataset).items()) == len(before) - 1
+
+
+def _clip(source, index=0, **changes):
+    clip = Clip(key=f"{source}_{index:05d}", source_id=source, kind=changes.pop("kind", Kind.VIDEO),
+                start_s=4.0 * index, end_s=4.0 * index + 4, **changes)  # fmt: skip
+    return tables.clip_rows("part", [clip], {})[0]
+
+
+def test_the_manifest_says_where_each_file_of_a_sample_lies():
+    chosen = {clip["key"]: clip | {"bucket": "b", "embedding": [1.0]} for clip in (_clip("b"), _clip("a"))}
+    members = {"a_00000": {"mp4": ["shards/p-0.tar", 512, 9]}, "b_00000": {"mp4": ["shards/p-1.tar", 0, 4]}}
+    commits = [Commit(part_id="p", files=(), facts={"members": members})]
+    captions = {"a_00000": {"key": "a_00000", "short": "A fox.", "error": None}}
+    table = packing.manifest_table(chosen, captions, [packing.Pack("p", "b", tuple(sorted(chosen)))], commits)
+    first, second = table.to_pylist()
+    assert (first["key"], first["pack_id"], first["shard"]) == ("a_00000", "p", "shards/p-0.tar")
+    assert json.loads(second["members"]) == members["b_00000"]
+    assert (first["caption_short"], second["caption_short"]) == ("A fox.", None)
+    assert "embedding" not in table.column_names
+
+
+def test_a_sample_s_json_tells_what_is_known_and_keeps_the_inner_workings_out():
+    clip = _clip("a", parts=[("a", 0.0, 1.0)]) | {
+        "bucket": "b",
+        "uri": "/in/a",
+        "name": "films/a.mp4",
+        "sha256": "h",
+        "embedding": [1.0],
+    }
+    clip |= {"meta": '{"licence": "CC0", "_offset": 5}', "visual.sharpness": 0.6, "audio.snr_db": None}
+    made_by = {"caption_model": "/models/Qwen-7B", "embedding": {"model": "local-dir:/m/x/", "pretrained": "laion/b"}}
+    said = packing.sample_json(clip, {"key": "a_00000", "error": None, "short": "A fox."}, made_by)
+    assert said["captions"] == {"short": "A fox."}
+    assert said["scores"] == {"visual.sharpness": 0.6}
+    assert said["source"]["meta"] == {"licence": "CC0"}
+    assert said["source"]["parts"] == [["a", 0.0, 1.0]]
+    assert said["seconds"] == pytest.approx(4.0)
+    assert "embedding" not in said["scores"]
+    assert said["source"]["uri"] == "films/a.mp4", "no path of this machine"
+    assert said["provenance"] == {
+        "caption_model": "Qwen-7B",
+        "embedding": {"model": "local-dir:x/", "pretrained": "laion/b"},
+    }

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.curation import tables
+from pipelines.curation.pool import tables
 from pipelines.curation.purge import purge_sources
 from pipelines.curation.records import Clip, Kind, Source, SourceReport, Status
 from pipelines.curation.taken_down import find_named

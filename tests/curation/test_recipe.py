@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.curation import cut, measure, tables
 from pipelines.curation.audio.scores import audio_scores
 from pipelines.curation.dataset import _shape
 from pipelines.curation.filters import Rule, first_broken
+from pipelines.curation.pool import cut, measure, tables
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.curation.records import Clip, Kind
 from pipelines.curation.visual.prefilter import PrefilterScores

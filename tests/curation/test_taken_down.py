@@ -5,11 +5,11 @@ import tarfile
 
 import pytest
 
-from pipelines.curation import tables
-from pipelines.curation.plan import extend_plan
+from pipelines.curation.pool import tables
+from pipelines.curation.pool.plan import extend_plan
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import SourceReport, Status
-from pipelines.curation.sources import find_sources
+from pipelines.curation.sources.find import find_sources
 from pipelines.curation.taken_down import NoSuchSource, find_named
 from pipelines.dataset.tables import encode
 from skyreels.commits import Commit, CommitLog, describe

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.curation.tables import clip_table
+from pipelines.curation.pool.tables import clip_table
 from pipelines.dataset.manifest import COLUMNS, Facts, Sample, samples_in
 from skyreels.storage import DamageError
 

@@ -15,7 +15,7 @@ import pytest
 
 from jobs import cache, curate, evaluate, finetune, generate, plan, train
 from model.generator import Generator
-from pipelines.curation import cut, extract, measure
+from pipelines.curation.pool import cut, extract, measure
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.evaluation.evaluate import suites_named
 from pipelines.evaluation.suites import SUITES

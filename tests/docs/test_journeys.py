@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
-MOST = {"A source to a shard": 20, "A sample to its loss": 18, "A prompt to an mp4": 16}
+MOST = {"A source to a shard": 17, "A sample to its loss": 18, "A prompt to an mp4": 16}
 JOURNEYS = {
     found["name"]: (int(found["count"]), re.findall(r"^\d+\. `([^`]+)`", found["files"], re.MULTILINE))
     for found in re.finditer(

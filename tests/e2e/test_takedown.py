@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import curate
-from pipelines.curation.plan import extend_plan
+from pipelines.curation.pool.plan import extend_plan
 from pipelines.curation.recipe import load_recipe
 from pipelines.curation.records import Kind, Source
 from pipelines.dataset.tables import decode

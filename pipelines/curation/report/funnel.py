@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.curation.manifest import rejects_table
 from pipelines.curation.records import Rejection, Status
+from pipelines.curation.summary import rejects_table
 from pipelines.dataset.tables import Row
 
 # The order in which clips meet the stages. A stage that is not known here is shown after these.

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipelines.curation.pool import Pool
+from pipelines.curation.choice.selection import Decisions
+from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report.data import ReportData, Throughput
 from pipelines.curation.report.page import render_report
 from pipelines.curation.report.previews import Preview, choose_previews, make_preview
-from pipelines.curation.selection import Decisions
 from pipelines.curation.summary import Dataset, Work
 from pipelines.dataset.tables import Row, members_of
 from skyreels.shards import read_member

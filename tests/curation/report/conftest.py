@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.curation import tables
 from pipelines.curation.filters import Rule, first_broken
+from pipelines.curation.pool import tables
 from pipelines.curation.recipe import ExtractConfig, Recipe
 from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status, clip_key
 from pipelines.curation.report import Preview, ReportData, Throughput

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.curation import tables
+from pipelines.curation.pool import tables
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Clip, Kind
 from pipelines.curation.report.histograms import bin_scores, round_up, score_histograms

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from pipelines.curation.measure import measure_source, probe_source
+from pipelines.curation.pool.measure import measure_source, probe_source
 from pipelines.curation.recipe import ExtractConfig, ShotsConfig
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
 from pipelines.curation.visual.learned_shots import (

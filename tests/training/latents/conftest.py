@@ -12,7 +12,7 @@ from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
 from model.config import load_preset
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
-from pipelines.curation import tables
+from pipelines.curation.pool import tables
 from pipelines.dataset.reader import open_dataset
 from pipelines.dataset.tables import decode, encode, encode_members
 from pipelines.training.latents.components import load_encoders

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from jobs import train
-from pipelines.curation import tables
+from pipelines.curation.pool import tables
 from pipelines.dataset.reader import member_bytes, open_dataset
 from pipelines.dataset.tables import decode, encode
 from pipelines.training.curriculum.request import Request, TrainingPlan

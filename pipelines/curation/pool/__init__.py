@@ -1,0 +1,1 @@
+"""Sources become clips with every score: `plan.py` groups them, `extract.py` makes parts, `read.py` reads them."""

@@ -1,0 +1,186 @@
+"""Deterministic parts: which sources are committed together, and which parts are still to do.
+
+A plan is written before any work and never changed. A later run keeps every earlier plan and adds one for the
+sources it has not seen, so an interrupted run resumes with the very same parts, and new data touches only new ones.
+Sources whose bytes changed are planned again; what else changed of them (captions, licences) is kept in `_seen`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from pipelines.curation.pool.changes import find_changes
+from pipelines.curation.recipe import ExtractConfig
+from pipelines.curation.records import Source
+from pipelines.curation.sources.find import is_there
+from pipelines.dataset.tables import Row, decode, encode
+from skyreels.commits import CommitLog, stable_json
+from skyreels.storage import Storage
+
+_FOLDER = "_plan"
+_SEEN = "_seen"
+_STORED = re.compile(r"[0-9]{6}(-[0-9a-f]+)?\.parquet")
+_LOST = (
+    "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
+    "not done anew"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sources that one task takes from raw media to committed shards."""
+
+    part_id: str
+    sources: tuple[Source, ...]
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every part planned so far, the new ones last; `seen` are sources as a later run than their plan's saw them."""
+
+    parts: tuple[Part, ...]
+    seen: Mapping[str, Source] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return {source.source_id: source for part in self.parts for source in part.sources} | dict(self.seen)
+
+    @property
+    def current(self) -> list[Part]:
+        """The parts, with their sources as they are now."""
+        return [
+            replace(part, sources=tuple(self.seen.get(s.source_id, s) for s in part.sources)) for part in self.parts
+        ]
+
+    def committed(self, commits: CommitLog) -> dict[str, str]:
+        """Source id -> the last committed part that it is in."""
+        done = commits.done()
+        return {s.source_id: part.part_id for part in self.parts if part.part_id in done for s in part.sources}
+
+    def remaining(self, commits: CommitLog) -> list[Part]:
+        """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
+        sources as they are now."""
+        begun, intact = commits.done(), commits.intact()
+        left = [part for part in self.current if part.part_id not in intact]
+        return [part for part in left if part.part_id not in begun or can_be_made(part)]
+
+
+def extend_plan(
+    pool: Storage, sources: Sequence[Source], extract: ExtractConfig, *, attempt: int = 1, write: bool = True
+) -> Plan:
+    """The stored plan, with a new generation for sources that are not in it or whose bytes changed.
+
+    A replay (`attempt` > 1) plans its sources again whatever earlier plans say.
+    """
+    stored = read_plan(pool, extract)
+    if attempt > 1:
+        return _grown(pool, stored, make_parts(sources, extract, attempt), {}, extract, write=write)
+    known = stored.sources
+    parts = make_parts([source for source in sources if source.source_id not in known], extract)
+    changes = find_changes(known, sources, stored.committed(CommitLog(pool)), pool)
+    again = make_parts(changes.content, extract, generation=_next(pool, _FOLDER))
+    described = {source.source_id: source for source in changes.described}
+    return _grown(pool, stored, [*parts, *again], described, extract, write=write)
+
+
+def _grown(
+    pool: Storage,
+    stored: Plan,
+    parts: Sequence[Part],
+    described: Mapping[str, Source],
+    extract: ExtractConfig,
+    *,
+    write: bool,
+) -> Plan:
+    planned = {part.part_id for part in stored.parts}
+    fresh = [part for part in parts if part.part_id not in planned]
+    if described and write:
+        rows = [{"source": source.model_dump_json()} for source in described.values()]
+        pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", encode(pa.Table.from_pylist(rows)))
+    if fresh and write:
+        pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
+    return Plan((*stored.parts, *fresh), {**stored.seen, **described})
+
+
+def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
+    """What earlier runs with this extraction planned, and saw last. Raises DamageError for what cannot be read."""
+    names = [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
+    parts = tuple(part for name in names for part in _decode(pool, name))
+    planned = {source.source_id for part in parts for source in part.sources}
+    seen: dict[str, Source] = {}
+    for name in _stored(pool, _SEEN):
+        for row in _read(pool, name):
+            source = Source.model_validate_json(row["source"])
+            seen[source.source_id] = source
+    return Plan(parts, {source_id: source for source_id, source in seen.items() if source_id in planned})
+
+
+def planned_sources(pool: Storage) -> list[Source]:
+    """Every source of every plan, whatever extraction it was for."""
+    found = {s.source_id: s for name in _stored(pool, _FOLDER) for part in _decode(pool, name) for s in part.sources}
+    return list(found.values())
+
+
+def can_be_made(part: Part) -> bool:
+    """Whether every source of a part is there: making it without one would lose what the pool still holds of it."""
+    return all(is_there(source) for source in part.sources)
+
+
+def make_parts(
+    sources: Sequence[Source], extract: ExtractConfig, attempt: int = 1, *, generation: int = 0
+) -> list[Part]:
+    """Consecutive sources grouped up to the configured count and bytes.
+
+    `generation` is of sources that are planned again because they changed: one may come back to what it was.
+    """
+    groups: list[list[Source]] = []
+    size = 0
+    for source in sources:
+        full = not groups or len(groups[-1]) >= extract.parts.max_sources
+        if full or size + source.size > extract.parts.max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(source)
+        size += source.size
+    return [Part(_part_id(group, extract, attempt, generation), tuple(group), attempt) for group in groups]
+
+
+def _part_id(sources: Iterable[Source], extract: ExtractConfig, attempt: int, generation: int) -> str:
+    named: list[object] = [[[s.source_id, s.size] for s in sources], extract.identity, attempt]
+    return hashlib.blake2b(stable_json(named + [generation] * bool(generation)), digest_size=10).hexdigest()
+
+
+def _stored(pool: Storage, folder: str) -> list[str]:
+    """Names of the stored plans, or of what was seen, the oldest first."""
+    return [name for name in pool.names(folder) if _STORED.fullmatch(name.removeprefix(f"{folder}/"))]
+
+
+def _next(pool: Storage, folder: str) -> int:
+    """The number of the next one; none is given twice."""
+    return 1 + max((int(name.removeprefix(f"{folder}/")[:6]) for name in _stored(pool, folder)), default=-1)
+
+
+def _encode(parts: Sequence[Part]) -> bytes:
+    rows = [
+        {"part_id": part.part_id, "attempt": part.attempt, "source": source.model_dump_json()}
+        for part in parts
+        for source in part.sources
+    ]
+    return encode(pa.Table.from_pylist(rows))
+
+
+def _decode(pool: Storage, name: str) -> list[Part]:
+    parts: dict[str, tuple[int, list[Source]]] = {}
+    for row in _read(pool, name):
+        _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))
+        sources.append(Source.model_validate_json(row["source"]))
+    return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]
+
+
+def _read(pool: Storage, name: str) -> list[Row]:
+    rows: list[Row] = decode(pool.read(name), pool.location(name), _LOST).to_pylist()
+    return rows

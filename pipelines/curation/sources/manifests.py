@@ -1,0 +1,197 @@
+"""Manifests as they come: CSV in any of its dialects, JSON lines, Parquet; every row is read or named in an error."""
+
+import csv
+import datetime
+import io
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.curation.sources.text_files import UnreadableText, decode_text, parse_json
+from pipelines.dataset.tables import Row
+from skyreels import storage
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
+LOCATION_COLUMNS = ("uri", "path", "file", "file_name", "filename", "file_path", "location", "url")
+"""From the surest to that which may as well be the web page that a file is from."""
+
+_SEPARATORS = ",;\t|"
+_LONGEST_FIELD = 16 << 20
+
+
+class InputError(ValueError):
+    """An --input that cannot be read: which, why, and what would be right."""
+
+
+def read_manifest(location: str) -> Iterator[tuple[str, str, Row]]:
+    """(where the row stands, the location that it names, its other columns), without what is empty.
+
+    Relative locations are relative to the manifest. Raises InputError naming the line.
+    """
+    for where, row in _rows(location):
+        if not any(value not in (None, "") for value in row.values()):
+            continue
+        names = {name.lower(): name for name in reversed(row)}
+        held = [names[c] for c in LOCATION_COLUMNS if c in names and row[names[c]] not in (None, "")]
+        name = next((name for name in held if not _is_web(row[name])), None)
+        if name is None:
+            raise InputError(f"{where}: {_no_location(row, held)}")
+        rest = {other: value for other, value in row.items() if other != name and value not in (None, "")}
+        yield where, _located(row[name], location, where), rest
+
+
+def _no_location(row: Row, held: Sequence[str]) -> str:
+    if held:
+        return (
+            f"{row[held[0]]} is on the web, which is not read: fetch the files first and name them in a column "
+            f"`path` (`{held[0]}` may stay)"
+        )
+    return f"no location among {', '.join(row)}; name it in one of {', '.join(LOCATION_COLUMNS)}"
+
+
+def _is_web(value: Any) -> bool:
+    return str(value).lstrip().lower().startswith(("http://", "https://"))
+
+
+def _located(value: Any, manifest: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: the location is {value!r}, which is no text")
+    target = value.strip()
+    if not storage.is_remote(target) and not Path(target.removeprefix("file://")).is_absolute():
+        target = storage.join(manifest.rsplit("/", 1)[0], target)
+    return storage.normalise(target)
+
+
+def _rows(location: str) -> Iterator[tuple[str, Row]]:
+    extension = location.rpartition(".")[2].lower()
+    if extension == "parquet":
+        yield from _parquet_rows(location)
+        return
+    try:
+        text = decode_text(storage.read_bytes(location), location)
+    except UnreadableText as error:
+        raise InputError(str(error)) from None
+    yield from _csv_rows(location, text) if extension in ("csv", "tsv") else _json_rows(location, text)
+
+
+def _csv_rows(location: str, text: str) -> Iterator[tuple[str, Row]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    separator = _separator(text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header: list[str] = []
+    end = 0
+    try:
+        for values in lines:
+            where, end = f"{location}, line {end + 1}", lines.line_num
+            if not values:
+                continue
+            if not header:
+                header = _header(values, where)
+                continue
+            if len(values) > len(header):
+                raise InputError(
+                    f"{where}: {len(values)} values under {len(header)} columns; put values that hold "
+                    f"{separator!r} in double quotes"
+                )
+            yield where, dict(zip(header, values, strict=False))
+    except csv.Error as error:
+        raise InputError(f"{location}, line {lines.line_num}: {error}") from None
+
+
+def _separator(text: str) -> str:
+    """The one that the header has most of; a header of one column needs none."""
+    header = next((line for line in text.split("\n") if line.strip()), "")
+    return max(_SEPARATORS, key=header.count)
+
+
+def _header(values: Sequence[str], where: str) -> list[str]:
+    names = [value.strip() for value in values]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: column {twice[0]!r} comes twice; give each its own name")
+    return names
+
+
+def _json_rows(location: str, text: str) -> Iterator[tuple[str, Row]]:
+    """One object a line, or one list of objects. Only \\n ends a line: captions hold other ends of line."""
+    if text.lstrip().startswith("["):
+        yield from _json_list(location, text)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{location}, line {number}"
+            yield where, _json_object(_json(line, where), where)
+
+
+def _json_list(location: str, text: str) -> Iterator[tuple[str, Row]]:
+    for number, row in enumerate(_json(text, location), start=1):
+        where = f"{location}, row {number}"
+        yield where, _json_object(row, where)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}; write one object a line, or one list of them") from None
+
+
+def _json_object(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(f'{where} is a {type(row).__name__}: write an object, such as {{"path": "a.mp4"}}')
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _parquet_rows(location: str) -> Iterator[tuple[str, Row]]:
+    with storage.open_input(location) as stream:
+        try:
+            file = pq.ParquetFile(stream)
+            names = _columns(location, file.schema_arrow)
+            number = 0
+            for batch in file.iter_batches(columns=names):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{location}, row {number}", {name: _plain(value) for name, value in row.items()}
+        except pa.ArrowException as error:
+            raise InputError(f"{location} cannot be read as Parquet: {error}; write it anew") from None
+
+
+def _columns(location: str, schema: pa.Schema) -> list[str]:
+    """Those that a sample's JSON can hold: pictures and vectors as bytes stay where they are."""
+    held = [field.name for field in schema if not _is_bytes(field)]
+    left = [field.name for field in schema if field.name not in held]
+    if left:
+        logger.warning("%s: columns of bytes are left out: %s", location, ", ".join(left))
+    return held
+
+
+def _is_bytes(field: pa.Field) -> bool:
+    kind = field.type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: times as ISO 8601, numbers that are none as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if value is None or isinstance(value, str | int | bool) else _number_or_text(value)
+
+
+def _number_or_text(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,66 @@
+"""Plans are deterministic, grow without moving what was planned, and say what is left."""
+
+from pipelines.curation.pool.plan import extend_plan, make_parts, read_plan
+from pipelines.curation.recipe import ExtractConfig, PartsConfig, SegmentsConfig
+from pipelines.curation.records import Kind, Source
+from skyreels.commits import Commit, CommitLog
+from skyreels.storage import Storage
+
+EXTRACT = ExtractConfig(parts=PartsConfig(max_sources=3, max_bytes=100))
+
+
+def _sources(count, size=10, start=0):
+    return [Source.at(f"/in/{i:03d}.mp4", Kind.VIDEO, size) for i in range(start, start + count)]
+
+
+def test_parts_respect_count_and_bytes_and_cover_everything():
+    parts = make_parts(_sources(7), EXTRACT)
+    assert [len(part.sources) for part in parts] == [3, 3, 1]
+    assert [len(part.sources) for part in make_parts(_sources(4, size=60), EXTRACT)] == [1, 1, 1, 1]
+    assert [s for part in parts for s in part.sources] == _sources(7)
+    assert make_parts(_sources(7), EXTRACT) == parts
+
+
+def test_the_extraction_is_part_of_a_parts_identity():
+    other = EXTRACT.model_copy(update={"segments": SegmentsConfig(max_s=9.0)})
+    assert make_parts(_sources(1), EXTRACT)[0].part_id != make_parts(_sources(1), other)[0].part_id
+
+
+def test_a_plan_is_read_back_and_new_sources_touch_only_new_parts(tmp_path):
+    pool = Storage(str(tmp_path))
+    first = extend_plan(pool, _sources(4), EXTRACT)
+    assert read_plan(pool, EXTRACT) == first
+    assert extend_plan(pool, _sources(4), EXTRACT) == first
+    grown = extend_plan(pool, _sources(6), EXTRACT)
+    assert grown.parts[: len(first.parts)] == first.parts
+    assert [s.uri for part in grown.parts[len(first.parts) :] for s in part.sources] == ["/in/004.mp4", "/in/005.mp4"]
+
+
+def test_a_source_that_changed_is_planned_again(tmp_path):
+    pool = Storage(str(tmp_path))
+    extend_plan(pool, _sources(4), EXTRACT)
+    changed = [*_sources(3), Source.at("/in/003.mp4", Kind.VIDEO, 77)]
+    plan = extend_plan(pool, changed, EXTRACT)
+    assert [s.uri for s in plan.parts[-1].sources] == ["/in/003.mp4"]
+    assert plan.sources[changed[3].source_id].size == 77
+
+
+def test_a_dry_plan_writes_nothing(tmp_path):
+    pool = Storage(str(tmp_path))
+    assert len(extend_plan(pool, _sources(4), EXTRACT, write=False).parts) == 2
+    assert pool.names() == []
+
+
+def test_a_replay_makes_new_parts_of_known_sources(tmp_path):
+    pool = Storage(str(tmp_path))
+    first = extend_plan(pool, _sources(2), EXTRACT)
+    again = extend_plan(pool, _sources(1), EXTRACT, attempt=2)
+    assert len(again.parts) == len(first.parts) + 1
+    assert (again.parts[-1].attempt, again.parts[-1].sources) == (2, tuple(_sources(1)))
+
+
+def test_what_remains_is_what_has_no_commit(tmp_path):
+    pool = Storage(str(tmp_path))
+    plan = extend_plan(pool, _sources(7), EXTRACT)
+    CommitLog(pool).commit(Commit(part_id=plan.parts[1].part_id, files=()))
+    assert plan.remaining(CommitLog(pool)) == [plan.parts[0], plan.parts[2]]
