@@ -87,7 +87,7 @@ BY_STAGE = {
     # The refiner keeps what it is given, so it learns where little noise is left.
     "refiner": (*_BOTH_FORMS, "flow.shift=1", "optimizer.learning_rate=5e-4"),
 }
-"""Over `EVERY_STAGE`. Pairs, and clips that leave room for references, are few: where none is, the rest has the step."""
+"""Over `EVERY_STAGE`. Where there are no pairs, or clips with room for references, other tasks have the steps."""
 
 
 def settings_for(gpu: bool) -> tuple[str, ...]:

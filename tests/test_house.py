@@ -27,7 +27,7 @@ LONGER_LISTINGS = {
         "the service: one promise a file; callers open app.py and server.py",
     ),
     "platform/skyreels/training": (
-        26,
+        24,
         "the engine: one promise a file (resume, guard, board, stop); callers open fit.py",
     ),
     "model/network": (14, "the transformer, and three ways to compute one sparse attention"),

@@ -49,7 +49,7 @@ def fit(
 
         failure = fit_on_ray(make, config, run, starts)
     else:
-        from skyreels.training.local import fit_here
+        from skyreels.training.one_device.local import fit_here
 
         failure = fit_here(make, config, run, starts)
     if failure:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from skyreels.training.ema import ShardedEma
+from skyreels.training.one_device.whole import Held
 from skyreels.training.trainable import Trainable
-from skyreels.training.whole import Held
 
 START: Final = "start"
 TRAINED: Final = "trained"

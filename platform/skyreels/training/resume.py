@@ -13,9 +13,9 @@ from skyreels.training.config import EngineConfig
 from skyreels.training.ema import ShardedEma
 from skyreels.training.errors import TrainingError
 from skyreels.training.events import CheckpointDamaged
+from skyreels.training.one_device.whole import Held, WholeModule, load_whole
 from skyreels.training.partition import bounds
 from skyreels.training.trainable import Trainable
-from skyreels.training.whole import Held, WholeModule, load_whole
 from skyreels.training.zero import Read, Settings, build, load_pieces, partitioned, shape_of, wrap
 
 

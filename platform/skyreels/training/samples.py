@@ -4,8 +4,8 @@ import torch
 
 from skyreels.leftovers import scratch_folder
 from skyreels.storage import Storage
+from skyreels.training.one_device.whole import Held
 from skyreels.training.trainable import Trainable
-from skyreels.training.whole import Held
 
 
 def write_samples(trainable: Trainable, sharded: Held, step: int, run: Storage, writes: bool) -> tuple[str, ...]:

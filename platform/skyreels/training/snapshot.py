@@ -15,8 +15,8 @@ from skyreels.commits import CommittedFile, describe
 from skyreels.training.checkpoints import CheckpointFacts, Checkpoints, rank_file
 from skyreels.training.ema import ShardedEma
 from skyreels.training.events import CheckpointWritten
+from skyreels.training.one_device.whole import Held
 from skyreels.training.partition import bounds
-from skyreels.training.whole import Held
 
 
 @torch.no_grad()

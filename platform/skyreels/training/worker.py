@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from skyreels.storage import Storage
-from skyreels.training.captured import CapturedSteps
 from skyreels.training.checkpoints import CheckpointFacts, Checkpoints
 from skyreels.training.config import EngineConfig
 from skyreels.training.device import device_name, memory_bytes, peak_flops
@@ -18,6 +17,8 @@ from skyreels.training.errors import TrainingError
 from skyreels.training.events import Event, HeldOut, SamplesUnreadable, SamplesWritten, Started, StepDone, StepSkipped
 from skyreels.training.guard import Guard, UnreadableCount
 from skyreels.training.held_out import HeldOutLosses
+from skyreels.training.one_device.captured import CapturedSteps
+from skyreels.training.one_device.whole import WholeModule
 from skyreels.training.prefetch import Ahead, batches_ahead
 from skyreels.training.ranks import Ranks
 from skyreels.training.resume import start
@@ -27,7 +28,6 @@ from skyreels.training.snapshot import CheckpointWriter, host_copy
 from skyreels.training.stop import stop_requested
 from skyreels.training.tally import Tally, Totals
 from skyreels.training.trainable import Slot, StepLoss, Trainable
-from skyreels.training.whole import WholeModule
 from skyreels.training.zero import Settings, start_deepspeed
 
 

@@ -14,7 +14,7 @@ from pipelines.training.learners.network import PARAMETER_GROUPS, STREAMS, froze
 from pipelines.training.learners.preview import PreviewSettings
 from pipelines.training.learners.transformer import COMPARED, TransformerStage
 from pipelines.training.tasks import TASKS, TaskSettings
-from skyreels.training.captured import layout_of, tensors_of
+from skyreels.training.one_device.captured import layout_of, tensors_of
 from skyreels.training.trainable import Slot
 
 USABLE = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from skyreels.training.errors import TrainingError
+from skyreels.training.one_device.whole import WholeModule
 from skyreels.training.trainable import StepLoss
-from skyreels.training.whole import WholeModule
 
 MOST_LAYOUTS = 512
 _WARM_UP = 2  # before recording: what is chosen or allocated at a first call is then there
