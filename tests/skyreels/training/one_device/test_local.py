@@ -146,7 +146,7 @@ def test_neither_ray_nor_deepspeed_nor_mlflow_is_needed(tmp_path):
                     raise ModuleNotFoundError(name)
 
         sys.meta_path.insert(0, Refused())
-        spec = importlib.util.spec_from_file_location("toy", {str(Path(__file__).with_name("toy.py"))!r})
+        spec = importlib.util.spec_from_file_location("toy", {str(Path(__file__).parents[1] / "toy.py")!r})
         toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(toy)
         from skyreels.training.config import EngineConfig
