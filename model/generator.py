@@ -11,6 +11,7 @@ clip = generator.render(prepared)
 """
 
 import math
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,14 @@ class Generator:
         )
 
     def prepare(self, prompt: Prompt, negative_prompt: str = "", **asked: Any) -> Prepared:
-        """Check a call as a whole, without running a network; see `model.generation.prepared.prepare`."""
-        return prepare(self.components.spec, prompt, negative_prompt, **asked)
+        """Check a call as a whole, without running a network; see `model.generation.prepared.prepare`.
+
+        Warns of what lies outside of what the model was trained on.
+        """
+        prepared = prepare(self.components.spec, prompt, negative_prompt, **asked)
+        for remark in prepared.remarks:
+            warnings.warn(remark, stacklevel=2)
+        return prepared
 
     def render(
         self,

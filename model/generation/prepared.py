@@ -38,6 +38,7 @@ from model.conditioning import (
 )
 from model.config import GenerationConfig, SamplingConfig
 from model.generation.prompts import Prompt, prompt_seconds, render_prompt
+from model.generation.trained_ranges import remarks_on
 from model.media import cover, cover_mask, frames_and_size, keep_mask_tensor, packed, unpacked
 from model.network.refiner import refined_clip
 from model.sampling.guidance import GuidanceScales, guidance_passes
@@ -109,7 +110,7 @@ class Prepared:
     """One call as plain values and CPU tensors: no file, no device, nothing left to look up. See `wire` for bytes.
 
     `clip` is what the base makes, `refined` what the refiner makes of it, None where it is not asked. `seed` is that
-    of the noise; None takes a fresh one.
+    of the noise; None takes a fresh one. `remarks` say what lies outside of what the model was trained on.
     """
 
     prompt: str
@@ -120,6 +121,7 @@ class Prepared:
     settings: SamplingConfig
     refined: ClipShape | None = None
     seed: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def large(self) -> ClipShape:
@@ -169,13 +171,14 @@ def prepare(
     media, settings = _media_and_settings(spec, more)
     clip = _clip(spec, media, seconds or prompt_seconds(prompt), size, fps)
     refined = refined_clip(clip, spec.config.refiner) if refine else None
-    prepared = Prepared(text, negative_prompt, media, tagged, clip, settings, refined, seed)
     largest = refined or clip
     if (pixels := largest.frames * largest.height * largest.width) > MAX_PIXELS:
         raise ValueError(
             f"{largest.frames} frames of {largest.width}x{largest.height} are {pixels / 1e9:.1f} billion pixels, at "
             f"most {MAX_PIXELS / 1e9:.1f} are made: ask for a smaller, shorter or slower clip"
         )
+    remarks = remarks_on(clip, spec.config.trained, picture=media.picture)
+    prepared = Prepared(text, negative_prompt, media, tagged, clip, settings, refined, seed, remarks)
     _rehearse(spec, prepared)
     return prepared
 
