@@ -82,7 +82,7 @@ class Generator:
             generator: the same seed gives the same bits on one device; None takes a fresh seed.
             callback_on_step_end: receives `Progress` after every step.
             asked: what else `prepare` takes: media (`image`, `video`, `mask`, `audio`, ...), `references`, `seconds`,
-                `size`, `fps`, `refine`, `num_inference_steps` and guidance scales.
+                `size`, `fps`, `refine`, `enhance`, `num_inference_steps` and guidance scales.
         """
         prepared = self.prepare(prompt, negative_prompt, **asked)
         return self.render(
