@@ -23,9 +23,11 @@ import torch
 import yaml
 
 from model.generation.components import read_spec
-from model.generation.prepared import VideoUse
+from model.generation.prepared import Prepared, VideoUse
+from model.generation.prompts import render_prompt
 from model.generation.steps import Progress as Step
 from model.generator import Generator
+from pipelines.generation.enhance import add_enhancer, asked_enhancer
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.render import SUFFIXES, Rendered, Stopwatch, open_output, output_kind, render
@@ -61,7 +63,9 @@ def _generate(arguments: argparse.Namespace) -> Rendered:
     watch = Stopwatch()
     with MediaReader() as reader, watch.timing("read"):
         reader.check(request.files(files), still=request.still)
-        prepared = prepare(request, files, read_spec(arguments.model), reader)
+        enhance = asked_enhancer(arguments, arguments.device)
+        prepared = prepare(request, files, read_spec(arguments.model), reader, enhance)
+    print_asked(request, prepared)
     start = time.perf_counter()
     generator = Generator.from_pretrained(  # last: it may take minutes
         arguments.model,
@@ -95,6 +99,14 @@ def request_of(arguments: argparse.Namespace) -> GenerationRequest:
         references.setdefault(tag, []).append(path)
     values |= {"references": references, "reference_guidance_scale": _scales(arguments.reference_guidance_scale)}
     return build(GenerationRequest, values, "the command line")
+
+
+def print_asked(request: GenerationRequest, prepared: Prepared) -> None:
+    """What is asked in the end, where it is not what was typed, and what the model was not trained on."""
+    if prepared.prompt != render_prompt(request.prompt):
+        print("asked   " + prepared.prompt.replace("\n", "\n        "))
+    for remark in prepared.remarks:
+        print(f"note    {remark}")
 
 
 def print_rendered(made: Rendered) -> None:
@@ -148,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--structured", metavar="YAML", help="keys picture, text, sfx, dialogue, singing, bgm")
     words.add_argument("--shots", metavar="YAML", help="a list of {prompt: words or structured, seconds: length}")
     _add_request(parser)
+    add_enhancer(parser)
     run = parser.add_argument_group("the run")
     run.add_argument("--lora", metavar="FOLDER", help="an adapter, as jobs/finetune.py writes it")
     run.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")

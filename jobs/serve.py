@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     import torch  # keys need neither it nor the model
 
+    from pipelines.generation.enhance import asked_enhancer
     from pipelines.generation.service import GenerationService
 
     config = ServingConfig(
@@ -56,7 +57,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = None if arguments.dtype is None else getattr(torch, _DTYPES[arguments.dtype])
-    service = GenerationService(arguments.model, arguments.name, device, dtype)
+    enhance = asked_enhancer(arguments, device)
+    service = GenerationService(arguments.model, arguments.name, device, dtype, enhance)
 
     def started(url: str, keyed: bool) -> None:
         print(f"serving {arguments.model} as {arguments.name} on {url}; its fields: {url}/openapi.json")
@@ -83,12 +85,15 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pipelines.generation.enhance import add_enhancer  # keys need neither it nor torch
+
     parser = argparse.ArgumentParser(
         prog="jobs/serve.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder of a model, as training exports it")
     parser.add_argument("--name", default="skyreels", help="what it is called in requests (default: %(default)s)")
     _add_places(parser)
+    add_enhancer(parser)
     parser.add_argument("--host", default="127.0.0.1", help="another address needs keys (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")

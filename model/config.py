@@ -90,13 +90,15 @@ class RefinerConfig:
     """What the refiner changes of the base video branch, and what the base leaves to it (paper, section 4.5).
 
     Sides grow by `space_factor`, the frame rate by `time_factor`. Every `keyframe_spacing`-th latent frame is made at
-    high resolution by the base. `steps` are sampling steps without guidance.
+    high resolution by the base. `steps` are sampling steps without guidance, spaced by `shift`: the refiner is given
+    most of the picture, and what it makes itself is the detail, which is settled at low noise.
     """
 
     space_factor: int = 2
     time_factor: int = 2
     keyframe_spacing: int = 10
     steps: int = 8
+    shift: float = 1.0
     sparsity: float = 0.875
     sparse_min_tokens: int = 4096
 
@@ -127,12 +129,27 @@ class UsualClip:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What the last stage of a model's training saw; what is empty or None is not known, as of older folders.
+
+    `captions` are forms: short, long, structured. `sizes` are short sides in pixels and `seconds` lengths, the least
+    and the most of each.
+    """
+
+    captions: tuple[str, ...] = ()
+    sizes: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
-    """How a model is used when the caller does not say."""
+    """How a model is used when the caller does not say, and what it was trained on."""
 
     sampling: SamplingConfig = SamplingConfig()
     generation: UsualClip = UsualClip()
     refiner: RefinerConfig = RefinerConfig()
+    trained: Trained = Trained()
 
     @classmethod
     def of(cls, preset: "Preset") -> "GenerationConfig":

@@ -1,6 +1,6 @@
 """The folder of a model, laid out as diffusers does: names of parts and their index are known here alone.
 
-model_index.json   which parts there are, and how the model is used when the caller does not say
+model_index.json   which parts there are, how the model is used when the caller does not say, what it was trained on
 transformer/  video_codec/  audio_codec/  encoder/  refiner/
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.checksums import CheckpointError, check
-from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip, from_mapping
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, Trained, UsualClip, from_mapping
 from model.prompt_encoder.encoder import EncoderConfig
 
 INDEX = "model_index.json"
@@ -53,6 +53,7 @@ class ModelIndex:
             from_mapping(SamplingConfig, sections["sampling"], f"{path}: sampling"),
             from_mapping(UsualClip, sections["generation"], f"{path}: generation"),
             from_mapping(RefinerConfig, sections["refiner"], f"{path}: refiner"),
+            from_mapping(Trained, values.get("trained", {}), f"{path}: trained"),
         )
         encoder = from_mapping(EncoderConfig, sections["encoder"], f"{path}: encoder")
         return cls(tuple(sections["components"]), config, encoder)

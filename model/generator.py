@@ -11,6 +11,7 @@ clip = generator.render(prepared)
 """
 
 import math
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Generator:
             generator: the same seed gives the same bits on one device; None takes a fresh seed.
             callback_on_step_end: receives `Progress` after every step.
             asked: what else `prepare` takes: media (`image`, `video`, `mask`, `audio`, ...), `references`, `seconds`,
-                `size`, `fps`, `refine`, `num_inference_steps` and guidance scales.
+                `size`, `fps`, `refine`, `enhance`, `num_inference_steps` and guidance scales.
         """
         prepared = self.prepare(prompt, negative_prompt, **asked)
         return self.render(
@@ -89,8 +90,14 @@ class Generator:
         )
 
     def prepare(self, prompt: Prompt, negative_prompt: str = "", **asked: Any) -> Prepared:
-        """Check a call as a whole, without running a network; see `model.generation.prepared.prepare`."""
-        return prepare(self.components.spec, prompt, negative_prompt, **asked)
+        """Check a call as a whole, without running a network; see `model.generation.prepared.prepare`.
+
+        Warns of what lies outside of what the model was trained on.
+        """
+        prepared = prepare(self.components.spec, prompt, negative_prompt, **asked)
+        for remark in prepared.remarks:
+            warnings.warn(remark, stacklevel=2)
+        return prepared
 
     def render(
         self,

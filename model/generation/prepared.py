@@ -37,7 +37,9 @@ from model.conditioning import (
     encode_visual_references,
 )
 from model.config import GenerationConfig, SamplingConfig
+from model.generation.enhancing import Write, by_rules, enhanced
 from model.generation.prompts import Prompt, prompt_seconds, render_prompt
+from model.generation.trained_ranges import remarks_on
 from model.media import cover, cover_mask, frames_and_size, keep_mask_tensor, packed, unpacked
 from model.network.refiner import refined_clip
 from model.sampling.guidance import GuidanceScales, guidance_passes
@@ -108,8 +110,9 @@ class Media:
 class Prepared:
     """One call as plain values and CPU tensors: no file, no device, nothing left to look up. See `wire` for bytes.
 
-    `clip` is what the base makes, `refined` what the refiner makes of it, None where it is not asked. `seed` is that
-    of the noise; None takes a fresh one.
+    `prompt` is what is asked in the end, in a form that the model knows. `clip` is what the base makes, `refined` what
+    the refiner makes of it, None where it is not asked. `seed` is that of the noise; None takes a fresh one. `remarks`
+    say what lies outside of what the model was trained on.
     """
 
     prompt: str
@@ -120,6 +123,7 @@ class Prepared:
     settings: SamplingConfig
     refined: ClipShape | None = None
     seed: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def large(self) -> ClipShape:
@@ -152,6 +156,7 @@ def prepare(
     fps: float | None = None,
     refine: bool = False,
     seed: int | None = None,
+    enhance: Write | None = by_rules,
     **more: Any,
 ) -> Prepared:
     """Check a call as a whole. Raises ValueError naming what does not fit, TypeError for an argument that is none.
@@ -161,21 +166,27 @@ def prepare(
         references, audio_references: tagged subjects, clips and voices; the prompt must name each tag.
         seconds: length of the whole result. size: (height, width). fps: of the base and of media given.
         refine: run the refiner: larger, and at a higher frame rate.
+        enhance: puts the prompt into a form that the model was trained on; None leaves the words alone, and so does
+            the edit of a clip, whose prompt is an instruction.
         more: fields of `Media`, and of `SamplingConfig` in the place of the model's defaults; `num_inference_steps` is
             its `steps`. A guidance scale of 1 switches a term off; each reference whose scale is not 1 costs a pass.
     """
-    text, tagged = render_prompt(prompt), (*references, *audio_references)
-    check_tags(text, tagged)
     media, settings = _media_and_settings(spec, more)
+    edits = media.video is not None and media.video_use == "edit"
+    forms = spec.config.trained.captions
+    asked = enhanced(prompt, forms, None if edits else enhance, picture=media.picture)
+    text, tagged = render_prompt(asked), (*references, *audio_references)
+    check_tags(text, tagged)
     clip = _clip(spec, media, seconds or prompt_seconds(prompt), size, fps)
     refined = refined_clip(clip, spec.config.refiner) if refine else None
-    prepared = Prepared(text, negative_prompt, media, tagged, clip, settings, refined, seed)
     largest = refined or clip
     if (pixels := largest.frames * largest.height * largest.width) > MAX_PIXELS:
         raise ValueError(
             f"{largest.frames} frames of {largest.width}x{largest.height} are {pixels / 1e9:.1f} billion pixels, at "
             f"most {MAX_PIXELS / 1e9:.1f} are made: ask for a smaller, shorter or slower clip"
         )
+    remarks = remarks_on(clip, spec.config.trained, picture=media.picture)
+    prepared = Prepared(text, negative_prompt, media, tagged, clip, settings, refined, seed, remarks)
     _rehearse(spec, prepared)
     return prepared
 

@@ -135,7 +135,7 @@ def refine(
         made = sample(
             GuidedVelocity(refiner, run, UNGUIDED),
             draw_noise({"video": (1, *clip.video_latent_shape)}, generator, low.device),
-            timestep_schedule(config.steps, prepared.settings.shift),
+            timestep_schedule(config.steps, config.shift),
             prepared.settings.solver,
             _watched(parts, prepared, "refine", on_step_end),
         )

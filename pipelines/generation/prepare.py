@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.conditioning import AudioReference, ImageReference, Reference, VideoReference
 from model.config import SamplingConfig
+from model.generation.enhancing import Write, by_rules
 from model.generation.prepared import GeneratorSpec, Media, Prepared
 from model.generation.prepared import prepare as prepare_call
 from model.media import image_tensor, video_tensor
@@ -22,10 +23,17 @@ from pipelines.generation.request import Files, GenerationRequest, MediaFile, Re
 _IMAGE_SIDE, _VIDEO_SIDE = 512, 256
 
 
-def prepare(request: GenerationRequest, files: Files, spec: GeneratorSpec, reader: MediaReader) -> Prepared:
+def prepare(
+    request: GenerationRequest,
+    files: Files,
+    spec: GeneratorSpec,
+    reader: MediaReader,
+    enhance: Write | None = by_rules,
+) -> Prepared:
     """Check a request as a whole, read what it names and leave nothing to look up; a seed is drawn where none is given.
 
-    `spec` is of the model that will render. Raises ValueError (RequestError where a field is to blame).
+    `spec` is of the model that will render; `enhance` puts the prompt into a form that it knows. Raises ValueError
+    (RequestError where a field is to blame).
     """
     request.check()
     named = request.files(files)
@@ -45,6 +53,7 @@ def prepare(request: GenerationRequest, files: Files, spec: GeneratorSpec, reade
         size=(reading.size[1], reading.size[0]),
         fps=request.fps,
         refine=request.refine,
+        enhance=enhance,
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         **{name: getattr(request, name) for name in settings if hasattr(request, name)},
     )

@@ -129,6 +129,8 @@ def render(
         output.storage.upload(path, output.name)
     facts = {
         "request": {**asked, "seed": prepared.seed},
+        "prompt": prepared.prompt,
+        "remarks": list(prepared.remarks),
         "clip": clip_facts(made, output.kind),
         "model": {**generator.components.identities(), **(provenance or {})},
         "device": str(generator.placement.device),

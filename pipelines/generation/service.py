@@ -17,7 +17,9 @@ import torch
 
 from model.folder import INDEX
 from model.generation.components import read_spec
+from model.generation.enhancing import Write, by_rules
 from model.generation.prepared import Prepared
+from model.generation.prompts import render_prompt
 from model.generation.steps import BaseLatents, NotFinite, Progress
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
@@ -50,12 +52,20 @@ _AS_THEY_ARE = ("prompt", "negative_prompt", "seconds", "fps", "seed", "guidance
 
 
 class GenerationService:
-    """A `Servable` over the model in `folder`, whose weights are read when the first stage runs."""
+    """A `Servable` over the model in `folder`, whose weights are read when the first stage runs.
+
+    `enhance` puts prompts into a form that the model was trained on; None leaves them alone.
+    """
 
     def __init__(
-        self, folder: str | Path, name: str = "skyreels", device: str = "cpu", dtype: torch.dtype | None = None
+        self,
+        folder: str | Path,
+        name: str = "skyreels",
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        enhance: Write | None = by_rules,
     ) -> None:
-        self.folder, self.device, self.dtype = Path(folder), device, dtype
+        self.folder, self.device, self.dtype, self.enhance = Path(folder), device, dtype, enhance
         self.spec = read_spec(folder)
         self._name = name
         self._reader = MediaReader(_LIMITS)
@@ -83,7 +93,7 @@ class GenerationService:
         """As `Servable.plan`."""
         with _refusals(files):
             asked = generation_request(request)
-            prepared = prepare(asked, files, self.spec, self._reader)
+            prepared = prepare(asked, files, self.spec, self._reader, self.enhance)
         path = folder / _PREPARED
         path.write_bytes(to_bytes(prepared))
         clip = prepared.refined or prepared.clip
@@ -94,6 +104,8 @@ class GenerationService:
             "seconds": round(clip.seconds, 4),
             "fps": clip.fps,
             "seed": prepared.seed,
+            **({} if prepared.prompt == render_prompt(asked.prompt) else {"asked": prepared.prompt}),
+            **({"remarks": list(prepared.remarks)} if prepared.remarks else {}),
         }
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
         return Plan(stages, (path,), facts)

@@ -22,6 +22,8 @@ from skyreels.media.sync import SyncScores
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 WILD = [name for name in NAMES if name != "plain"]
 """For media from anywhere; `plain` is for a rendered world alone, which has a pool of its own and no faults."""
+CUT_OTHERWISE = {"fine": {"cut"}, "scenes": {"segments"}}
+"""Recipes with a pool of their own, and what of the extraction differs there."""
 DEFAULT = load_recipe("default")
 CLASSES = ("speech", "singing", "music", "sound_effect")
 
@@ -61,7 +63,9 @@ def test_every_rule_names_a_score_that_is_measured(name):
 @pytest.mark.parametrize("name", WILD)
 def test_all_share_the_default_s_pool_and_have_a_dataset_of_their_own(name):
     recipe = load_recipe(name)
-    assert recipe.extract.identity == DEFAULT.extract.identity
+    found = {field for field, value in recipe.extract if value != getattr(DEFAULT.extract, field)}
+    assert found == CUT_OTHERWISE.get(name, set())
+    assert (recipe.extract.identity == DEFAULT.extract.identity) == (not found)
     assert recipe.name == name
 
 
@@ -123,6 +127,7 @@ GOOD = {
         ("clips-480", {Kind.VIDEO}),
         ("joint", {Kind.VIDEO, Kind.AUDIO}),
         ("sft", {Kind.VIDEO}),
+        ("scenes", {Kind.VIDEO}),
         ("audio", {Kind.AUDIO}),
     ],
 )

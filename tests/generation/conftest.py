@@ -1,12 +1,16 @@
 """A tiny generator of random weights in a folder, and media to give it."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from model.codecs.tiny_audio import TinyAudioCodec, TinyAudioConfig
 from model.codecs.tiny_video import TinyVideoCodec, TinyVideoConfig
-from model.config import GenerationConfig, RefinerConfig, SamplingConfig, TransformerConfig, UsualClip
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, Trained, TransformerConfig, UsualClip
+from model.folder import ModelIndex
 from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
@@ -35,6 +39,17 @@ def model_folder(tmp_path_factory):
     encoder = build_tiny_encoder(folder / "made-encoder", width=16)
     Generator(Components(transformer, video, encoder, audio, refiner, config)).save_pretrained(folder / "model")
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def structured_folder(model_folder, tmp_path_factory):
+    """The same model, which says that it was trained on structured captions of half a second."""
+    folder = tmp_path_factory.mktemp("structured") / "model"
+    shutil.copytree(model_folder, folder)
+    index = ModelIndex.read(folder)
+    trained = Trained(("structured",), (float(SIDE), float(SIDE)), (0.5625, 0.5625), 16.0)
+    dataclasses.replace(index, config=dataclasses.replace(index.config, trained=trained)).write(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -310,3 +310,19 @@ def test_wrong_media_are_refused_before_a_model_is_looked_for(run, capsys, media
     assert "holds audio" in capsys.readouterr().err
     assert generate.main([*words[:4], "--output", "clip.mp4"]) == 1
     assert "not the folder of a generator" in capsys.readouterr().err
+
+
+def test_what_is_asked_in_the_end_is_said_and_recorded(structured_folder, tmp_path, capsys):
+    given = ["--model", str(structured_folder), "--seed", "3", "--quiet", "--prompt", "A red ball falls with a thud"]
+    assert generate.main([*given, "--output", str(tmp_path / "a.png"), "--fps", "30"]) == 0
+    told = "Main subject: A red ball\nType: ball\nAction: falls\n<sfx>a thud</sfx>"
+    assert f"asked   {told}".replace("\n", "\n        ") in capsys.readouterr().out
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (record["prompt"], record["request"]["prompt"]) == (told, "A red ball falls with a thud")
+    assert generate.main([*given, "--output", str(tmp_path / "b.mp4"), "--no-enhance", "--fps", "32"]) == 0
+    said = capsys.readouterr().out
+    assert "asked" not in said.split("clip ")[0].split("note")[0]
+    assert "note    fps: 32 frames per second are asked for, and the model was trained on 16" in said
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["prompt"] == "A red ball falls with a thud"
+    assert record["remarks"][0].startswith("fps: 32")

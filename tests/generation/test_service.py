@@ -158,3 +158,14 @@ def test_what_is_asked_is_what_the_generator_is_asked():
     assert task_of(asked) == "i2v"
     with pytest.raises(ConfigError, match="less than or equal to 60"):
         generation_request(VideoRequest(prompt="x", seconds=61))
+
+
+def test_a_plan_tells_what_is_asked_in_the_end(structured_folder, tmp_path):
+    words = "A red ball falls with a thud"
+    request = VideoRequest(prompt=words, seconds=0.5)
+    plan = GenerationService(structured_folder).plan(request, {}, tmp_path)
+    assert plan.facts["asked"] == "Main subject: A red ball\nType: ball\nAction: falls\n<sfx>a thud</sfx>"
+    alone = GenerationService(structured_folder, enhance=None).plan(request, {}, tmp_path)
+    assert not {"asked", "remarks"} & alone.facts.keys()
+    slow = GenerationService(structured_folder).plan(VideoRequest(prompt=words, seconds=0.5, fps=30), {}, tmp_path)
+    assert "trained on 16" in slow.facts["remarks"][0]

@@ -1,10 +1,11 @@
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from model.codecs.loading import load_audio_codec, load_video_codec
-from model.config import GenerationConfig, RefinerConfig, SamplingConfig, UsualClip
+from model.config import GenerationConfig, RefinerConfig, SamplingConfig, Trained, UsualClip
 from model.folder import AUDIO_CODEC, FROZEN, INDEX, PARTS, TRANSFORMER, ModelIndex, link_part, parts_in
 from model.prompt_encoder.encoder import EncoderConfig
 
@@ -18,7 +19,17 @@ def test_an_index_says_again_what_was_written(tmp_path):
     assert set(read.parts) == set(index.parts)
     assert (read.config, read.encoder) == (CONFIG, EncoderConfig(layer=-3))
     keys = json.loads((tmp_path / INDEX).read_text()).keys()
-    assert keys == {"components", "encoder", "sampling", "generation", "refiner"}
+    assert keys == {"components", "encoder", "sampling", "generation", "refiner", "trained"}
+
+
+def test_a_folder_tells_what_its_model_was_trained_on_and_an_older_one_need_not(tmp_path):
+    trained = Trained(("short", "structured"), (64.0, 128.0), (1.0625, 5.0625), 16.0)
+    ModelIndex(FROZEN, dataclasses.replace(CONFIG, trained=trained)).write(tmp_path)
+    assert ModelIndex.read(tmp_path).config.trained == trained
+    values = json.loads((tmp_path / INDEX).read_text())
+    del values["trained"], values["refiner"]["shift"]
+    (tmp_path / INDEX).write_text(json.dumps(values))
+    assert ModelIndex.read(tmp_path).config == CONFIG
 
 
 def test_a_part_that_is_not_there_is_an_error(tmp_path):

@@ -35,7 +35,8 @@ def _transformers(config: CaptionConfig, device: str) -> Captioner:
 
 
 def _http(config: CaptionConfig, device: str) -> Captioner:
-    from pipelines.curation.captions.served import ServedCaptioner, Server
+    from pipelines.curation.captions.served import ServedCaptioner
+    from pipelines.writing.chat_server import Server
 
     return ServedCaptioner(
         Server(

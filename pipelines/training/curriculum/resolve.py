@@ -22,6 +22,9 @@ from skyreels.training.config import EngineConfig
 from skyreels.training.errors import TrainingError
 from skyreels.training.ranks import Ranks
 
+REFINED_FPS_SHARE = 0.9
+"""Pictures shown twice teach the refiner judder: of 30 a second it is one in sixteen at 32, of 24 one in four."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -211,6 +214,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
             if any(task.reads == kind and "pair" not in task.kinds for task in tasks)
         ],
         "refined": refined if "refined" in needs else None,
+        **({"min_fps_share": REFINED_FPS_SHARE} if "refined" in needs else {}),
         **training_preset(preset).latents,
     }
     return build(LatentSpec, values, origin=f"the recipes of latents '{recipe.latents}', preset {preset.name}")

@@ -186,6 +186,9 @@ class StageMaker:
             activation_checkpointing=recipe.activation_checkpointing,
             sequence_parallel=recipe.sequence_parallel,
             components=self.components,
+            previews=PreviewSettings(shift=stage.preset.refiner.shift)
+            if stage.kind == "refiner"
+            else PreviewSettings(),
         )
 
 

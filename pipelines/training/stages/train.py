@@ -14,7 +14,8 @@ from typing import Literal
 from torch import Tensor
 
 from model import checksums
-from model.config import GenerationConfig
+from model.config import GenerationConfig, Trained
+from pipelines.dataset.caption_parts import FORMS
 from pipelines.dataset.reader import open_dataset
 from pipelines.training.cost import Samples, summary
 from pipelines.training.curriculum.recipe import stages_of
@@ -22,6 +23,7 @@ from pipelines.training.curriculum.request import Request, TrainingPlan, check
 from pipelines.training.curriculum.resolve import Stage, steps_for
 from pipelines.training.data.datasets import together
 from pipelines.training.latents.index import LatentIndex
+from pipelines.training.latents.spec import window_seconds
 from pipelines.training.latents.union import Caches, LatentUnion, open_caches
 from pipelines.training.learners.codecs import CodecMaker, codecs_learn, finish_codecs
 from pipelines.training.learners.network import network_config
@@ -141,8 +143,19 @@ def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...], weigh
         return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
     generation = GenerationConfig.of(training.preset)
     sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
-    generation = dataclasses.replace(generation, sampling=sampling)
+    generation = dataclasses.replace(generation, sampling=sampling, trained=trained_on(stage))
     return export_transformer(weights, network, generation, training.components, folder / "export")
+
+
+def trained_on(stage: Stage) -> Trained:
+    """What a stage's model is told of itself."""
+    seconds = [window_seconds(length, stage.latents, stage.preset.video) for length in stage.lengths]
+    return Trained(
+        captions=tuple(form for form in FORMS if stage.settings.captions.get(form)),
+        sizes=tuple(float(side) for side in sorted({min(stage.sizes), max(stage.sizes)})) if stage.sizes else (),
+        seconds=tuple(sorted({min(seconds), max(seconds)})),
+        fps=stage.recipe.fps,
+    )
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_frames_and_sound_reach_the_model(omni, request_for):
 
     def scores(request):
         with torch.no_grad():
-            return omni._model(**omni._inputs(request, None)).logits[0, -1]
+            return omni.writer.model(**omni._inputs(request, None)).logits[0, -1]
 
     assert torch.equal(scores(plain), scores(plain))
     assert not torch.allclose(scores(plain), scores(other))
@@ -100,10 +100,10 @@ def test_frames_and_sound_reach_the_model(omni, request_for):
 
 def test_what_the_model_writes_is_read_as_a_reply(omni, request_for, reply, monkeypatch):
     def generate(input_ids, **_):
-        written = omni._processor.tokenizer(reply("a"), return_tensors="pt").input_ids
+        written = omni.writer.processor.tokenizer(reply("a"), return_tensors="pt").input_ids
         return torch.cat([input_ids, written], dim=1)
 
-    monkeypatch.setattr(omni._model, "generate", generate)
+    monkeypatch.setattr(omni.writer.model, "generate", generate)
     own, other = omni.caption([request_for("a"), request_for("b")])
     assert own.caption.structured.subjects[0].type == "animal, fox"
     assert own.caption.caption_source == "model"

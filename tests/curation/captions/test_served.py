@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.curation.captions.served import ServedCaptioner, Server
+from pipelines.curation.captions.served import ServedCaptioner
+from pipelines.writing.chat_server import Server
 
 KEY = "sk-very-secret"
 
@@ -98,7 +99,7 @@ def test_the_key_is_in_no_representation(monkeypatch):
     monkeypatch.setenv("TEST_CAPTION_KEY", KEY)
     captioner = ServedCaptioner(Server("http://user:pass@127.0.0.1:9/v1", "m", "TEST_CAPTION_KEY", tries=1))
     assert KEY not in repr(captioner)
-    assert "pass" not in captioner._place()
+    assert "pass" not in captioner._chat.place
 
 
 def test_a_hanging_server_costs_no_more_than_the_timeouts(ask, chat_server, request_for):

@@ -138,3 +138,19 @@ def test_a_generation_that_runs_away_is_an_error_with_sound_weights(build, monke
             parameter.mul_(1e30)
     with pytest.raises(NotFinite, match="the weights are finite: lower the guidance scales"):
         generator("a ball", guidance_scale=100.0)
+
+
+def test_the_refiner_has_a_shift_of_its_own(build):
+    """The base's says nothing to it; its own moves where its steps stand."""
+    generator = build()
+    base = generator.sample_base(generator.prepare("x", seed=3, refine=True))
+
+    def refined(shift, own):
+        components = generator.components
+        refiner = dataclasses.replace(components.config.refiner, shift=own)
+        config = dataclasses.replace(components.config, refiner=refiner)
+        another = Generator(dataclasses.replace(components, config=config))
+        return another.refine(another.prepare("x", seed=3, refine=True, shift=shift), base)["video"]
+
+    assert torch.equal(refined(5.0, 1.0), refined(2.0, 1.0))
+    assert not torch.allclose(refined(5.0, 1.0), refined(5.0, 5.0))

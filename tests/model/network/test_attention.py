@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.network.attention import attend
+from model.network.modulation import gated_residual
 
 
 def softmax_attention(q, k, v, key_mask=None):
@@ -37,3 +38,13 @@ def test_only_training_pays_for_it():
     with torch.no_grad():
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         assert torch.equal(attend(q, k, v), expected)
+
+
+def test_an_ungated_sum_in_low_precision_is_the_float32_sum_rounded_once():
+    """Docs/decisions/0021: residual sums are float32; the text cross-attention's is a plain addition."""
+    media, update = (torch.randn(64, 512) * 10.0**power for power in (1, -2))
+    for low in (torch.bfloat16, torch.float16):
+        plain = media.to(low) + update.to(low)
+        gated = gated_residual(media.to(low), update.to(low), torch.ones(()))
+        assert torch.equal(plain, gated)
+        assert torch.equal(plain, (media.to(low).double() + update.to(low).double()).float().to(low))

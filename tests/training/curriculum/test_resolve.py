@@ -1,13 +1,19 @@
 """Recipes at every preset's size: what a stage runs with, which cache it reads, how many steps it takes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from model.config import load_preset
+from model.config import Trained, load_preset
 from model.shapes import ClipShape
+from pipelines.curation.recipe import load_recipe as load_curation
+from pipelines.dataset.reader import Clip
 from pipelines.training.curriculum.recipe import STAGES, load_recipe
 from pipelines.training.curriculum.resolve import load_stage, sampler_for, steps_for
 from pipelines.training.data.sampler import SamplerError
-from pipelines.training.latents.spec import Bucket
+from pipelines.training.latents.spec import Bucket, place
+from pipelines.training.stages.train import trained_on
 
 PRESETS = ("tiny", "small", "base", "v4")
 CACHED = [name for name in STAGES if name != "codecs"]
@@ -171,3 +177,44 @@ def test_a_task_without_samples_says_what_it_looked_for():
     with pytest.raises(SamplerError, match="edit needs pair samples at 256 px with before, video") as error:
         sampler_for(stage, Index(stage, {"video-256p-1x1-5s": 3, "image-256p-1x1": 2}), lambda task, bucket: 100)
     assert "3 in video-256p-1x1-5s" in str(error.value)
+
+
+def test_a_model_is_told_what_its_stage_was_trained_on(stages):
+    assert trained_on(stages["v4"]["sft-2"]) == Trained(("structured",), (720.0, 1080.0), (5.0625, 15.0625), 16.0)
+    assert trained_on(stages["v4"]["audio"]).sizes == ()
+    one_length = trained_on(stages["tiny"]["joint"])
+    assert (one_length.captions, one_length.sizes, one_length.seconds) == (
+        ("short", "long", "structured"), (64.0,), (1.0625,)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_refiner_learns_at_the_shift_it_is_sampled_with(stages, preset):
+    assert stages[preset]["refiner"].flow.shift == load_preset(preset).refiner.shift == 1.0
+
+
+@pytest.mark.parametrize("preset", ["small", "base", "v4"])
+def test_no_source_that_would_repeat_pictures_teaches_the_refiner(stages, preset):
+    """At 32 frames per second, of pictures shown at the nearest time: 24 a second repeat a quarter, 30 a sixteenth."""
+    stage = stages[preset]["refiner"]
+    spec = stage.latents
+    assert spec == stages[preset]["keyframes"].latents
+    for rate, taken in ((24, False), (25, False), (30, True), (30000 / 1001, True), (32, True)):
+        size = {"width": 4000, "height": 2250, "frames": round(20 * rate), "fps": rate, "seconds": 20.0}
+        clip = Clip(key="c", kind="video", captions={"structured": "x"}, has_audio=True, members={}, **size)
+        placed = place(clip, spec, stage.preset.video)
+        assert isinstance(placed, list) is taken, (rate, placed)
+        shown = np.floor(np.arange(160) / 32 * rate + 1e-9)
+        assert bool((np.diff(shown) == 0).mean() < 0.1) is taken
+    assert stages[preset]["sft-2"].latents.min_fps_share == 0.7
+
+
+def test_files_of_the_refiner_s_data_are_large_enough_for_all_that_it_makes(stages):
+    """A short side of 1080, at which other recipes stop, fills 960 of 960, 1440 and 2160 pixels."""
+    stage = stages["v4"]["refiner"]
+    assert stage.recipe.data.curation == stages["v4"]["keyframes"].recipe.data.curation == ("fine",)
+    for recipe, sizes in (("sft", {480}), ("fine", {480, 720, 1080})):
+        side = load_curation(recipe).extract.cut.max_short_side
+        clip = Clip("", "video", side * 16 // 9, side, 30.0, 600, 20.0, True, {"structured": "x"}, {})
+        placed = [place(replace(clip, key=f"k{number}"), stage.latents, stage.preset.video) for number in range(30)]
+        assert {one[0].bucket.size for one in placed} == sizes
