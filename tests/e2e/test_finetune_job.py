@@ -16,6 +16,7 @@ from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
 from model.prompt_encoder.tiny_encoder import encoder_of
+from pipelines.training.learners.network import network_config
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.probe import probe
 
@@ -37,16 +38,20 @@ def models(preset, tmp_path_factory):
     """Two generators of different weights. Not fresh ones: their heads are zero and let no gradient through."""
     root, described = tmp_path_factory.mktemp("models"), load_preset(preset)
     encoder = encoder_of(described.section("encoder"), root / "encoder")
-    for number in range(2):
+    folders = [root / f"model-{number}" for number in range(2)]
+    for number, folder in enumerate(folders):
         torch.manual_seed(number)
-        video = video_codec_of(described.section("video_codec"))
-        audio = audio_codec_of(described.section("audio_codec"))
-        transformer = MMDiT(described.transformer)
-        for parameter in transformer.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-        parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
-        Generator(parts).save_pretrained(root / f"model-{number}")
-    return [root / f"model-{number}" for number in range(2)]
+        _save(MMDiT(described.transformer), described, encoder, folder)
+    return folders
+
+
+def _save(transformer, described, encoder, folder):
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    video = video_codec_of(described.section("video_codec"))
+    audio = audio_codec_of(described.section("audio_codec")) if transformer.config.audio_channels else None
+    parts = Components(transformer, video, encoder, audio, None, GenerationConfig.of(described))
+    Generator(parts).save_pretrained(folder)
 
 
 def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, models, tmp_path, capsys):
@@ -80,6 +85,19 @@ def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, mode
     wrong = [*words[: words.index("--preset")], "--preset", "tiny", *quiet]
     assert finetune.main(["--model", str(models[0]), *wrong]) == 1
     assert "was trained with another preset: dual_blocks 1 instead of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("branch", "learned"), [("video", {"t2v", "i2v"}), ("audio", {"t2a"})])
+def test_a_model_of_one_stream_learns_the_tasks_that_it_can(curated, preset, tmp_path, branch, learned):
+    described = load_preset(preset)
+    encoder = encoder_of(described.section("encoder"), tmp_path / "encoder")
+    _save(MMDiT(network_config(described, branch)), described, encoder, tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--dataset", str(curated / "datasets/default"), "--workers", "0"]
+    words += ["--output", str(tmp_path / "mine"), "--preset", str(preset), "--steps", "12", "--no-tracking", "--quiet"]
+    assert finetune.main(words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "mine/run/metrics.jsonl").read_text().splitlines()]
+    tasks = {name.split("/")[1] for row in rows for name in row if re.fullmatch(r"loss/[a-z0-9]+/(video|audio)", name)}
+    assert learned <= tasks <= learned | {"t2i"}
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(preset, models, tmp_path, capsys):

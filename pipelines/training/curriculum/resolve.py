@@ -1,7 +1,8 @@
 """A recipe at a preset's size: everything concrete that a stage runs with."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,16 +12,18 @@ from model.sampling.flow import FlowConfig
 from pipelines.training.curriculum.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
 from pipelines.training.data.assembler import IndexedSample, SparsitySchedule
 from pipelines.training.data.held_out import held_out
-from pipelines.training.data.sampler import Sampler
+from pipelines.training.data.sampler import Sampler, handed_on
 from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.latents.union import LatentUnion
 from pipelines.training.learners.network import Branches
-from pipelines.training.tasks import TASKS, Dropout, TaskSettings, TrainingTask
+from pipelines.training.tasks import BOTH, HALVES, TASKS, Dropout, TaskSettings, TrainingTask
 from skyreels.config import ConfigError, build
 from skyreels.training.config import EngineConfig
 from skyreels.training.errors import TrainingError
 from skyreels.training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 REFINED_FPS_SHARE = 0.9
 """Pictures shown twice teach the refiner judder: of 30 a second it is one in sixteen at 32, of 24 one in four."""
@@ -96,10 +99,11 @@ def resolve(recipe: StageRecipe, preset: Preset, overrides: Sequence[str] = ()) 
     Raises ConfigError where recipe and preset do not go together.
     """
     flow = {**preset.sections.get("flow", {}), **recipe.flow}
+    _check_streams(recipe, preset)
     return Stage(
         recipe=recipe,
         preset=preset,
-        mix=shares(recipe.tasks),
+        mix=_mix(recipe),
         sizes=_sizes(recipe, preset),
         lengths=_lengths(recipe, preset),
         latents=_latent_spec(recipe, preset, overrides),
@@ -140,6 +144,7 @@ def sampler_for(
         seed=stage.recipe.seed,
         optional=stage.recipe.optional,
         needs={task: _needs_in_words(TASKS[task], stage) for task in stage.mix},
+        heirs=HALVES,
     )
 
 
@@ -154,6 +159,44 @@ def _samples_of(stage: Stage, index: LatentIndex | LatentUnion) -> dict[str, Seq
 
 def _usable(stage: Stage, task: str, entry: IndexedSample) -> bool:
     return TASKS[task].usable(entry, stage.streams)
+
+
+def _mix(recipe: StageRecipe) -> dict[str, float]:
+    """Shares of the tasks, without optional ones that need a stream which the stage does not train.
+
+    Raises ConfigError for any other such task, and where none is left.
+    """
+    wanted, streams = shares(recipe.tasks), frozenset(recipe.streams)
+    beyond = [task for task in wanted if not TASKS[task].suits(streams)]
+    if not beyond:
+        return wanted
+    left = handed_on(wanted, beyond, HALVES)
+    if not left or any(task not in recipe.optional for task in beyond):
+        remedy = " ".join(f"tasks.{task}=0" for task in beyond) if left else "other tasks"
+        raise ConfigError(
+            f"{recipe.name} trains {_words(streams)} alone, and {', '.join(beyond)} cannot be learned without "
+            f"{_words(BOTH - streams)}: set {remedy}, or streams=[video, audio] for a model that has both"
+        )
+    logger.warning("%s trains %s alone: without %s", recipe.name, _words(streams), ", ".join(beyond))
+    return shares(left)
+
+
+def _check_streams(recipe: StageRecipe, preset: Preset) -> None:
+    """Raises ConfigError for a stream that the preset's transformer does not have."""
+    channels = {"video": preset.transformer.video_channels, "audio": preset.transformer.audio_channels}
+    lacking = [stream for stream in recipe.streams if not channels[stream]]
+    if recipe.kind == "codecs" or not lacking:
+        return
+    held = [stream for stream in channels if channels[stream]]
+    raise ConfigError(
+        f"{recipe.name} trains {_words(recipe.streams)}, and preset {preset.name} has {_words(held)} alone "
+        f"(transformer.{lacking[0]}_channels is 0): set streams=[{', '.join(held)}], or take a preset that has both"
+    )
+
+
+def _words(streams: Collection[str]) -> str:
+    """`picture`, `sound`, or `picture and sound`."""
+    return " and ".join({"video": "picture", "audio": "sound"}[stream] for stream in sorted(streams, reverse=True))
 
 
 def _sizes(recipe: StageRecipe, preset: Preset) -> tuple[int, ...]:
@@ -187,7 +230,12 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
     if len(rates) > 1:
         raise ConfigError(f"stages of latents '{recipe.latents}' have frame rates {sorted(rates)}: name another cache")
     streams = frozenset(stream for member in family for stream in member.streams)
-    tasks = {TASKS[task] for member in family for task in shares(member.tasks)}
+    tasks = {
+        TASKS[task]
+        for member in family
+        for task in shares(member.tasks)
+        if TASKS[task].suits(frozenset(member.streams))
+    }
     needs = frozenset(need for task in tasks for need in task.needs)
     kinds = {kind for task in tasks for kind in task.kinds} or {"image", "video", "audio"}
     if "video" not in streams:

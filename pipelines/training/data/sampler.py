@@ -10,7 +10,7 @@ bucket in proportion to the batches that each bucket makes, in an order that is 
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -106,8 +106,8 @@ class Sampler(Generic[E]):
 
     `mix` holds the tasks' shares. `usable(task, entry)` tells what a task can use, `tokens(task, bucket)` how long a
     sample is: a slot holds as many as fit `tokens_per_slot`, at least one. Tasks of `optional` that find nothing leave
-    their share to the rest and stand in `left_out`; any other such task is a SamplerError, in which `needs` puts into
-    words what was looked for.
+    their share to their `heirs`, or to the rest, and stand in `left_out`; any other such task is a SamplerError, in
+    which `needs` puts into words what was looked for.
 
     Building reads every entry once per task and keeps 4 bytes for each that is usable, unless a whole bucket is. A
     draw costs the same for any number of entries.
@@ -125,6 +125,7 @@ class Sampler(Generic[E]):
         seed: int = 0,
         optional: Sequence[str] = (),
         needs: Mapping[str, str] | None = None,
+        heirs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.slots, self.seed = slots, seed
         found = {
@@ -142,7 +143,7 @@ class Sampler(Generic[E]):
         _refuse(self.left_out, optional if len(self.left_out) < len(found) else (), buckets, needs or {})
         self.pools = _pools({task: parts for task, parts in found.items() if parts})
         self._pool_of = {task: pool for pool in self.pools for task in pool.tasks}
-        self._mix = Mix({task: mix[task] for task in found if task in self._pool_of}, seed)
+        self._mix = Mix(handed_on({task: mix[task] for task in found}, self.left_out, heirs or {}), seed)
 
     @property
     def mix(self) -> dict[str, int]:
@@ -196,6 +197,17 @@ class Sampler(Generic[E]):
         return next(islice((other for other in walk if other.key != entry.key), skipped, None))
 
 
+def handed_on(mix: Mapping[str, float], gone: Collection[str], heirs: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Shares of the tasks that are left. Those of `gone` go to their heirs among them, in proportion, or to all."""
+    left = {task: share for task, share in mix.items() if task not in gone}
+    found = dict(left)
+    for task in gone:
+        takers = {heir: left[heir] for heir in heirs.get(task, ()) if heir in left}
+        for heir, share in takers.items():
+            found[heir] += mix[task] * share / sum(takers.values())
+    return found
+
+
 def _batch(samples: int, tokens: int, slots: int, tokens_per_slot: int) -> int:
     """Samples in a slot: as many as fit, no more than its part of those there are, at least one."""
     return max(1, min(tokens_per_slot // max(tokens, 1), math.ceil(samples / slots)))
@@ -233,7 +245,7 @@ def _refuse(
             f"share to 0 (tasks.{missing[0]}=0), or let the task be left out (optional=[{', '.join(missing)}])"
         )
     for task in empty:
-        logger.warning("no sample for %s (%s): its share goes to the other tasks", task, needs.get(task, "none usable"))
+        logger.warning("no sample for %s (%s): its share goes to other tasks", task, needs.get(task, "none usable"))
 
 
 SHARES_PER = 1000  # shares are kept to a thousandth

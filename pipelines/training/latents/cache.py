@@ -152,7 +152,7 @@ class _Worker:
 
     def __init__(self, job: CacheJob, location: str, sources: Sources) -> None:
         self._spec, self._cache, self._sources = job.spec, Storage(location), sources
-        self._encoders = load_encoders(job.components, job.preset, job.device)
+        self._encoders = load_encoders(job.components, job.preset, job.device, sound=job.spec.audio)
 
     def __call__(self, part: parts.Part) -> dict[str, Any]:
         work: Work = _WORK.validate_json(part.work)

@@ -61,13 +61,14 @@ class Encoders:
         return lru_cache(_PROMPTS)(lambda prompt: self.text.encode(prompt)[0].cpu())
 
 
-def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> Encoders:
+def load_encoders(folder: str | None, preset: Preset, device: str = "cpu", *, sound: bool = True) -> Encoders:
     """The codecs and the encoder of a folder laid out as `model.folder` does.
 
     What a folder without an index lacks, and everything where no folder is given, is as the preset's sections say.
+    Where no `sound` is to be encoded, so is the audio codec of a model that has none: it gives lengths alone.
     """
     root = Path(folder) if folder is not None else None
-    found = {} if root is None else _parts(root)
+    found = {} if root is None else _parts(root, sound)
     picture, sound = found.get(VIDEO_CODEC), found.get(AUDIO_CODEC)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a codec that no one trained is the same one in every worker
@@ -80,11 +81,12 @@ def load_encoders(folder: str | None, preset: Preset, device: str = "cpu") -> En
     return encoders
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """The frozen parts of a folder, all of them where it has an index."""
+def _parts(root: Path, sound: bool) -> dict[str, Path]:
+    """The frozen parts of a folder; where it has an index all of them, or those that silent samples need."""
     if (root / INDEX).is_file():
         index = ModelIndex.read(root)
-        return {name: index.part(root, name) for name in FROZEN}
+        wanted = [name for name in FROZEN if sound or name != AUDIO_CODEC or name in index.parts]
+        return {name: index.part(root, name) for name in wanted}
     found = {name: root / name for name in parts_in(root, FROZEN)}
     if not found:
         raise FileNotFoundError(f"{root} holds none of {', '.join(FROZEN)}: give a model's folder, or none")

@@ -181,7 +181,7 @@ def _networks(job: CacheJob) -> Networks:
 
 
 def _looked_at(job: CacheJob) -> Networks:
-    encoders = load_encoders(job.components, job.preset, job.device)
+    encoders = load_encoders(job.components, job.preset, job.device, sound=job.spec.audio)
     return encoders.identities, encoders.video.spec, encoders.audio.spec
 
 

@@ -51,15 +51,16 @@ def denoise(module: nn.Module, batch: TrainingBatch, settings: PreviewSettings, 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Writes latents as media, by the codecs in a folder of components."""
+    """Writes latents as media, by the codecs in a folder of components; a model without sound has none for it."""
 
     video: VideoCodec
-    audio: AudioCodec
+    audio: AudioCodec | None
 
     @classmethod
     def load(cls, components: str | Path) -> "Decoder":
         """From a folder laid out as `model.folder` does."""
-        return cls(load_video_codec(Path(components) / VIDEO_CODEC), load_audio_codec(Path(components) / AUDIO_CODEC))
+        video, audio = Path(components) / VIDEO_CODEC, Path(components) / AUDIO_CODEC
+        return cls(load_video_codec(video), load_audio_codec(audio) if audio.is_dir() else None)
 
     def write(self, task: str, streams: Streams, samples: Sequence[LatentSample], folder: Path) -> None:
         """A file `<task>-<key>` for every sample, of the streams it has."""
@@ -68,9 +69,15 @@ class Decoder:
                 streams[name][row : row + 1].float().cpu() if name in streams else None for name in ("video", "audio")
             )
             pixels = None if video is None else self.video.decode(video)[0]
-            sound = None if audio is None else self.audio.decode(audio)[0]
+            sound, rate = (None, 0) if audio is None else self._heard(audio)
             path = folder / f"{task}-{made.key.replace('/', '_')}"
-            write_media(path, pixels, sound, _fps(made, pixels), self.audio.spec.sample_rate)
+            write_media(path, pixels, sound, _fps(made, pixels), rate)
+
+    def _heard(self, latents: Tensor) -> tuple[Tensor, int]:
+        """Samples of (1, Ca, L), and their rate."""
+        if self.audio is None:
+            raise ValueError("there is sound to decode and no audio codec: give the folder of a model that has one")
+        return self.audio.decode(latents)[0], self.audio.spec.sample_rate
 
 
 def write_media(path: Path, pixels: Tensor | None, sound: Tensor | None, fps: float, sample_rate: int) -> Path:

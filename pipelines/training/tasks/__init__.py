@@ -21,6 +21,8 @@ from pipelines.training.tasks.example import (
 )
 
 __all__ = [
+    "BOTH",
+    "HALVES",
     "ORDER",
     "TASKS",
     "Collation",
@@ -68,3 +70,6 @@ _ALL = (
 
 TASKS: Mapping[str, TrainingTask] = {task.name: task for task in _ALL}
 """By the names that recipes use."""
+
+HALVES: Mapping[str, tuple[str, ...]] = {"t2av": ("t2v", "t2a")}
+"""Tasks that learn one stream of what another learns both of: they take its share where model or data lack one."""

@@ -146,10 +146,15 @@ class TrainingTask:
         """The streams it runs on a model with these branches."""
         return self.streams & model
 
+    def suits(self, model: Streams) -> bool:
+        """Whether a model with these branches can learn it: a task of sounds makes sound, any other a picture, and one
+        that is cross-modal both."""
+        made = self.streams if self.cross_modal else {"audio"} if "audio" in self.kinds else {"video"}
+        return made <= model
+
     def usable(self, entry: Described, model: Streams) -> bool:
         """Whether a sample can serve this task on a model with these branches."""
-        streams = self.streams_of(model)
-        if not streams or (self.cross_modal and streams != self.streams) or entry.kind not in self.kinds:
+        if not self.suits(model) or entry.kind not in self.kinds:
             return False
         held = {
             "video": entry.kind != "audio",
@@ -164,7 +169,7 @@ class TrainingTask:
             told = any("+" not in text for text in entry.texts)
         else:
             told = self.reads in entry.references and any(text.endswith(f"+{self.reads}") for text in entry.texts)
-        return told and all(held[name] for name in streams | self.needs)
+        return told and all(held[name] for name in self.streams_of(model) | self.needs)
 
 
 def caption(sample: LatentSample, context: TaskContext) -> Tensor:

@@ -1,10 +1,13 @@
 """Recipes at every preset's size: what a stage runs with, which cache it reads, how many steps it takes."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
+from model.config import PRESETS as FILES
 from model.config import Trained, load_preset
 from model.shapes import ClipShape
 from pipelines.curation.recipe import load_recipe as load_curation
@@ -14,6 +17,7 @@ from pipelines.training.curriculum.resolve import load_stage, sampler_for, steps
 from pipelines.training.data.sampler import SamplerError
 from pipelines.training.latents.spec import Bucket, place
 from pipelines.training.stages.train import trained_on
+from skyreels.config import ConfigError
 
 PRESETS = ("tiny", "small", "base", "v4")
 CACHED = [name for name in STAGES if name != "codecs"]
@@ -144,6 +148,47 @@ def test_flow_is_the_presets_unless_the_recipe_says_otherwise(stages):
     assert (changed.flow.shift, changed.flow.distribution) == (6, "uniform")
 
 
+@pytest.fixture
+def of_sound_alone(tmp_path):
+    """A preset whose transformer makes no picture."""
+    values = yaml.safe_load((FILES / "tiny.yaml").read_text())
+    values["transformer"]["video_channels"] = 0
+    path = tmp_path / "deaf.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_preset(path)
+
+
+def test_tasks_that_need_a_stream_the_stage_lacks_are_left_out_where_the_recipe_allows(caplog):
+    tiny = load_preset("tiny")
+    with caplog.at_level(logging.WARNING):
+        silent = load_stage("lora", tiny, ["streams=[video]"])
+    assert caplog.messages == ["lora trains picture alone: without t2av, t2a"]
+    both = load_stage("lora", tiny).mix
+    assert set(both) == {"t2av", "i2v", "t2v", "t2a", "t2i"}
+    assert set(silent.mix) == {"i2v", "t2v", "t2i"}
+    assert sum(silent.mix.values()) == pytest.approx(1)
+    assert silent.mix["t2v"] / silent.mix["i2v"] == pytest.approx((both["t2av"] + both["t2v"]) / both["i2v"])
+    assert set(silent.latents.kinds) == {"image", "video"}
+    assert load_stage("lora", tiny, ["streams=[audio]"]).mix == {"t2a": 1}
+
+
+def test_tasks_that_need_a_stream_the_stage_lacks_are_named_with_what_to_set():
+    tiny = load_preset("tiny")
+    with pytest.raises(
+        ConfigError, match=r"t2av, t2a, .* cannot be learned without sound: set tasks.t2av=0 tasks.t2a=0 "
+    ):
+        load_stage("joint", tiny, ["streams=[video]"])
+    with pytest.raises(ConfigError, match="t2v cannot be learned without picture: set other tasks, or streams="):
+        load_stage("lora", tiny, ["streams=[audio]", "tasks.t2a=0", "tasks.t2av=0", "tasks.i2v=0", "tasks.t2i=0"])
+
+
+def test_a_stage_of_a_stream_that_the_preset_lacks_says_so(of_sound_alone):
+    with pytest.raises(ConfigError, match=r"joint trains picture and sound, and .* sound alone .*video_channels is 0"):
+        load_stage("joint", of_sound_alone)
+    assert load_stage("audio", of_sound_alone).branches == "audio"
+    assert load_stage("lora", of_sound_alone, ["streams=[audio]"]).mix == {"t2a": 1}
+
+
 class StoredSample:
     """A cached sample with all that any task needs."""
 
@@ -170,6 +215,15 @@ def test_steps_are_set_or_epochs_over_the_samples_there_are():
     assert steps_for(stage, sampler) == 3 * 5
     fixed = load_stage("sft-1", load_preset("v4"), ["steps=12"])
     assert steps_for(fixed, sampler) == 12
+
+
+def test_pictures_alone_teach_an_adapter():
+    stage = load_stage("lora", load_preset("v4"))
+    sampler = sampler_for(stage, Index(stage, {"image-480p-1x1": 12}), lambda task, bucket: 100)
+    assert sampler.mix == {"t2i": 1000}
+    drawn = {entry.key for step in range(4) for slot in sampler.draw(step).slots for entry in slot}
+    assert len(drawn) == 12
+    assert steps_for(stage, sampler) > 0
 
 
 def test_a_task_without_samples_says_what_it_looked_for():

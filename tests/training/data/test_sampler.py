@@ -218,6 +218,17 @@ def test_an_optional_task_without_samples_leaves_its_share_and_is_told_once(capl
     assert sum("t2v" in record.message for record in caplog.records) == 1
 
 
+def test_the_share_of_a_task_without_samples_goes_to_its_heirs():
+    silent = {"image-a": items("image-a", 9), "video-a": items("video-a", 5, heard=0)}
+    mix = {"t2i": 0.1, "t2v": 0.1, "i2v": 0.2, "t2av": 0.6}
+    options = {"optional": ("t2av",), "heirs": {"t2av": ("t2v", "t2a")}}
+    assert make(silent, mix, **options).mix == {"t2i": 100, "t2v": 700, "i2v": 200}
+    pictures = {"image-a": items("image-a", 9)}
+    assert make(pictures, mix, optional=tuple(mix), heirs=options["heirs"]).mix == {"t2i": 1000}
+    two = {"t2av": 0.6, "t2v": 0.3, "t2i": 0.1}
+    assert make(silent, two, optional=("t2av",), heirs={"t2av": ("t2v", "t2i")}).mix == {"t2v": 750, "t2i": 250}
+
+
 def test_nothing_but_optional_tasks_and_no_sample_is_an_error():
     with pytest.raises(SamplerError, match="t2v"):
         make({"image-a": items("image-a", 9)}, {"t2v": 1}, optional=("t2v",))

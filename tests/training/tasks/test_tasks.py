@@ -362,6 +362,8 @@ def test_what_a_task_needs_depends_on_the_branches(latents):
     assert not TASKS["t2av"].usable(clip, video)
     assert not TASKS["t2v"].usable(clip, audio)
     assert TASKS["audio_ref"].usable(clip, audio)
+    assert not TASKS["audio_ref"].usable(clip, video)
+    assert not TASKS["i2v"].usable(clip, audio), "a given picture, and no branch for it"
     assert not TASKS["image_ref"].usable(dataclasses.replace(clip, references=("video",)), video)
     assert not TASKS["image_ref"].usable(dataclasses.replace(clip, texts=("short",)), video)
     assert not TASKS["extend"].usable(dataclasses.replace(clip, extensions=0), video)
