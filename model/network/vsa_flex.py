@@ -70,7 +70,7 @@ def _chosen_blocks(selected: Tensor, cubes: int, rest_blocks: int) -> Tensor:
     """(B, heads, query cubes, key blocks) bool: the selected cubes and every block of the rest."""
     batch, heads, queries, _ = selected.shape
     grid = torch.zeros(batch, heads, queries, cubes, dtype=torch.bool, device=selected.device)
-    return F.pad(grid.scatter(-1, selected, True), (0, rest_blocks), value=True)
+    return F.pad(grid.scatter(-1, selected.long(), True), (0, rest_blocks), value=True)
 
 
 def _block_mask(chosen: Tensor, exists: Tensor, tokens: int) -> BlockMask:
