@@ -121,15 +121,11 @@ def select_cubes(mean_q: Tensor, mean_k: Tensor, kept: int) -> Tensor:
     """
     at_once = max(SELECTION_SCORES // (mean_k.shape[:3].numel()), 1)
     with torch.autocast(mean_q.device.type, enabled=False):
-        parts = [
-            (some @ mean_k.mT).topk(kept, -1, sorted=False).indices.int() for some in mean_q.split(at_once, 2)
-        ]
+        parts = [(some @ mean_k.mT).topk(kept, -1, sorted=False).indices.int() for some in mean_q.split(at_once, 2)]
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
-def fine_stage(
-    q: Tensor, k: Tensor, v: Tensor, selected: Tensor, plan: SparsePlan, key_mask: Tensor | None
-) -> Tensor:
+def fine_stage(q: Tensor, k: Tensor, v: Tensor, selected: Tensor, plan: SparsePlan, key_mask: Tensor | None) -> Tensor:
     """Each cube's tokens attend to those of its `selected` cubes and to all outside the grid: (B, heads, T*H*W, d)."""
     kernel = chosen_kernel(plan.kernel, q.device.type)
     if kernel == "triton":
@@ -144,7 +140,9 @@ def fine_stage(
 def chosen_kernel(kernel: Kernel, device: str) -> Kernel:
     """The kernel that runs: on a GPU Triton's, where it is installed; elsewhere `gather`."""
     if kernel == "triton" and not HAS_TRITON:
-        raise ImportError("sparse_kernel is triton, which is not installed: install triton, or set it to auto or gather")
+        raise ImportError(
+            "sparse_kernel is triton, which is not installed: install triton, or set it to auto or gather"
+        )
     if kernel != "auto":
         return kernel
     return "triton" if device == "cuda" and HAS_TRITON else "gather"

@@ -32,7 +32,7 @@ def forward(
     total = tl.zeros((SLOTS,), tl.float32)
     summed = tl.zeros((SLOTS, BLOCK_D), tl.float32)
     chosen = selected + (row.to(tl.int64) * sizes[1] + cube) * sizes[2]
-    for at in range(0, sizes[2]):
+    for at in range(sizes[2]):
         key_cube = tl.load(chosen + at)
         key_origin = first + _origin(key_cube, geometry, EDGES)
         keys_exist = _exists(key_cube, geometry, EDGES, SLOTS)
@@ -77,7 +77,7 @@ def query_gradient(
     tl.store(delta + at_slots, taken)
     summed = tl.zeros((SLOTS, BLOCK_D), tl.float32)
     chosen = selected + (row.to(tl.int64) * sizes[1] + cube) * sizes[2]
-    for at in range(0, sizes[2]):
+    for at in range(sizes[2]):
         key_cube = tl.load(chosen + at)
         key_origin = first + _origin(key_cube, geometry, EDGES)
         keys_exist = _exists(key_cube, geometry, EDGES, SLOTS)

@@ -51,7 +51,9 @@ def triton_fine(
     (B, heads, grid tokens, d).
     """
     if q.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise TypeError(f"the Triton kernels take bfloat16, float16 or float32, not {q.dtype}: set the kernel to gather")
+        raise TypeError(
+            f"the Triton kernels take bfloat16, float16 or float32, not {q.dtype}: set the kernel to gather"
+        )
     made: Tensor = _fine(q, k, v, selected.int().contiguous(), key_mask, start, grid, cube)[0]
     return made
 
@@ -137,7 +139,9 @@ def _fine_backward(
         **shape.launch("key_gradients"),
     )
     if shape.rest:
-        for whole, part in zip((grad_k, grad_v), _rest_gradients(shape, grad, q, k, v, lse, delta, key_mask), strict=True):
+        for whole, part in zip(
+            (grad_k, grad_v), _rest_gradients(shape, grad, q, k, v, lse, delta, key_mask), strict=True
+        ):
             whole[:, :, :start], whole[:, :, stop:] = part[:, :, :start], part[:, :, start:]
     return grad_q, grad_k, grad_v
 
