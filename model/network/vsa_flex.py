@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 GPU_MODE = "max-autotune-no-cudagraphs"
@@ -57,7 +56,7 @@ def _compiled(q: Tensor, keys: Tensor, values: Tensor, mask: BlockMask) -> Tenso
     try:
         with torch._dynamo.config.patch(recompile_limit=SHAPES, fail_on_recompile_limit_hit=True):
             made = attention(q, keys, values, block_mask=mask)
-    except FailOnRecompileLimitHit as error:
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise RuntimeError(
             f"FlexAttention was compiled for {SHAPES} shapes and queries of {tuple(q.shape)} beside {keys.shape[2]} "
             "keys need one more: keep to fewer sizes of clips and lengths of texts, or set sparse_kernel to triton or "

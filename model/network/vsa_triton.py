@@ -72,16 +72,17 @@ def _fine(
     """The output, and the logarithms of the softmax's denominators that the backward pass takes."""
     shape = _Shape(q, selected, start, grid, cube)
     q, k, v = map(_rows, (q, k, v))
-    out = shape.tokens_first(q, math.prod(grid))
+    out = _like_tokens(q, math.prod(grid))
     lse = torch.empty(shape.rows, shape.cubes, shape.slots, device=q.device, dtype=torch.float32)
-    kernels.forward[shape.cubes, shape.rows](
-        *(q, k, v, out, lse, selected, _bytes(key_mask)),
-        *map(_strides, (q, k, v, out)),
-        *shape.numbers,
-        **shape.constants,
-        **shape.rest_constants(key_mask),
-        **shape.launch("forward"),
-    )
+    with torch.cuda.device_of(q):
+        kernels.forward[shape.cubes, shape.rows](
+            *(q, k, v, out, lse, selected, _bytes(key_mask)),
+            *map(_strides, (q, k, v, out)),
+            *shape.numbers,
+            **shape.constants,
+            **shape.rest_constants(key_mask),
+            **shape.launch("forward"),
+        )
     return out, lse
 
 
@@ -98,7 +99,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     shape = _Shape(q, selected, start, grid, cube)
     lse = q.new_empty(shape.rows, shape.cubes, shape.slots, dtype=torch.float32)
-    return shape.tokens_first(q, math.prod(grid)), lse
+    return _like_tokens(q, math.prod(grid)), lse
 
 
 @torch.library.custom_op("skyreels::vsa_fine_backward", mutates_args=())
@@ -118,39 +119,37 @@ def _fine_backward(
     """Gradients of q, k and v, of whole sequences; queries outside the grid get none."""
     shape = _Shape(q, selected, start, grid, cube)
     grad, q, k, v = map(_rows, (grad, q, k, v))
-    grad_q, grad_k, grad_v = (shape.tokens_first(q, q.shape[2]) for _ in range(3))
+    made = grad_q, grad_k, grad_v = _like_tokens(q), _like_tokens(q), _like_tokens(q)
     stop = start + math.prod(grid)
     grad_q[:, :, :start], grad_q[:, :, stop:] = 0, 0
     delta = torch.empty_like(lse)
-    kernels.query_gradient[shape.cubes, shape.rows](
-        *(q, k, v, out, grad, lse, delta, grad_q, selected, _bytes(key_mask)),
-        *map(_strides, (q, k, v, out, grad, grad_q)),
-        *shape.numbers,
-        **shape.constants,
-        **shape.rest_constants(key_mask),
-        **shape.launch("query_gradient"),
-    )
-    readers, starts, order = inverse_index(selected)
-    kernels.key_gradients[shape.cubes, shape.rows](
-        *(q, k, v, grad, lse, delta, grad_k, grad_v, order, starts, readers),
-        *map(_strides, (q, k, v, grad, grad_k)),
-        *shape.numbers,
-        **shape.constants,
-        **shape.launch("key_gradients"),
-    )
-    if shape.rest:
-        for whole, part in zip(
-            (grad_k, grad_v), _rest_gradients(shape, grad, q, k, v, lse, delta, key_mask), strict=True
-        ):
-            whole[:, :, :start], whole[:, :, stop:] = part[:, :, :start], part[:, :, start:]
-    return grad_q, grad_k, grad_v
+    with torch.cuda.device_of(q):
+        kernels.query_gradient[shape.cubes, shape.rows](
+            *(q, k, v, out, grad, lse, delta, grad_q, selected, _bytes(key_mask)),
+            *map(_strides, (q, k, v, out, grad, grad_q)),
+            *shape.numbers,
+            **shape.constants,
+            **shape.rest_constants(key_mask),
+            **shape.launch("query_gradient"),
+        )
+        readers, starts, order = inverse_index(selected)
+        kernels.key_gradients[shape.cubes, shape.rows](
+            *(q, k, v, grad, lse, delta, grad_k, grad_v, order, starts, readers),
+            *map(_strides, (q, k, v, grad, grad_k)),
+            *shape.numbers,
+            **shape.constants,
+            **shape.launch("key_gradients"),
+        )
+        if shape.rest:
+            parts = _rest_gradients(shape, grad, q, k, v, lse, delta, key_mask)
+            for whole, part in zip((grad_k, grad_v), parts, strict=True):
+                whole[:, :, :start], whole[:, :, stop:] = part[:, :, :start], part[:, :, start:]
+    return made
 
 
 @_fine_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    batch, heads, length, width = q.shape
-    made = [q.new_empty(batch, length, heads, width).transpose(1, 2) for _ in range(3)]
-    return made[0], made[1], made[2]
+    return _like_tokens(q), _like_tokens(q), _like_tokens(q)
 
 
 def inverse_index(selected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +208,7 @@ class _Shape:
 
     def __init__(self, q: Tensor, selected: Tensor, start: int, grid: Sequence[int], cube: Sequence[int]) -> None:
         batch, heads, length, self.width = q.shape
-        self.batch, self.heads, self.dtype = batch, heads, q.dtype
+        self.dtype = q.dtype
         self.rows, self.rest = batch * heads, length - math.prod(grid)
         counts = [-(-size // edge) for size, edge in zip(grid, cube, strict=True)]
         self.cubes = math.prod(counts)
@@ -238,9 +237,11 @@ class _Shape:
             "num_stages": chosen.num_stages if self.dtype != torch.float32 else 1,
         }
 
-    def tokens_first(self, like: Tensor, tokens: int) -> Tensor:
-        """(B, heads, tokens, d) that lies in memory as (B, tokens, heads, d), which is what follows attention."""
-        return like.new_empty(self.batch, tokens, self.heads, self.width).transpose(1, 2)
+
+def _like_tokens(x: Tensor, tokens: int | None = None) -> Tensor:
+    """(B, heads, tokens, d) that lies in memory as (B, tokens, heads, d), which is what follows attention."""
+    batch, heads, length, width = x.shape
+    return x.new_empty(batch, length if tokens is None else tokens, heads, width).transpose(1, 2)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ def test_masked_text_is_read_by_no_cube() -> None:
     compare_with_oracle(plan, 6, key_mask)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize(
     ("start", "grid", "cube", "after"),
