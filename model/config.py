@@ -42,7 +42,7 @@ class TransformerConfig:
     sparse: bool = False
     sparse_cube: tuple[int, int, int] = (4, 4, 4)
     sparse_min_tokens: int = 4096
-    sparse_kernel: Literal["auto", "gather", "flex"] = "auto"
+    sparse_kernel: Literal["auto", "gather", "flex", "triton"] = "auto"
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.head_width % 2 or self.head_width < 6:

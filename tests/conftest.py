@@ -15,6 +15,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Of every process here and of those it starts: matrices are small, and threads that wait for each other spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Triton's kernels, where triton is installed at all, run in its interpreter on machines without a GPU.
+if not os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import hypothesis
 import pytest

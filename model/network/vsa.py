@@ -4,12 +4,13 @@ Video tokens are permuted into cubes (4 x 4 x 4 = 64 tokens). Coarse: attention 
 tokens of each cube attend to the tokens of its top-k cubes and to every token outside the video grid (text,
 references, keyframes), whose own queries stay dense. Output = gate * coarse + fine.
 
-The fine stage has two kernels that agree: `vsa_gather` (plain PyTorch, differentiable on any device) and `vsa_flex`
-(compiled FlexAttention). The oracle both are tested against is a masked dense attention in the tests.
+The fine stage has kernels that agree: `vsa_triton` (GPUs), `vsa_gather` (plain PyTorch, differentiable on any device)
+and `vsa_flex` (compiled FlexAttention). The oracle all are tested against is a masked dense attention in the tests.
 """
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -20,7 +21,13 @@ from model.network.attention import attend
 from model.network.vsa_flex import flex_fine
 from model.network.vsa_gather import gather_fine
 
-Kernel = Literal["auto", "gather", "flex"]
+HAS_TRITON = find_spec("triton") is not None
+if HAS_TRITON:  # comes with CUDA builds of PyTorch, and not with those for CPUs
+    from model.network.vsa_triton import triton_fine
+
+Kernel = Literal["auto", "gather", "flex", "triton"]
+SELECTION_SCORES = 2**26
+"""Scores between cubes that are looked at together when the nearest are chosen: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -76,36 +83,84 @@ def sparse_attention(
     `gate` (B, heads, grid tokens, d) weighs the coarse output; `key_mask` (B, N) is True where a token exists and
     must be True on the grid. Rotary positions are already applied.
     """
-    grid_q, grid_k, grid_v = (into_cubes(plan.slice_grid(part, 2), plan) for part in (q, k, v))
-    sizes = cube_sizes(plan, q.device)
-    coarse, scores = coarse_stage(grid_q, grid_k, grid_v, sizes)
-    coarse = from_cubes(coarse[:, :, :, None].expand_as(grid_v), plan)
+    means = [cube_means(plan.slice_grid(part, 2), plan) for part in (q, k, v)]
+    coarse = coarse_stage(*means).to(v.dtype)
     if plan.sparsity == 0:
-        fine = attend(q, k, v, key_mask)
-        gated = torch.addcmul(plan.slice_grid(fine, 2), gate, coarse)
-        return torch.cat((fine[:, :, : plan.start], gated, fine[:, :, plan.start + plan.tokens :]), 2)
+        dense = attend(q, k, v, key_mask)
+        gated = _add_coarse(plan.slice_grid(dense, 2), gate, coarse, plan)
+        return torch.cat((dense[:, :, : plan.start], gated, dense[:, :, plan.start + plan.tokens :]), 2)
 
-    selected = scores.detach().topk(plan.kept, -1).indices
-    rest_q, rest_k, rest_v = (plan.slice_rest(part, 2) for part in (q, k, v))
-    rest_mask = plan.slice_rest(key_mask, 1) if key_mask is not None else None
-    kernel = plan.kernel if plan.kernel != "auto" else ("flex" if q.is_cuda else "gather")
-    fine_stage = flex_fine if kernel == "flex" else gather_fine
-    fine = fine_stage(grid_q, grid_k, grid_v, selected, valid_tokens(plan, q.device), rest_k, rest_v, rest_mask)
-    grid_out = torch.addcmul(from_cubes(fine, plan), gate, coarse)
+    selected = select_cubes(means[0], means[1], plan.kept)
+    grid_out = _add_coarse(fine_stage(q, k, v, selected, plan, key_mask), gate, coarse, plan)
+    rest_q = plan.slice_rest(q, 2)
     if not rest_q.shape[2]:
         return grid_out
     rest_out = attend(rest_q, k, v, key_mask)
     return torch.cat((rest_out[:, :, : plan.start], grid_out, rest_out[:, :, plan.start :]), 2)
 
 
-def coarse_stage(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Full attention between the means of cubes (B, heads, cubes, tokens, d) over their `sizes` valid tokens.
+def cube_means(x: Tensor, plan: SparsePlan) -> Tensor:
+    """Means of the grid's tokens (B, heads, T*H*W, d) over each cube: (B, heads, cubes, d) float32."""
+    if _ragged(plan):
+        return into_cubes(x, plan).sum(3, dtype=torch.float32) / cube_sizes(plan, x.device)[:, None]
+    parts = [size for pair in zip(plan.cubes, plan.cube, strict=True) for size in pair]
+    return (x.unflatten(2, parts).sum((3, 5, 7), dtype=torch.float32) / math.prod(plan.cube)).flatten(2, 4)
 
-    Returns the output (B, heads, cubes, d) and the scores (B, heads, cubes, cubes) the selection is made from.
+
+def coarse_stage(mean_q: Tensor, mean_k: Tensor, mean_v: Tensor) -> Tensor:
+    """Full attention between the means of cubes, (B, heads, cubes, d) in float32."""
+    with torch.autocast(mean_q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(mean_q, mean_k, mean_v)
+
+
+@torch.no_grad()
+def select_cubes(mean_q: Tensor, mean_k: Tensor, kept: int) -> Tensor:
+    """The `kept` key cubes with the highest coarse scores of each query cube, (B, heads, cubes, kept) int32, unordered.
+
+    Scores are made for some query cubes at a time: only what is kept is as long as the clip.
     """
-    mean_q, mean_k, mean_v = (part.float().sum(3) / sizes[:, None] for part in (q, k, v))
-    scores = mean_q @ mean_k.mT / math.sqrt(q.shape[-1])
-    return (scores.softmax(-1) @ mean_v).to(v.dtype), scores
+    at_once = max(SELECTION_SCORES // (mean_k.shape[:3].numel()), 1)
+    with torch.autocast(mean_q.device.type, enabled=False):
+        parts = [(some @ mean_k.mT).topk(kept, -1, sorted=False).indices.int() for some in mean_q.split(at_once, 2)]
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+
+
+def fine_stage(q: Tensor, k: Tensor, v: Tensor, selected: Tensor, plan: SparsePlan, key_mask: Tensor | None) -> Tensor:
+    """Each cube's tokens attend to those of its `selected` cubes and to all outside the grid: (B, heads, T*H*W, d)."""
+    kernel = chosen_kernel(plan.kernel, q.device.type)
+    if kernel == "triton":
+        return triton_fine(q, k, v, selected, key_mask, plan.start, plan.grid, plan.cube)
+    cubes = [into_cubes(plan.slice_grid(part, 2), plan) for part in (q, k, v)]
+    rest_k, rest_v = plan.slice_rest(k, 2), plan.slice_rest(v, 2)
+    rest_mask = plan.slice_rest(key_mask, 1) if key_mask is not None else None
+    attention = flex_fine if kernel == "flex" else gather_fine
+    return from_cubes(attention(*cubes, selected, valid_tokens(plan, q.device), rest_k, rest_v, rest_mask), plan)
+
+
+def chosen_kernel(kernel: Kernel, device: str) -> Kernel:
+    """The kernel that runs: on a GPU Triton's, where it is installed; elsewhere `gather`."""
+    if kernel == "triton" and not HAS_TRITON:
+        raise ImportError(
+            "sparse_kernel is triton, which is not installed: install triton, or set it to auto or gather"
+        )
+    if kernel != "auto":
+        return kernel
+    return "triton" if device == "cuda" and HAS_TRITON else "gather"
+
+
+def _add_coarse(fine: Tensor, gate: Tensor, coarse: Tensor, plan: SparsePlan) -> Tensor:
+    """fine + gate * coarse, (B, heads, T*H*W, d), where `coarse` (B, heads, cubes, d) is the same in all of a cube."""
+    if _ragged(plan):
+        spread = coarse[:, :, :, None].expand(-1, -1, -1, math.prod(plan.cube), -1)
+        return torch.addcmul(fine, gate, from_cubes(spread, plan))
+    parts = [size for pair in zip(plan.cubes, plan.cube, strict=True) for size in pair]
+    alike = [size for count in plan.cubes for size in (count, 1)]
+    made = torch.addcmul(fine.unflatten(2, parts), gate.unflatten(2, parts), coarse.unflatten(2, alike))
+    return made.flatten(2, 7)
+
+
+def _ragged(plan: SparsePlan) -> bool:
+    return any(size % edge for size, edge in zip(plan.grid, plan.cube, strict=True))
 
 
 def into_cubes(x: Tensor, plan: SparsePlan) -> Tensor:
@@ -138,6 +193,6 @@ def cube_sizes(plan: SparsePlan, device: torch.device) -> Tensor:
 
 def valid_tokens(plan: SparsePlan, device: torch.device) -> Tensor | None:
     """(cubes, tokens per cube) bool, False in padding; None where no cube is ragged."""
-    if not any(size % edge for size, edge in zip(plan.grid, plan.cube, strict=True)):
+    if not _ragged(plan):
         return None
     return into_cubes(torch.ones(1, 1, plan.tokens, 1, device=device), plan)[0, 0, :, :, 0] > 0

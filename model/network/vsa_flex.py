@@ -1,6 +1,7 @@
 """The fine stage of Video Sparse Attention on compiled FlexAttention: only the selected blocks are computed.
 
-On a GPU it has a backward pass; on a CPU it is for inference. The selection also stands in the mask function: eager
+Where Triton's kernels are not wanted: it masks all pairs of cubes, and compiles for every shape anew. On a GPU it has a
+backward pass; on a CPU it is for inference. The selection also stands in the mask function: eager
 FlexAttention ignores block indices, and would attend to everything without it.
 """
 
@@ -16,6 +17,10 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 GPU_MODE = "max-autotune-no-cudagraphs"
 """Inductor's default tiles on Hopper are 128 tokens, which do not divide cubes of 64: it finds no kernel. Autotuning
 tries smaller ones. A layer that is compiled around sparse attention must be compiled in this mode as well."""
+
+
+SHAPES = 64
+"""Shapes that a process may compile for. One more raises: eager FlexAttention would make every score of the clip."""
 
 
 def flex_fine(
@@ -39,8 +44,24 @@ def flex_fine(
     exists = _existing_keys(batch, cubes, tokens, rest, spare, valid, rest_mask, q.device)
     chosen = _chosen_blocks(selected, cubes, (rest + spare) // tokens)
     mask = _block_mask(chosen, exists, tokens)
-    out = compiled_flex_attention(q.device.type)(q.flatten(2, 3), keys, values, block_mask=mask)
-    made: Tensor = out.unflatten(2, (cubes, tokens))
+    made: Tensor = _compiled(q.flatten(2, 3), keys, values, mask).unflatten(2, (cubes, tokens))
+    return made
+
+
+def _compiled(q: Tensor, keys: Tensor, values: Tensor, mask: BlockMask) -> Tensor:
+    attention = compiled_flex_attention(q.device.type)
+    if torch.compiler.is_compiling():  # the layer around it is compiled, under limits of its own
+        made: Tensor = attention(q, keys, values, block_mask=mask)
+        return made
+    try:
+        with torch._dynamo.config.patch(recompile_limit=SHAPES, fail_on_recompile_limit_hit=True):
+            made = attention(q, keys, values, block_mask=mask)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise RuntimeError(
+            f"FlexAttention was compiled for {SHAPES} shapes and queries of {tuple(q.shape)} beside {keys.shape[2]} "
+            "keys need one more: keep to fewer sizes of clips and lengths of texts, or set sparse_kernel to triton or "
+            "gather, which compile for none"
+        ) from error
     return made
 
 
@@ -70,7 +91,7 @@ def _chosen_blocks(selected: Tensor, cubes: int, rest_blocks: int) -> Tensor:
     """(B, heads, query cubes, key blocks) bool: the selected cubes and every block of the rest."""
     batch, heads, queries, _ = selected.shape
     grid = torch.zeros(batch, heads, queries, cubes, dtype=torch.bool, device=selected.device)
-    return F.pad(grid.scatter(-1, selected, True), (0, rest_blocks), value=True)
+    return F.pad(grid.scatter(-1, selected.long(), True), (0, rest_blocks), value=True)
 
 
 def _block_mask(chosen: Tensor, exists: Tensor, tokens: int) -> BlockMask:

@@ -2,16 +2,23 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from model.network import vsa, vsa_flex
 from model.network.vsa import SparsePlan, from_cubes, into_cubes, sparse_attention, valid_tokens
 
 BATCH, HEADS, WIDTH = 2, 2, 8
+ON = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Triton's kernels run: without a GPU in Triton's interpreter, slowly."""
+needs_triton = pytest.mark.skipif(not vsa.HAS_TRITON, reason="needs triton: pip install triton==3.9.0")
 
 
 def cube_of_each_token(plan: SparsePlan) -> list[int]:
@@ -58,18 +65,21 @@ def draw(plan: SparsePlan, after: int, seed: int = 0) -> tuple[Tensor, ...]:
 
 def compare_with_oracle(plan: SparsePlan, after: int, key_mask: Tensor | None = None, seed: int = 0) -> None:
     """Output and all four gradients agree."""
+    device, loose = (ON, 10) if plan.kernel == "triton" else ("cpu", 1)
     inputs = [part.requires_grad_() for part in draw(plan, after, seed)]
     exact = [part.detach().double().requires_grad_() for part in inputs]
-    out, expected = sparse_attention(*inputs, plan, key_mask), oracle(*exact, plan, key_mask)
+    on_device = [part.to(device) for part in inputs]
+    out = sparse_attention(*on_device, plan, key_mask.to(device) if key_mask is not None else None).cpu()
+    expected = oracle(*exact, plan, key_mask)
     if key_mask is not None:
         keep = key_mask[:, None, :, None]
         out, expected = out * keep, expected * keep
-    torch.testing.assert_close(out, expected.float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out, expected.float(), atol=1e-5 * loose, rtol=1e-4 * loose)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed + 1))
     (out * direction).sum().backward()
     (expected * direction).sum().backward()
     for actual, wanted in zip(inputs, exact, strict=True):
-        torch.testing.assert_close(actual.grad, wanted.grad.float(), atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(actual.grad, wanted.grad.float(), atol=2e-5 * loose, rtol=1e-3 * loose)
 
 
 @pytest.mark.parametrize(("start", "after"), [(0, 0), (3, 5)])
@@ -98,6 +108,75 @@ def test_masked_text_is_read_by_no_cube() -> None:
     key_mask = torch.ones(BATCH, 2 + plan.tokens + 6, dtype=torch.bool)
     key_mask[1, -4:] = False
     compare_with_oracle(plan, 6, key_mask)
+
+
+@pytest.mark.slow
+@needs_triton
+@pytest.mark.parametrize(
+    ("start", "grid", "cube", "after"),
+    [
+        (0, (4, 8, 8), (4, 4, 4), 0),
+        (3, (5, 7, 6), (4, 4, 4), 0),
+        (0, (8, 8, 4), (4, 4, 4), 70),
+        (2, (4, 5, 7), (2, 4, 3), 37),
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_triton_kernels_equal_the_oracle_forward_and_backward(
+    start: int, grid: tuple[int, int, int], cube: tuple[int, int, int], after: int, masked: bool
+) -> None:
+    plan = SparsePlan(start, grid, 0.6, cube, kernel="triton")
+    key_mask = None
+    if masked:
+        key_mask = torch.ones(BATCH, start + plan.tokens + after, dtype=torch.bool)
+        key_mask[0, :start], key_mask[1, start + plan.tokens + 2 :] = False, False
+        key_mask[0, start + plan.tokens :: 2] = False
+    compare_with_oracle(plan, after, key_mask)
+
+
+@needs_triton
+def test_triton_kernels_take_any_strides_and_half_precision() -> None:
+    """Queries, keys and values as layers make them: slices of one tensor, heads inside tokens, and odd gradients."""
+    plan = SparsePlan(1, (4, 8, 5), 0.5, kernel="triton")
+    packed = torch.randn(1, plan.tokens + 4, 3, HEADS, 24, generator=torch.Generator().manual_seed(0))
+    results = []
+    for precision, kernel, device in ((torch.float16, "triton", ON), (torch.float32, "gather", "cpu")):
+        leaf = packed.to(device, precision).requires_grad_()
+        q, k, v = (part.transpose(1, 2) for part in leaf.unbind(2))
+        selected = vsa.select_cubes(
+            *(vsa.cube_means(plan.slice_grid(part.cpu().float(), 2), plan) for part in (q, k)), 2
+        )
+        out = vsa.fine_stage(q, k, v, selected.to(device), dataclasses.replace(plan, kernel=kernel), None)
+        out.mT.contiguous().mT.float().square().sum().backward()
+        results.append((out.float().cpu(), leaf.grad.float().cpu()))
+    for actual, expected in zip(*results, strict=True):
+        assert (actual - expected).norm() / expected.norm() < 2e-3
+
+
+@needs_triton
+def test_inverse_index_names_the_readers_of_every_cube() -> None:
+    from model.network.vsa_triton import inverse_index
+
+    selected = torch.rand(2, 3, 11, 11, generator=torch.Generator().manual_seed(0)).topk(4, -1).indices.int()
+    readers, starts, order = inverse_index(selected)
+    assert readers.shape == (selected.numel(),)
+    for row, pairs in enumerate(selected.flatten(0, 1)):
+        counts = []
+        for cube in range(11):
+            at = row * 11 + cube
+            found = readers[starts[at] : starts[at + 1]].tolist()
+            assert found == [query for query in range(11) if cube in pairs[query].tolist()]
+            counts.append(len(found))
+        assert [counts[cube] for cube in order[row]] == sorted(counts, reverse=True)
+
+
+def test_a_kernel_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vsa, "HAS_TRITON", False)
+    assert vsa.chosen_kernel("auto", "cuda") == vsa.chosen_kernel("auto", "cpu") == "gather"
+    with pytest.raises(ImportError, match="install triton, or set it to auto or gather"):
+        vsa.chosen_kernel("triton", "cuda")
+    monkeypatch.setattr(vsa, "HAS_TRITON", True)
+    assert vsa.chosen_kernel("auto", "cuda") == "triton"
 
 
 def test_groups_of_query_cubes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,17 +265,75 @@ def test_compiled_flex_attention_equals_the_oracle() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("grid", [(8, 16, 16), (5, 8, 10)])
-def test_flex_attention_on_a_gpu_equals_the_gather_path_forward_and_backward(grid: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("kernel", ["flex", "triton"])
+def test_kernels_on_a_gpu_equal_the_gather_path_forward_and_backward(grid: tuple[int, int, int], kernel: str) -> None:
     plan = SparsePlan(3, grid, 0.6)
     generator = torch.Generator().manual_seed(0)
     total = 3 + plan.tokens + 77
     inputs = [torch.randn(1, 4, total, 64, generator=generator).cuda().bfloat16() for _ in range(3)]
     inputs.append(torch.randn(1, 4, plan.tokens, 64, generator=generator).cuda().bfloat16())
     results = []
-    for kernel, precision in (("flex", torch.bfloat16), ("gather", torch.float32)):
+    for name, precision in ((kernel, torch.bfloat16), ("gather", torch.float32)):
         leaves = [part.to(precision).detach().requires_grad_() for part in inputs]
-        out = sparse_attention(*leaves, dataclasses.replace(plan, kernel=kernel))
+        out = sparse_attention(*leaves, dataclasses.replace(plan, kernel=name))
         out.float().square().sum().backward()
         results.append([out, *[leaf.grad for leaf in leaves]])
     for actual, expected in zip(*results, strict=True):
         assert (actual.float() - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.slow
+def test_one_shape_too_many_for_flex_attention_is_an_error_and_never_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vsa_flex, "SHAPES", 1)
+    torch._dynamo.reset()
+    run_flex = partial(run_without_gradients, kernel="flex")
+    run_flex((4, 8, 4))
+    run_flex((4, 8, 4))
+    with pytest.raises(RuntimeError, match=r"compiled for 1 shapes.*set sparse_kernel to triton or gather"):
+        run_flex((4, 8, 8))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 10_000])
+def test_a_selection_made_in_tiles_is_that_of_the_whole_score_matrix(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vsa, "SELECTION_SCORES", at_once)
+    generator = torch.Generator().manual_seed(0)
+    mean_q, mean_k = (torch.randn(2, 3, 37, 16, generator=generator) for _ in range(2))
+    scores = (mean_q.double() @ mean_k.double().mT) / 4
+    selected = vsa.select_cubes(mean_q, mean_k, 5)
+    assert selected.dtype == torch.int32
+    assert torch.equal(selected.long().sort(-1).values, scores.topk(5, -1).indices.sort(-1).values)
+
+
+def test_no_tensor_of_cubes_times_cubes_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 cubes of one token each, 8 kept, looked at 16 at a time: nothing may hold 512 x 512 numbers."""
+    monkeypatch.setattr(vsa, "SELECTION_SCORES", 16 * 512)
+    plan = SparsePlan(0, (8, 8, 8), 1 - 8 / 512, cube=(1, 1, 1))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, gate = (torch.randn(1, 1, 512, 16, generator=generator, requires_grad=True) for _ in range(4))
+    with LargestTensor() as seen:
+        sparse_attention(q, k, v, gate, plan).sum().backward()
+    assert seen.numbers < 512 * 512
+
+
+class LargestTensor(TorchDispatchMode):
+    """Counts the numbers in the largest tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for part in tree_leaves(made):
+            if isinstance(part, Tensor):
+                self.numbers = max(self.numbers, part.untyped_storage().nbytes() // part.element_size())
+        return made
+
+
+def run_without_gradients(grid: tuple[int, int, int], kernel: str) -> None:
+    plan = SparsePlan(0, grid, 0.5, kernel=kernel)
+    with torch.no_grad():
+        sparse_attention(*draw(plan, 0), plan)
