@@ -1,7 +1,8 @@
 """A tiny MLLM of the real class, made here: a Qwen2.5-Omni thinker with random weights and a tokenizer of its own.
 
-It hears, sees and reads through the same code as the published models. Its weights are random but fixed by a seed:
-hidden states then tell prompts apart, which is what a tiny transformer needs to learn what they mean.
+It hears, sees and reads through the same code as the published models. Its weights are random but fixed by a seed, save
+those of the first layer, which adds to every word the one before it: "green" of "a green ring" and of "a flat green
+background" are then told apart, which a transformer that reads text without positions needs (docs/decisions/0074).
 """
 
 import dataclasses
@@ -90,8 +91,37 @@ def build_tiny_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5OmniThinkerForConditionalGeneration(_config(processor.tokenizer, width, layers))
+        _add_word_before(model.model.language_model)
     MLLMEncoder(model, processor, config).save(directory)
     return MLLMEncoder.load(directory, config)
+
+
+_SHARPNESS = 60.0
+"""Of the attention to the word before: all others together get less than a hundredth."""
+_WORD_BEFORE = 0.5
+"""How much of it is added to a word, which counts 1."""
+
+
+@torch.no_grad()
+def _add_word_before(text: Any) -> None:
+    """Set the first layer: every position attends to the one before it, whatever stands there, and adds what it holds,
+    turned into directions of its own; words are of one length."""
+    words, layer, heads = text.embed_tokens.weight, text.layers[0], text.config.num_attention_heads
+    length = text.config.initializer_range
+    words.mul_(length * torch.rsqrt(words.square().mean(1, keepdim=True) + 1e-12))
+    attention, width = layer.self_attn, words.shape[1]
+    half = width // heads // 2
+    turns = 1.0 / 10000.0 ** (torch.arange(3) / half)  # of the rotations that tell near positions apart, per position
+    query, key = torch.zeros(2 * half), torch.zeros(2 * half)
+    query[:3] = _SHARPNESS**0.5
+    key[:3], key[half : half + 3] = _SHARPNESS**0.5 * turns.cos(), _SHARPNESS**0.5 * turns.sin()
+    for projection, bias in ((attention.q_proj, query), (attention.k_proj, key)):
+        projection.weight.zero_()
+        projection.bias.copy_(bias.repeat(heads))
+    attention.v_proj.weight.copy_(torch.linalg.qr(torch.randn(width, width))[0])
+    attention.v_proj.bias.zero_()
+    attention.o_proj.weight.copy_(_WORD_BEFORE * length * torch.eye(width))
+    layer.mlp.down_proj.weight.zero_()
 
 
 def train_tokenizer(vocabulary: int = 2048) -> Any:

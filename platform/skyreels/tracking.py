@@ -31,29 +31,35 @@ class TrackedRun:
     _silent_until: float = field(default=0.0, repr=False)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        logged = [Metric(name, float(value), now, step or 0) for name, value in values.items()]
-        self._call(lambda client: client.log_batch(self.run_id, metrics=logged))
+
+        def log(client: Any) -> None:
+            from mlflow.entities import Metric
+
+            logged = [Metric(name, float(value), now, step or 0) for name, value in values.items()]
+            client.log_batch(self.run_id, metrics=logged)
+
+        self._call(log)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters that the run has already keep their first value, which is what a resumed run wants."""
-        from mlflow.entities import Param
-
-        logged = [Param(name, str(value)[:6000]) for name, value in values.items()]
 
         def log(client: Any) -> None:
+            from mlflow.entities import Param
+
+            logged = [Param(name, str(value)[:6000]) for name, value in values.items()]
             known = client.get_run(self.run_id).data.params
             client.log_batch(self.run_id, params=[param for param in logged if param.key not in known])
 
         self._call(log)
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        from mlflow.entities import RunTag
+        def log(client: Any) -> None:
+            from mlflow.entities import RunTag
 
-        logged = [RunTag(name, str(value)) for name, value in values.items()]
-        self._call(lambda client: client.log_batch(self.run_id, tags=logged))
+            client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+        self._call(log)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or the files of a folder, below `folder` of the run's artifacts."""

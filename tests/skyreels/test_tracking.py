@@ -155,3 +155,13 @@ def _closed_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_a_run_that_is_not_tracked_needs_no_mlflow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", None)
+    with track("nowhere", run_name="none", params={"a": 1}, enabled=False) as run:
+        run.metrics({"loss": 1.0}, 0)
+        run.tags({"b": 2})
+        run.artifact(Path(__file__))
+        assert run.register("model", "file:///nowhere", ()) is None
