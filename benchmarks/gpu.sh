@@ -15,7 +15,7 @@ shift
 python=${PYTHON:-python3}
 budget=${BUDGET:-240}
 export PYTHONPATH="$root:$root/platform${PYTHONPATH:+:$PYTHONPATH}"
-declare -A limit=([kernel]=50 [sparse]=45 [refiner]=45 [blocks]=45 [mmdit]=90 [memory]=45 [joint]=45 [tune]=150)
+declare -A limit=([kernel]=70 [sparse]=60 [refiner]=45 [blocks]=60 [mmdit]=90 [memory]=45 [joint]=45 [tune]=150)
 [ $# -gt 0 ] || set -- kernel sparse refiner blocks mmdit memory joint
 for section in "$@"; do
     [ -n "${limit[$section]:-}" ] || { echo "no section $section: there are ${!limit[*]}"; exit 2; }

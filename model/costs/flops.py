@@ -78,6 +78,14 @@ def attention_flops(config: TransformerConfig, work: Workload) -> int:
     return config.layers * layer
 
 
+def sparse_plan(config: TransformerConfig, work: Workload) -> SparsePlan | None:
+    """What sparse attention leaves out of a sequence; None where the network has none."""
+    if not config.sparse or work.grid is None:
+        return None
+    short = work.sequence < config.sparse_min_tokens
+    return SparsePlan(0, work.grid, 0.0 if short else work.sparsity, config.sparse_cube)
+
+
 def _streams(config: TransformerConfig, media: int, text: int) -> int:
     """Projections and MLPs of one branch: dual or single, every token passes one set of weights."""
     return 2 * (media + text) * (4 * config.width**2 + 2 * config.width * config.mlp_width)
@@ -86,10 +94,9 @@ def _streams(config: TransformerConfig, media: int, text: int) -> int:
 def _self_attention(config: TransformerConfig, work: Workload) -> int:
     """Scores and values of video and text, dense or sparse on the grid."""
     width, total = config.width, work.video_tokens + work.text
-    if not config.sparse or work.grid is None:
+    plan = sparse_plan(config, work)
+    if plan is None:
         return 4 * total**2 * width
-    short = work.sequence < config.sparse_min_tokens
-    plan = SparsePlan(0, work.grid, 0.0 if short else work.sparsity, config.sparse_cube)
     cubes = math.prod(plan.cubes)
     coarse = 4 * cubes**2 * width
     if plan.sparsity == 0:
@@ -97,7 +104,8 @@ def _self_attention(config: TransformerConfig, work: Workload) -> int:
     per_cube = math.prod(config.sparse_cube)
     rest = total - work.sequence
     fine = 4 * cubes * per_cube * (plan.kept * per_cube + rest) * width
-    return coarse + fine + 4 * rest * total * width
+    selection = 2 * cubes**2 * width
+    return coarse + selection + fine + 4 * rest * total * width
 
 
 def _cross_attention(width: int, queries: int, keys: int) -> int:

@@ -5,6 +5,7 @@ weights, two Adam moments and, if kept, an average of the weights. The tests hol
 with our settings, and the activations against what autograd keeps.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from model.config import TransformerConfig
-from model.costs.flops import Workload
+from model.costs.flops import Workload, sparse_plan
 from model.network.mmdit import MMDiT
 
 Precision = Literal["bf16", "fp32"]
@@ -103,6 +104,14 @@ def layer_tokens(work: Workload) -> tuple[int, str]:
     return sum(branches) + work.text * len(branches), "joint" if len(branches) == 2 else "alone"
 
 
+def selection_bytes(config: TransformerConfig, work: Workload) -> int:
+    """The key cubes that one layer's sparse attention keeps for its backward pass, four bytes a pair, of one sample."""
+    plan = sparse_plan(config, work)
+    if plan is None or plan.sparsity == 0:
+        return 0
+    return 4 * config.heads * math.prod(plan.cubes) * plan.kept
+
+
 def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSetup) -> Memory:
     """Memory of one device at the height of a step.
 
@@ -118,6 +127,7 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     average = learning * AVERAGE_BYTES if setup.average else 0.0
     gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers
     saved = SAVED_BYTES[setup.precision][kind]
+    selected = selection_bytes(config, work) * (1 if setup.checkpointing else config.layers)
     held = config.layers * value + saved if setup.checkpointing else config.layers * saved
     return Memory(
         weights=shard * value,
@@ -125,6 +135,6 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
         optimizer=0.0 if setup.offload else optimizer,
         average=0.0 if setup.offload else average,
         gathered=value * gathered,
-        activations=setup.batch * tokens * config.width * held / setup.sequence_parallel,
+        activations=setup.batch * (tokens * config.width * held + selected) / setup.sequence_parallel,
         host=(optimizer + average) * (setup.offload + setup.snapshot),
     )

@@ -73,6 +73,17 @@ class JointInputs:
                         f"a video reference of {tuple(reference.shape[-2:])} latents must be padded to the video's "
                         f"{tuple(self.video.shape[-2:])}"
                     )
+        self._leave_out_full_masks()
+
+    def _leave_out_full_masks(self) -> None:
+        """A mask that is True everywhere only keeps attention from its fastest kernel, which takes none.
+
+        Batches are made on the CPU. Elsewhere looking would wait for the device, so there what is given stays.
+        """
+        for name in ("text_mask", "video_mask", "audio_mask", "reference_rows"):
+            mask = getattr(self, name)
+            if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
+                object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def cube_means(x: Tensor, plan: SparsePlan) -> Tensor:
     if _ragged(plan):
         return into_cubes(x, plan).sum(3, dtype=torch.float32) / cube_sizes(plan, x.device)[:, None]
     parts = [size for pair in zip(plan.cubes, plan.cube, strict=True) for size in pair]
-    return (x.unflatten(2, parts).sum((3, 5, 7), dtype=torch.float32) / math.prod(plan.cube)).flatten(2, 4)
+    sums: Tensor = x.unflatten(2, parts).sum((3, 5, 7), dtype=torch.float32).flatten(2, 4)
+    return sums / math.prod(plan.cube)
 
 
 def coarse_stage(mean_q: Tensor, mean_k: Tensor, mean_v: Tensor) -> Tensor:
@@ -134,7 +135,9 @@ def fine_stage(q: Tensor, k: Tensor, v: Tensor, selected: Tensor, plan: SparsePl
     rest_k, rest_v = plan.slice_rest(k, 2), plan.slice_rest(v, 2)
     rest_mask = plan.slice_rest(key_mask, 1) if key_mask is not None else None
     attention = flex_fine if kernel == "flex" else gather_fine
-    return from_cubes(attention(*cubes, selected, valid_tokens(plan, q.device), rest_k, rest_v, rest_mask), plan)
+    valid = valid_tokens(plan, q.device)
+    made = attention(cubes[0], cubes[1], cubes[2], selected, valid, rest_k, rest_v, rest_mask)
+    return from_cubes(made, plan)
 
 
 def chosen_kernel(kernel: Kernel, device: str) -> Kernel:

@@ -4,17 +4,35 @@ Queries, keys and values stay in token order, (B, heads, N, d) of any strides wh
 found by arithmetic, so nothing is permuted. Padding of ragged cubes, and of heads whose width is no power of two, is
 read as zeros and never written. Products add up in float32; scores are kept in the base 2 logarithm.
 
-`geometry` is (start, T, H, W, cubes along H, cubes along W, N), `sizes` (heads, cubes, kept), strides those of
+`start` is the grid's first token, (time, height, width) its tokens, cube_rows and cube_columns its cubes along the last
+two, `length` N, `kept` the key cubes of each query cube; within, they are `geometry` and `sizes`. Strides are those of
 (B, heads, N). EDGES is the cube, SLOTS its tokens and BLOCK_D the head's width rounded up to what products take.
 """
 
 import triton
 import triton.language as tl
 
+NUMBERS = (
+    "start",
+    "time",
+    "height",
+    "width",
+    "cube_rows",
+    "cube_columns",
+    "length",
+    "heads",
+    "cubes",
+    "kept",
+    "rest",
+    "share",
+)
+"""What no kernel is compiled anew for."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=NUMBERS)
 def forward(
-    q, k, v, out, lse, selected, key_mask, q_strides, k_strides, v_strides, out_strides, geometry, sizes, scale,
+    q, k, v, out, lse, selected, key_mask, q_strides, k_strides, v_strides, out_strides,
+    start, time, height, width, cube_rows, cube_columns, length, heads, cubes, kept, scale,
     EDGES: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr,
     REST: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -22,19 +40,21 @@ def forward(
 
     `out` holds the grid's tokens alone.
     """
+    geometry, sizes = (start, time, height, width, cube_rows, cube_columns, length), (heads, cubes, kept)
     cube, row = tl.program_id(0), tl.program_id(1)
     k, v = k + _of(row, k_strides, sizes[0]), v + _of(row, v_strides, sizes[0])
     slots = _slots(geometry, EDGES, SLOTS)
     origin, exists = _origin(cube, geometry, EDGES), _exists(cube, geometry, EDGES, SLOTS)
-    first = geometry[0].to(tl.int64)
-    queries = _load(q + _of(row, q_strides, sizes[0]), first + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED)
+    queries = _load(
+        q + _of(row, q_strides, sizes[0]), geometry[0] + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED
+    )
     highest = tl.full((SLOTS,), float("-inf"), tl.float32)
     total = tl.zeros((SLOTS,), tl.float32)
     summed = tl.zeros((SLOTS, BLOCK_D), tl.float32)
     chosen = selected + (row.to(tl.int64) * sizes[1] + cube) * sizes[2]
     for at in range(sizes[2]):
         key_cube = tl.load(chosen + at)
-        key_origin = first + _origin(key_cube, geometry, EDGES)
+        key_origin = geometry[0] + _origin(key_cube, geometry, EDGES)
         keys_exist = _exists(key_cube, geometry, EDGES, SLOTS)
         keys = _load(k, key_origin, k_strides, slots, keys_exist, D, BLOCK_D, RAGGED)
         values = _load(v, key_origin, v_strides, slots, keys_exist, D, BLOCK_D, RAGGED)
@@ -54,20 +74,23 @@ def forward(
     _store(out + _of(row, out_strides, sizes[0]), made, origin, out_strides, slots, exists, D, BLOCK_D, RAGGED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def query_gradient(
     q, k, v, out, grad_out, lse, delta, grad_q, selected, key_mask, q_strides, k_strides, v_strides, out_strides,
-    grad_out_strides, grad_q_strides, geometry, sizes, scale,
+    grad_out_strides, grad_q_strides,
+    start, time, height, width, cube_rows, cube_columns, length, heads, cubes, kept, scale,
     EDGES: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr,
     REST: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One query cube of one head: its gradient, and `delta`, what each query's softmax takes off all of its scores."""
+    geometry, sizes = (start, time, height, width, cube_rows, cube_columns, length), (heads, cubes, kept)
     cube, row = tl.program_id(0), tl.program_id(1)
     k, v = k + _of(row, k_strides, sizes[0]), v + _of(row, v_strides, sizes[0])
     slots = _slots(geometry, EDGES, SLOTS)
     origin, exists = _origin(cube, geometry, EDGES), _exists(cube, geometry, EDGES, SLOTS)
-    first = geometry[0].to(tl.int64)
-    queries = _load(q + _of(row, q_strides, sizes[0]), first + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED)
+    queries = _load(
+        q + _of(row, q_strides, sizes[0]), geometry[0] + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED
+    )
     made = _load(out + _of(row, out_strides, sizes[0]), origin, out_strides, slots, exists, D, BLOCK_D, RAGGED)
     grad_out += _of(row, grad_out_strides, sizes[0])
     grad = _load(grad_out, origin, grad_out_strides, slots, exists, D, BLOCK_D, RAGGED)
@@ -79,7 +102,7 @@ def query_gradient(
     chosen = selected + (row.to(tl.int64) * sizes[1] + cube) * sizes[2]
     for at in range(sizes[2]):
         key_cube = tl.load(chosen + at)
-        key_origin = first + _origin(key_cube, geometry, EDGES)
+        key_origin = geometry[0] + _origin(key_cube, geometry, EDGES)
         keys_exist = _exists(key_cube, geometry, EDGES, SLOTS)
         keys = _load(k, key_origin, k_strides, slots, keys_exist, D, BLOCK_D, RAGGED)
         values = _load(v, key_origin, v_strides, slots, keys_exist, D, BLOCK_D, RAGGED)
@@ -95,13 +118,14 @@ def query_gradient(
                 queries, keys, values, grad, keys_exist, level, taken, summed, scale, True, PRECISION
             )
     grad_q += _of(row, grad_q_strides, sizes[0])
-    _store(grad_q, summed * (scale / LOG2_E), first + origin, grad_q_strides, slots, exists, D, BLOCK_D, RAGGED)
+    _store(grad_q, summed * (scale / LOG2_E), geometry[0] + origin, grad_q_strides, slots, exists, D, BLOCK_D, RAGGED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def key_gradients(
     q, k, v, grad_out, lse, delta, grad_k, grad_v, order, starts, readers, q_strides, k_strides, v_strides,
-    grad_out_strides, grad_strides, geometry, sizes, scale,
+    grad_out_strides, grad_strides,
+    start, time, height, width, cube_rows, cube_columns, length, heads, cubes, kept, scale,
     EDGES: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -109,14 +133,16 @@ def key_gradients(
 
     `order` names the cubes with most readers first, `starts` where the readers of each cube begin.
     """
+    geometry, sizes = (start, time, height, width, cube_rows, cube_columns, length), (heads, cubes, kept)
     row = tl.program_id(1)
     cube = tl.load(order + row.to(tl.int64) * sizes[1] + tl.program_id(0))
     q, grad_out = q + _of(row, q_strides, sizes[0]), grad_out + _of(row, grad_out_strides, sizes[0])
     slots = _slots(geometry, EDGES, SLOTS)
     origin, exists = _origin(cube, geometry, EDGES), _exists(cube, geometry, EDGES, SLOTS)
-    first = geometry[0].to(tl.int64)
-    keys = _load(k + _of(row, k_strides, sizes[0]), first + origin, k_strides, slots, exists, D, BLOCK_D, RAGGED)
-    values = _load(v + _of(row, v_strides, sizes[0]), first + origin, v_strides, slots, exists, D, BLOCK_D, RAGGED)
+    keys = _load(k + _of(row, k_strides, sizes[0]), geometry[0] + origin, k_strides, slots, exists, D, BLOCK_D, RAGGED)
+    values = _load(
+        v + _of(row, v_strides, sizes[0]), geometry[0] + origin, v_strides, slots, exists, D, BLOCK_D, RAGGED
+    )
     of_keys = tl.zeros((SLOTS, BLOCK_D), tl.float32)
     of_values = tl.zeros((SLOTS, BLOCK_D), tl.float32)
     starts += row.to(tl.int64) * sizes[1] + cube
@@ -127,14 +153,14 @@ def key_gradients(
         )  # fmt: skip
     offset = _of(row, grad_strides, sizes[0])
     of_keys = of_keys * (scale / LOG2_E)
-    _store(grad_k + offset, of_keys, first + origin, grad_strides, slots, exists, D, BLOCK_D, RAGGED)
-    _store(grad_v + offset, of_values, first + origin, grad_strides, slots, exists, D, BLOCK_D, RAGGED)
+    _store(grad_k + offset, of_keys, geometry[0] + origin, grad_strides, slots, exists, D, BLOCK_D, RAGGED)
+    _store(grad_v + offset, of_values, geometry[0] + origin, grad_strides, slots, exists, D, BLOCK_D, RAGGED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def rest_gradients(
     q, k, v, grad_out, lse, delta, grad_k, grad_v, key_mask, q_strides, k_strides, v_strides, grad_out_strides,
-    geometry, sizes, rest, share, scale,
+    start, time, height, width, cube_rows, cube_columns, length, heads, cubes, kept, rest, share, scale,
     EDGES: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, RAGGED: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -142,6 +168,7 @@ def rest_gradients(
 
     grad_k, grad_v: (shares, B * heads, rest, d) float32, to be summed over the shares.
     """
+    geometry, sizes = (start, time, height, width, cube_rows, cube_columns, length), (heads, cubes, kept)
     at, row, part = tl.program_id(0) * SLOTS, tl.program_id(1), tl.program_id(2)
     q, grad_out = q + _of(row, q_strides, sizes[0]), grad_out + _of(row, grad_out_strides, sizes[0])
     slots = _slots(geometry, EDGES, SLOTS)
@@ -199,7 +226,7 @@ def _add_key_gradients(
 ):  # fmt: skip
     """What the queries of one cube ask. Those in padding are zero, as are their gradients: they add nothing."""
     origin, exists = _origin(cube, geometry, EDGES), _exists(cube, geometry, EDGES, SLOTS)
-    queries = _load(q, geometry[0].to(tl.int64) + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED)
+    queries = _load(q, geometry[0] + origin, q_strides, slots, exists, D, BLOCK_D, RAGGED)
     grad = _load(grad_out, origin, grad_out_strides, slots, exists, D, BLOCK_D, RAGGED)
     at_slots = (row.to(tl.int64) * sizes[1] + cube) * SLOTS + tl.arange(0, SLOTS)
     level, taken = tl.load(lse + at_slots), tl.load(delta + at_slots)

@@ -78,7 +78,7 @@ def _fine(
         kernels.forward[shape.cubes, shape.rows](
             *(q, k, v, out, lse, selected, _bytes(key_mask)),
             *map(_strides, (q, k, v, out)),
-            *shape.numbers,
+            *(*shape.numbers, shape.scale),
             **shape.constants,
             **shape.rest_constants(key_mask),
             **shape.launch("forward"),
@@ -127,7 +127,7 @@ def _fine_backward(
         kernels.query_gradient[shape.cubes, shape.rows](
             *(q, k, v, out, grad, lse, delta, grad_q, selected, _bytes(key_mask)),
             *map(_strides, (q, k, v, out, grad, grad_q)),
-            *shape.numbers,
+            *(*shape.numbers, shape.scale),
             **shape.constants,
             **shape.rest_constants(key_mask),
             **shape.launch("query_gradient"),
@@ -136,7 +136,7 @@ def _fine_backward(
         kernels.key_gradients[shape.cubes, shape.rows](
             *(q, k, v, grad, lse, delta, grad_k, grad_v, order, starts, readers),
             *map(_strides, (q, k, v, grad, grad_k)),
-            *shape.numbers,
+            *(*shape.numbers, shape.scale),
             **shape.constants,
             **shape.launch("key_gradients"),
         )
@@ -178,7 +178,7 @@ def _rest_gradients(
     kernels.rest_gradients[-(-shape.rest // shape.slots), shape.rows, shares](
         *(q, k, v, grad, lse, delta, grad_k, grad_v, _bytes(key_mask)),
         *map(_strides, (q, k, v, grad)),
-        *(shape.numbers[0], shape.numbers[1], shape.rest, share, shape.numbers[2]),
+        *(*shape.numbers, shape.rest, share, shape.scale),
         **shape.constants,
         MASKED=key_mask is not None,
         **shape.launch("key_gradients"),
@@ -214,8 +214,8 @@ class _Shape:
         self.cubes = math.prod(counts)
         self.slots = max(16, triton.next_power_of_2(math.prod(cube)))
         ragged = self.slots > math.prod(cube) or any(size % edge for size, edge in zip(grid, cube, strict=True))
-        geometry = (start, *grid, counts[1], counts[2], length)
-        self.numbers = (geometry, (heads, self.cubes, selected.shape[-1]), LOG2_E / math.sqrt(self.width))
+        self.numbers = (start, *grid, counts[1], counts[2], length, heads, self.cubes, selected.shape[-1])
+        self.scale = LOG2_E / math.sqrt(self.width)
         self.constants = {
             "EDGES": tuple(cube),
             "SLOTS": self.slots,

@@ -47,7 +47,7 @@ class GuidedVelocity:
 
     `together` runs all passes of a step as rows of one batch, which pads texts to one length, masks references and
     closes gates: fewer kernels to launch. Otherwise only passes of one layout share a batch and nothing is computed
-    that no output needs: less arithmetic. By default a CPU does the second and any other device the first.
+    that no output needs: less arithmetic. By default `runs_together` chooses.
     """
 
     def __init__(self, model: MMDiT, run: RunInputs, scales: GuidanceScales, together: bool | None = None) -> None:
@@ -59,7 +59,7 @@ class GuidedVelocity:
             joint={"video", "audio"} <= run.streams,
         )
         if together is None:
-            together = run.prompt[0].device.type != "cpu"
+            together = runs_together(run.prompt[0].device.type, _video_tokens(model, run))
         groups = [passes] if together else _by_layout(passes, run)
         self.batches = [PassBatch(model, run, group) for group in groups]
 
@@ -68,6 +68,18 @@ class GuidedVelocity:
         for batch in self.batches:
             velocities.update(batch(latents, t))
         return guide(velocities, self.scales)
+
+
+LONG_SEQUENCE = 8192
+"""Video tokens from which launching kernels costs nothing beside what they compute."""
+
+
+def runs_together(device: str, video_tokens: int) -> bool:
+    """Whether passes of all layouts share a batch: off the CPU, while sequences are short.
+
+    In long ones the mask of what pads a text would keep attention from its fastest kernel, which takes none.
+    """
+    return device != "cpu" and video_tokens < LONG_SEQUENCE
 
 
 class PassBatch:
@@ -135,6 +147,13 @@ class PassBatch:
         """One value per pass to one per row."""
         rows = torch.tensor(values, device=self.text.device)
         return rows.repeat_interleave(self.text.shape[0] // len(self.passes), 0)
+
+
+def _video_tokens(model: MMDiT, run: RunInputs) -> int:
+    if run.condition is None:
+        return 0
+    _, rows, columns = model.config.patch
+    return run.condition.latents.shape[2:].numel() // (rows * columns)
 
 
 def _by_layout(passes: Sequence[Pass], run: RunInputs) -> list[list[Pass]]:

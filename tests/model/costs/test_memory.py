@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from model.costs.memory import (
     training_memory,
 )
 from model.network.mmdit import JointInputs, MMDiT
+from model.network.vsa import select_cubes
 from pipelines.training.learners.lora import LoraSettings, lora_config
 
 ZERO = Path(__file__).parents[3] / "cluster" / "deepspeed" / "zero3-cpu.json"
@@ -104,6 +106,21 @@ def test_what_each_setting_saves() -> None:
     assert away.host == plain.states - away.states == plain.optimizer + plain.average
     frozen = training_memory(config, WORK, TrainingSetup(8, average=True, trainable=0.0))
     assert frozen.states == frozen.weights == plain.weights
+
+
+def test_the_selection_of_sparse_attention_is_counted_by_kept_pairs() -> None:
+    """The whole difference that sparsity makes; against what `select_cubes` returns for that many cubes."""
+    config = dataclasses.replace(load_preset("base").transformer, sparse=True)
+    work = dataclasses.replace(WORK, grid=(21, 68, 120))
+    sparse = dataclasses.replace(work, sparsity=0.875)
+    cubes = 6 * 17 * 30
+    means = torch.randn(1, 1, cubes, 4)
+    selected = select_cubes(means, means, math.ceil(cubes / 8))
+    one_layer = config.heads * selected.nbytes
+    for checkpointing, layers in ((True, 1), (False, config.layers)):
+        setup = TrainingSetup(8, batch=2, checkpointing=checkpointing)
+        both = [training_memory(config, each, setup).activations for each in (work, sparse)]
+        assert both[1] - both[0] == pytest.approx(2 * layers * one_layer)
 
 
 DEEPSPEED = """

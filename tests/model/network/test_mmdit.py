@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.overrides import TorchFunctionMode
 
 from model.config import TransformerConfig
 from model.network import branch
@@ -355,3 +356,34 @@ def test_layers_compile_without_a_graph_break_and_share_their_code(references: b
     with torch.no_grad():
         assert_same(model(inputs).video, expected.video)
     assert graphs.frame_count == 4
+
+
+class AttentionMasks(TorchFunctionMode):
+    """The masks that fused attention is called with: on a GPU its fastest kernel, flash attention, takes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[Tensor | None] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.masks.append((kwargs or {}).get("attn_mask"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_flash_attention_can_run_wherever_nothing_is_padded_or_hidden(padded: bool) -> None:
+    full = torch.ones(2, 6, dtype=torch.bool)
+    inputs = change(
+        joint_inputs(),
+        text_mask=full.clone().index_fill_(1, torch.tensor([5]), not padded),
+        video_references=(torch.randn(2, 3, 1, 4, 6),),
+        audio_references=(torch.randn(2, 5, 4),),
+        reference_rows=torch.ones(2, 2, dtype=torch.bool),
+        video_mask=torch.ones(2, 3, dtype=torch.bool),
+        audio_mask=torch.ones(2, 12, dtype=torch.bool),
+    )
+    with AttentionMasks() as seen:
+        predict(build(), inputs)
+    assert seen.masks
+    assert any(mask is not None for mask in seen.masks) == padded

@@ -4,7 +4,7 @@ import torch
 from model.conditioning import VideoCondition
 from model.config import TransformerConfig
 from model.network.mmdit import JointInputs, MMDiT
-from model.sampling.denoiser import GuidedVelocity, RunInputs, stack_text
+from model.sampling.denoiser import GuidedVelocity, RunInputs, runs_together, stack_text
 from model.sampling.guidance import GuidanceScales
 
 C, CA, T, H, W, L, D = 4, 3, 2, 4, 4, 7, 8
@@ -129,3 +129,10 @@ def test_texts_of_one_length_need_no_mask():
     assert text.shape == (4, 4, D)
     assert mask.sum(1).tolist() == [4, 4, 2, 2]
     assert not text[2:, 2:].any()
+
+
+@pytest.mark.parametrize(
+    ("device", "tokens", "together"), [("cpu", 100, False), ("cuda", 100, True), ("cuda", 30_000, False)]
+)
+def test_long_sequences_are_not_masked_for_a_shorter_text(device, tokens, together):
+    assert runs_together(device, tokens) is together
