@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import saved_identity, stored_config
 from model.config import Preset, TransformerConfig, load_preset
@@ -128,7 +129,10 @@ def _plan(stage: Stage, machine: ClusterSpec, steps: int, mix: Mapping[str, floa
 def _claim(request: Request) -> None:
     """Note which model the output is of, and the adapter's size; ConfigError where it is of another one."""
     record = request.output / RECORD
-    now = {"transformer": saved_identity(request.model / TRANSFORMER), "lora": request.lora.model_dump()}
+    now: dict[str, Any] = {
+        "transformer": saved_identity(request.model / TRANSFORMER),
+        "lora": request.lora.model_dump(),
+    }
     try:
         read = json.loads(record.read_text()) if record.is_file() else now
         known = {"transformer": read["transformer"], "lora": read.get("lora", now["lora"])}
