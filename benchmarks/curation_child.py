@@ -144,7 +144,7 @@ def loop(folder: str, output: str, index: str, of: str) -> dict[str, Any]:
 
 def with_ray(folder: str, output: str) -> dict[str, Any]:
     """The same parts on Ray. Ray's own processes count; its start and the workers' imports do not."""
-    from pipelines.curation.pool import extract_parts
+    from pipelines.curation.pool.extract import extract_parts
     from skyreels import cluster
 
     recipe = load_recipe()
@@ -174,7 +174,7 @@ def _warm_up_parts(folder: str, count: int) -> list[Part]:
 
 def _warm_up_ray(recipe: Recipe) -> None:
     """Every worker imports and starts its decoding child: two parts for each, at once."""
-    from pipelines.curation.pool import extract_parts
+    from pipelines.curation.pool.extract import extract_parts
 
     with TemporaryDirectory() as elsewhere:
         list(extract_parts(_warm_up_parts(elsewhere, 2 * CPUS), recipe.extract, Storage(elsewhere)))

@@ -82,6 +82,8 @@ def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, mode
     capsys.readouterr()
     assert finetune.main(["--model", str(models[1]), *words, "--steps", "8"]) == 1
     assert "holds an adapter of the transformer" in capsys.readouterr().err
+    assert finetune.main(["--model", str(models[0]), *words, "--steps", "8", "--rank", "8"]) == 1
+    assert "was begun with --rank 4 --alpha 4: give these, or another --output" in capsys.readouterr().err
     wrong = [*words[: words.index("--preset")], "--preset", "tiny", *quiet]
     assert finetune.main(["--model", str(models[0]), *wrong]) == 1
     assert "was trained with another preset: dual_blocks 1 instead of 2" in capsys.readouterr().err

@@ -69,11 +69,11 @@ def load_encoders(folder: str | None, preset: Preset, device: str = "cpu", *, so
     """
     root = Path(folder) if folder is not None else None
     found = {} if root is None else _parts(root, sound)
-    picture, sound = found.get(VIDEO_CODEC), found.get(AUDIO_CODEC)
+    seen, heard = found.get(VIDEO_CODEC), found.get(AUDIO_CODEC)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a codec that no one trained is the same one in every worker
-        video = load_video_codec(picture) if picture else video_codec_of(preset.section("video_codec"))
-        audio = load_audio_codec(sound) if sound else audio_codec_of(preset.section("audio_codec"))
+        video = load_video_codec(seen) if seen else video_codec_of(preset.section("video_codec"))
+        audio = load_audio_codec(heard) if heard else audio_codec_of(preset.section("audio_codec"))
     encoders = Encoders(video, audio, _load_text(root, found.get(ENCODER), preset), device)
     for part in (encoders.video, encoders.audio, getattr(encoders.text, "model", None)):
         if isinstance(part, nn.Module):

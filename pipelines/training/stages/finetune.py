@@ -3,7 +3,7 @@
 <output>/latents/       the clips, encoded
 <output>/run/           checkpoints, samples, metrics.jsonl
 <output>/adapter/       what `Generator.from_pretrained(model, lora=...)` and peft load
-<output>/base.json      which model it is of
+<output>/base.json      which model it is of, and the adapter's size
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import saved_identity, stored_config
 from model.config import Preset, TransformerConfig, load_preset
@@ -126,17 +127,26 @@ def _plan(stage: Stage, machine: ClusterSpec, steps: int, mix: Mapping[str, floa
 
 
 def _claim(request: Request) -> None:
-    """Note which model the output is of; ConfigError where it is of another one."""
+    """Note which model the output is of, and the adapter's size; ConfigError where it is of another one."""
     record = request.output / RECORD
-    identity = saved_identity(request.model / TRANSFORMER)
+    now: dict[str, Any] = {
+        "transformer": saved_identity(request.model / TRANSFORMER),
+        "lora": request.lora.model_dump(),
+    }
     try:
-        known = json.loads(record.read_text())["transformer"] if record.is_file() else identity
-    except (ValueError, KeyError, TypeError) as error:
+        read = json.loads(record.read_text()) if record.is_file() else now
+        known = {"transformer": read["transformer"], "lora": read.get("lora", now["lora"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{record} is damaged ({error!r}): give another --output, or delete it") from error
-    if known != identity:
+    if known["transformer"] != now["transformer"]:
         raise ConfigError(
-            f"{request.output} holds an adapter of the transformer {known}, and {request.model} is {identity}: give "
-            "the model that it was begun with, or another --output"
+            f"{request.output} holds an adapter of the transformer {known['transformer']}, and {request.model} is "
+            f"{now['transformer']}: give the model that it was begun with, or another --output"
+        )
+    if known["lora"] != now["lora"]:
+        begun = " ".join(f"--{name} {value:g}" for name, value in known["lora"].items())
+        raise ConfigError(
+            f"{request.output} holds an adapter that was begun with {begun}: give these, or another --output"
         )
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"model": str(request.model), "transformer": identity}) + "\n")
+    record.write_text(json.dumps({"model": str(request.model), **now}) + "\n")

@@ -4,7 +4,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from skyreels.media.orientation import Orientation
-from skyreels.media.picture import is_full_range, is_hdr, resolve_matrix
+from skyreels.media.picture import filter_graph, is_full_range, is_hdr, resolve_matrix
 
 #: x, y, width, height in stored pixels of the upright picture
 Crop = tuple[int, int, int, int]
@@ -37,27 +37,10 @@ class Conformer:
         resolve_matrix(picture)
         shape = (picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range)
         if self._graph is None or shape != self._shape:
-            self._graph, self._shape = self._build(picture), shape
+            self._graph, self._shape = filter_graph(picture, self._steps(picture)), shape
         # The graph has no memory: each picture comes out at once, and its time is the caller's business.
         self._graph.vpush(picture)
         return self._graph.vpull()
-
-    def _build(self, picture: VideoFrame) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        last = graph.add(
-            "buffer",
-            f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base=1/1000000"
-            f":pixel_aspect=1/1:colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
-        )
-        for name, arguments in self._steps(picture):
-            node = graph.add(name, arguments or None)
-            last.link_to(node)
-            last = node
-        sink = graph.add("buffersink")
-        last.link_to(sink)
-        graph.configure()
-        return graph
 
     def _steps(self, picture: VideoFrame) -> list[tuple[str, str]]:
         steps = []

@@ -1,8 +1,11 @@
 """One decoded picture, converted only when and as far as somebody asks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
@@ -14,6 +17,10 @@ _BT709, _BT601 = 1, 6
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Pictures whose first plane is luma, in bytes or in little-endian words.
 _LUMA_FIRST = ("yuv4", "yuvj4", "yuva4", "nv12", "nv21", "nv16", "p010", "gray")
+ANY_BASE = Fraction(1, 1_000_000)
+"""Of times, where nobody asks for them."""
+Filters = Sequence[tuple[str, str]]
+"""FFmpeg's, each with its arguments."""
 _FULL_TO_LIMITED = np.rint(np.arange(256) * (219 / 255) + 16).astype(np.uint8)
 
 
@@ -117,3 +124,24 @@ def _first_plane(picture: VideoFrame) -> np.ndarray:
     kind = np.dtype(np.uint8) if picture.format.components[0].bits == 8 else np.dtype("<u2")
     rows = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // kind.itemsize)
     return rows[: picture.height, : picture.width]
+
+
+def filter_graph(picture: VideoFrame, filters: Filters) -> Graph:
+    """Takes pictures like this one through the filters, in one thread; times are counted as this one counts its own."""
+    graph = Graph()
+    graph.threads = 1
+    base = picture.time_base or ANY_BASE
+    last = graph.add(
+        "buffer",
+        f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}"
+        f":time_base={base.numerator}/{base.denominator}"
+        f":pixel_aspect=1/1:colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
+    )
+    for name, arguments in filters:
+        node = graph.add(name, arguments or None)
+        last.link_to(node)
+        last = node
+    sink = graph.add("buffersink")
+    last.link_to(sink)
+    graph.configure()
+    return graph

@@ -1,7 +1,6 @@
 """Decoded pictures made plain before anybody sees them: fields become frames, and transparency lies over black."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import cast
 
 from av.codec.context import CodecContext
@@ -12,16 +11,14 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from skyreels.media.picture import resolve_matrix
+from skyreels.media.picture import ANY_BASE, Filters, filter_graph, resolve_matrix
 
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-Filters = tuple[tuple[str, str], ...]
 
 # The same rate as before: one frame per pair of fields, and none for pictures that are whole already.
 _DEINTERLACE: Filters = (("bwdif", "mode=send_frame:parity=auto:deint=interlaced"),)
 # Bit-exact conversion: the same bytes on every processor.
 _CONVERT = ("scale", "flags=bicubic+accurate_rnd+bitexact")
-_ANY_BASE = Fraction(1, 1_000_000)
 _DEPTHS = {8: "", 10: "10le", 12: "12le"}  # others are done in 16 bits
 
 
@@ -47,7 +44,7 @@ class Deinterlacer:
     def __init__(self) -> None:
         self._graph: Graph | None = None
         self._shape: tuple[object, ...] = ()
-        self._base = _ANY_BASE
+        self._base = ANY_BASE
 
     def __call__(self, picture: VideoFrame) -> Iterator[VideoFrame]:
         """What is ready once `picture` is known; the last one only is after `rest`."""
@@ -57,8 +54,8 @@ class Deinterlacer:
         resolve_matrix(picture)
         if self._graph is None or _shape(picture) != self._shape:
             yield from self.rest()
-            self._graph, self._shape = _graph(picture, _DEINTERLACE), _shape(picture)
-            self._base = picture.time_base or _ANY_BASE
+            self._graph, self._shape = filter_graph(picture, _DEINTERLACE), _shape(picture)
+            self._base = picture.time_base or ANY_BASE
         self._graph.vpush(picture)
         yield from self._ready(self._graph)
 
@@ -93,7 +90,7 @@ class OverBlack:
             return picture
         resolve_matrix(picture)
         if self._graph is None or _shape(picture) != self._shape:
-            self._graph, self._shape = _graph(picture, _over_black(picture)), _shape(picture)
+            self._graph, self._shape = filter_graph(picture, _over_black(picture)), _shape(picture)
         self._graph.vpush(picture)
         return self._graph.vpull()
 
@@ -113,23 +110,3 @@ def _over_black(picture: VideoFrame) -> Filters:
 
 def _shape(picture: VideoFrame) -> tuple[object, ...]:
     return picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range
-
-
-def _graph(picture: VideoFrame, filters: Filters) -> Graph:
-    graph = Graph()
-    graph.threads = 1
-    base = picture.time_base or _ANY_BASE
-    last = graph.add(
-        "buffer",
-        f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}"
-        f":time_base={base.numerator}/{base.denominator}"
-        f":pixel_aspect=1/1:colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
-    )
-    for name, arguments in filters:
-        node = graph.add(name, arguments)
-        last.link_to(node)
-        last = node
-    sink = graph.add("buffersink")
-    last.link_to(sink)
-    graph.configure()
-    return graph

@@ -32,8 +32,11 @@ class HeldOutLosses:
         batches = self._trainable.held_out()
         losses = self._of(TRAINED, batches)
         if ema is not None:
-            with self._sharded.exchanged(ema.averages):
+            self._sharded.exchange(ema.averages)
+            try:
                 losses |= self._of(AVERAGED, batches)
+            finally:
+                self._sharded.exchange(ema.averages)
         return losses
 
     @torch.no_grad()

@@ -5,8 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,20 +154,12 @@ class ShardedModule:
 
         self._zero._get_norm_groups = norms
 
-    @contextmanager
-    def exchanged(self, values: Sequence[Tensor]) -> Iterator[None]:
-        """The module with `values`, laid out as `flat_weights`, in the place of its trainable weights.
-
-        The two change places and change back, bit by bit; nothing may update within.
-        """
-        self._exchange(values)
-        try:
-            yield
-        finally:
-            self._exchange(values)
-
     @torch.no_grad()
-    def _exchange(self, values: Sequence[Tensor]) -> None:
+    def exchange(self, values: Sequence[Tensor]) -> None:
+        """Swap `values`, laid out as `flat_weights`, with the trainable weights, bit by bit; once more swaps them back.
+
+        Nothing may update in between.
+        """
         self._zero._partition_all_parameters()
         for group, (weight, value) in enumerate(zip(self.flat_weights, values, strict=True)):
             before = weight.detach().clone()

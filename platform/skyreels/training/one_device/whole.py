@@ -4,8 +4,7 @@ In fp32 it computes what the engine computes on one rank. In bf16 weights stay f
 where the engine keeps bf16 weights beside fp32 ones: what is saved by ranks is not worth saving on one device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -67,17 +66,9 @@ class WholeModule:
         """Ask `may_update(gradient norm)` before each update."""
         self._may_update = may_update
 
-    @contextmanager
-    def exchanged(self, values: Sequence[Tensor]) -> Iterator[None]:
-        """The module with `values`, laid out as `flat_weights`, in the place of its trainable weights."""
-        self._exchange(values)
-        try:
-            yield
-        finally:
-            self._exchange(values)
-
     @torch.no_grad()
-    def _exchange(self, values: Sequence[Tensor]) -> None:
+    def exchange(self, values: Sequence[Tensor]) -> None:
+        """Swap `values`, laid out as `flat_weights`, with the trainable weights; once more swaps them back."""
         for weight, value in zip(self.flat_weights, values, strict=True):
             before = weight.clone()
             weight.copy_(value)
