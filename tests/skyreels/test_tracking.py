@@ -3,8 +3,10 @@
 import logging
 import socket
 import sqlite3
+import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -160,7 +162,7 @@ def _closed_port():
 def test_a_run_that_is_not_tracked_needs_no_mlflow(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "mlflow.entities", None)
-    with track("nowhere", run_name="none", params={"a": 1}, enabled=False) as run:
+    with tracking.track("nowhere", run_name="none", params={"a": 1}, enabled=False) as run:
         run.metrics({"loss": 1.0}, 0)
         run.tags({"b": 2})
         run.artifact(Path(__file__))
