@@ -24,8 +24,8 @@ WORKERS ?=
 RESUME ?= auto
 DRY_RUN ?=
 
-# make serve: which model (default: the one that has learned most of those made here), and where.
-MODEL ?= $(firstword $(wildcard runs/tiny/train/model runs/train/model runs/demo/train/model) runs/demo/train/model)
+# make serve: which model (default: the one that comes with the project), and where.
+MODEL ?= model/shipped/tiny
 PORT ?= 8000
 
 # Ray 2.60 turns token auth on by default. One mode everywhere on one machine; production keeps `token`.
@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml
 	@echo 'export RAY_API_SERVER_ADDRESS="$${RAY_API_SERVER_ADDRESS:-$(JOBS_SERVER)}"' >> $(BIN)/activate
 	@touch $@
 
-demo: setup ## Render a small world, curate it, print where the shards and the report are
+demo: setup ## Curate a small world, adapt the model that comes with the project, make a clip and judge it
 	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(ARGS)
 
 test: setup lint ## Lint, type-check and run every test  [TESTS=tests/curation LANES=1 ARGS="-k name"]

@@ -24,6 +24,8 @@ TRANSFORMER, VIDEO_CODEC, AUDIO_CODEC, ENCODER, REFINER = PARTS = (
     "encoder",
     "refiner",
 )
+SHIPPED = Path(__file__).parent / "shipped" / "tiny"
+"""The small model that comes with the project; its README.md says what it can do."""
 FROZEN = (VIDEO_CODEC, AUDIO_CODEC, ENCODER)
 """Parts that every stage of training shares, and hands on as they are."""
 
