@@ -11,6 +11,7 @@ from model.inspect import TEXT_TOKENS, workload
 from model.network.keyframes import keyframe_indices
 from model.network.refiner import refined_clip
 from model.shapes import ClipShape
+from pipelines.training.curriculum.recipe import training_preset
 from pipelines.training.curriculum.resolve import Stage
 from pipelines.training.data.epochs import COUNTED_AS, steps_of_epoch
 from pipelines.training.latents.references import MOST_IMAGES
@@ -116,13 +117,13 @@ def _buckets(stage: Stage, task: str) -> Iterator[Bucket]:
 
 
 def _lengths(stage: Stage, task: str) -> tuple[float, ...]:
-    """Those at which a task finds samples: references lie beside the window, in clips no longer than the paper's.
+    """Those at which a task finds samples: references lie beside the window, in clips no longer than the preset's.
 
     Raises ValueError where there is none.
     """
     if not TASKS[task].reference_kinds or TASKS[task].kind == "pair":
         return stage.lengths
-    spec, longest = stage.latents, stage.recipe.seconds.max
+    spec, longest = stage.latents, max(training_preset(stage.preset).lengths)
     roomy = [length for length in stage.lengths
              if has_room(longest, window_seconds(length, spec, stage.preset.video), spec)]  # fmt: skip
     if not roomy:

@@ -21,11 +21,11 @@ _FOLDER, _SIDE_BY_SIDE = "prompts", "side-by-side"
 _LABEL_WIDTH = 84
 
 
-def lay_out_prompts(prepare: Prepare | None, spec: GeneratorSpec, folder: Path) -> str | None:
+def lay_out_prompts(prepare: Prepare, spec: GeneratorSpec, folder: Path) -> str | None:
     """Prepare the calls and write them below a run's folder; where nothing can be sampled, None."""
     target = folder / _FOLDER
     shutil.rmtree(target, ignore_errors=True)
-    prepared = {} if prepare is None else prepare(spec)
+    prepared = prepare(spec)
     for name, data in prepared.items():
         target.mkdir(parents=True, exist_ok=True)
         (target / f"{name}{SUFFIX}").write_bytes(data)

@@ -82,12 +82,12 @@ def finetune(request: Request) -> Finetuned:
         latents = cache(job, quiet=request.quiet).location
         note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})
         starts = (str(request.model / "transformer"),)
-        prompts = lay_out_prompts(request.prompts, read_spec(request.model), request.output / "run")
+        asked, run = request.prompts, request.output / "run"
+        prompts = None if asked is None else lay_out_prompts(asked, read_spec(request.model), run)
         make = LoraMaker(StageMaker(stage, latents, starts, str(request.model), prompts), request.lora)
         sampler = make().stage.sampler
         steps = steps_for(stage, sampler)
         print(summary(_plan(stage, machine, steps, sampler.mix) if machine else None), flush=True)
-        run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
         params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
         with tracking.track(

@@ -146,9 +146,10 @@ def _fit(
 
 def _prompts(training: TrainingPlan, stage: Stage) -> str | None:
     """The folder of prepared calls; a refiner makes nothing of words alone."""
-    asked = None if stage.kind == "refiner" else training.request.prompts
+    if training.request.prompts is None or stage.kind == "refiner":
+        return None
     spec = stage_spec(stage, training.components, generation_of(stage))
-    return lay_out_prompts(asked, spec, training.folder(stage.name))
+    return lay_out_prompts(training.request.prompts, spec, training.folder(stage.name))
 
 
 def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...], weights: Mapping[str, Tensor]) -> Path:

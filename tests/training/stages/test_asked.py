@@ -114,7 +114,7 @@ def test_rows_of_all_steps_lie_below_each_other(tmp_path):
 
 def test_nothing_to_sample_leaves_no_folder(spec, tmp_path):
     assert laid_out(spec, tmp_path) is not None
-    assert lay_out_prompts(None, spec, tmp_path) is None
+    assert lay_out_prompts(lambda given: {}, spec, tmp_path) is None
     assert not (tmp_path / "prompts").exists()
 
 
