@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.generation.prompt_file import Prompts
 from pipelines.training.learners.lora import LoraSettings
 from pipelines.training.stages.finetune import Request, finetune
 from skyreels.command_line import exit_status, parse
@@ -39,6 +40,7 @@ def _finetune(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
     given = {"steps": arguments.steps, "workers": arguments.workers}
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
     alpha = arguments.rank if arguments.alpha is None else arguments.alpha
+    prompts = None if arguments.prompts is None else Prompts(arguments.prompts)
     request = Request(
         model=arguments.model.resolve(),
         dataset=arguments.dataset,
@@ -50,7 +52,10 @@ def _finetune(arguments: argparse.Namespace, settings: Sequence[str]) -> int:
         settings=[*named, *settings],
         tracked=not arguments.no_tracking,
         quiet=arguments.quiet,
+        prompts=prompts,
     )
+    if prompts is not None:
+        prompts.check()
     require_writable(str(request.output))
     made = finetune(request)
     if made.adapter is None:
@@ -76,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu", help="train on GPUs of this kind (h100, h200, a100): for the plan and the memory check"
     )
+    told = "sample these too while training: a request a line, as jobs/generate.py takes it (prompt, image, seed, …)"
+    parser.add_argument("--prompts", metavar="JSONL", help=told)
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

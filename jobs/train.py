@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.generation.prompt_file import Prompts
 from pipelines.training.curriculum.recipe import GROUPS, STAGES
 from pipelines.training.curriculum.request import Request, describe
 from pipelines.training.stages import verify
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status(lambda: _verify(checked.output, mending=not checked.dry_run), _EXPECTED)
     arguments, settings = parse(_parser(), words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    prompts = None if arguments.prompts is None else Prompts(arguments.prompts)
     request = Request(
         stage=arguments.stage,
         preset=arguments.preset,
@@ -49,12 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         fresh=arguments.resume == "never",
         tracked=not arguments.no_tracking,
         quiet=arguments.quiet,
+        prompts=prompts,
     )
 
     def run() -> int:
         if arguments.dry_run:
             print(describe(request))
             return 0
+        if prompts is not None:
+            prompts.check()
         require_writable(str(request.output))
         return 0 if train(request) else 3
 
@@ -109,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="store_true", help="this stage alone; what it stands on must be finished")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never: begin the stage anew")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    told = "sample these too while training: a request a line, as jobs/generate.py takes it (prompt, image, seed, …)"
+    parser.add_argument("--prompts", metavar="JSONL", help=told)
     parser.add_argument("--no-tracking", action="store_true", help="do not log to MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -114,9 +114,15 @@ def read_spec(directory: str | Path) -> GeneratorSpec:
     """What preparing a call must know of the model in a folder; no weights are read."""
     index = ModelIndex.read(directory)
     transformer = stored_config(TransformerConfig, index.part(directory, TRANSFORMER))
+    return spec_with(transformer, directory, index.config)
+
+
+def spec_with(transformer: TransformerConfig, directory: str | Path, config: GenerationConfig) -> GeneratorSpec:
+    """The same for a transformer that is not in the folder, which has codecs."""
+    index = ModelIndex.read(directory)
     video = video_codec_spec(index.part(directory, VIDEO_CODEC))
     audio = audio_codec_spec(index.part(directory, AUDIO_CODEC)) if AUDIO_CODEC in index.parts else None
-    return _spec(transformer, video, audio, REFINER in index.parts, index.config)
+    return _spec(transformer, video, audio, REFINER in index.parts, config)
 
 
 def _spec(

@@ -42,12 +42,13 @@ def by_rules(words: str, forms: Sequence[str], picture: bool = True) -> str | St
     text, quotes = _without_quotes(words)
     sorted_words = _Sorted(quotes, picture)
     for sentence in re.split(r"(?<=[.!?;])\s+|\x01\s*|\n+", text.strip()):
-        sorted_words.add(sentence.strip().rstrip(".;"))
+        sorted_words.add(" ".join(sentence.split()).rstrip(".;"))
     return sorted_words.prompt() or words
 
 
 QUOTED = re.compile(r'"[^"\n]+"|“[^”\n]+”|„[^“”\n]+[“”]|«[^»\n]+»|(?<![\w\'])\'[^\'\n]+\'(?!\w)')
 _HELD = re.compile("\x00(\\d+)\x00")
+_LONGEST = 600  # characters of a clause that is looked into; patterns are quadratic
 
 _ENGLISH = re.compile(
     r"a|an|the|of|in|on|at|with|and|is|are|to|from|into|over|under|by|for|as|it|its|while|behind|beside|through|this|"
@@ -149,6 +150,8 @@ class _Sorted:
 
     def _left_of(self, clause: str) -> str:
         """What of a clause is seen and no line's of its own; the rest is put where it belongs."""
+        if len(clause) > _LONGEST:
+            return clause if self.picture else self._hear("sfx", clause)
         if _HELD.search(clause):
             return self._quoting(clause)
         if _MUSIC.fullmatch(clause):

@@ -97,6 +97,7 @@ def sample(kind, number):
         told = {"instruction": texts["short"], "instruction+video": texts["long"]}
         return LatentSample(key, kind, "pair", CLIP, picture, sound, told, regions=regions, references=before)
     read = {f"structured+{other}": noise(seed + 10 + i, 6, TEXT) for i, other in enumerate(("image", "video", "audio"))}
+    read["structured+image_audio"] = noise(seed + 12, 7, TEXT)
     return LatentSample(
         key,
         kind,

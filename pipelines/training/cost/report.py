@@ -86,7 +86,7 @@ def assumptions(plans: Sequence[StagePlan], text_tokens: int = TEXT_TOKENS) -> s
     lines += [f"measured: {known['measured']}"] if known["measured"] else []
     lines += [
         f"samples are {ASPECT}, prompts {text_tokens} tokens; a stage's sizes and lengths come equally often;",
-        "steps by epochs: every picture, clip and hour once per epoch, for one task each;",
+        "steps by epochs: as many samples as there are, of every kind that no task joins with another;",
         "global batches hold whole multiples of the devices' slots; stages run one after the other;",
         "not counted: curation, the latent cache (codecs and encoder), codecs, evaluation, failed experiments",
     ]

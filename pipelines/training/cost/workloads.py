@@ -1,8 +1,7 @@
 """What a stage's steps consist of: every task at every size and length, in tokens, and how often each comes."""
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model.config import TransformerConfig
@@ -12,8 +11,11 @@ from model.inspect import TEXT_TOKENS, workload
 from model.network.keyframes import keyframe_indices
 from model.network.refiner import refined_clip
 from model.shapes import ClipShape
+from pipelines.training.curriculum.recipe import training_preset
 from pipelines.training.curriculum.resolve import Stage
-from pipelines.training.latents.spec import Bucket, clip_shape, window_seconds
+from pipelines.training.data.epochs import COUNTED_AS, steps_of_epoch
+from pipelines.training.latents.references import MOST_IMAGES
+from pipelines.training.latents.spec import Bucket, clip_shape, has_room, window_seconds
 from pipelines.training.learners.network import network_config
 from pipelines.training.tasks import TASKS
 
@@ -58,22 +60,20 @@ def stage_network(stage: Stage) -> TransformerConfig:
 def stage_items(stage: Stage, slots: int, samples: Samples, text: int = TEXT_TOKENS) -> list[Item]:
     """The global batches of a stage, `slots` micro-batches each.
 
-    Where the stage sets its steps, they are split by the tasks' shares. Otherwise every picture, clip and hour comes
-    `epochs` times: a kind's samples are split by the shares of the tasks that take them, so that how many steps go to
-    pictures follows from the data. Either way all sizes and lengths of a task hold equally many samples.
+    Where the stage sets its steps, they are split by the tasks' shares. Otherwise every kind of samples comes `epochs`
+    times, as the sampler has it (`data/epochs.py`). All sizes and lengths of a task hold equally many samples.
     """
     items = [item for task in stage.mix for item in _items(stage, task, text)]
-    if stage.steps:
-        return _by_share(items, stage.mix, stage.steps)
-    found = ([item for item in items if _counted_as(item.bucket.kind) == kind] for kind in KINDS)
-    return [item for of_kind in found for item in _by_data(of_kind, stage, samples, slots)]
+    return _by_share(items, stage.mix, stage.steps) if stage.steps else _by_data(items, stage, samples, slots)
 
 
 def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKENS) -> Workload:
     """Tokens of one sample of a task, as `pipelines.training.tasks` lays it out."""
     preset, spec, config = stage.preset, stage.latents, stage_network(stage)
     streams = TASKS[task].streams_of(stage.streams)
-    reference = round(spec.reference_seconds * preset.audio.sample_rate) if TASKS[task].reads == "audio" else 0
+    reference = (
+        round(spec.reference_seconds * preset.audio.sample_rate) if "audio" in TASKS[task].reference_kinds else 0
+    )
     heard = preset.audio.latent_length(reference)
     clip = clip_shape(bucket, spec, preset.video, preset.audio)
     if clip is None or "video" not in streams:
@@ -106,18 +106,33 @@ def _buckets(stage: Stage, task: str) -> Iterator[Bucket]:
     """All shapes of a task's samples; of a clip's sound where the task makes no picture."""
     heard = "video" not in TASKS[task].streams_of(stage.streams)
     aspect = ASPECT if ASPECT in stage.latents.aspects else stage.latents.aspects[0]
+    lengths = _lengths(stage, task)
     for kind in TASKS[task].kinds:
         if kind == "audio" and (heard or not TASKS[task].kinds & {"video"}):
-            yield from (Bucket("audio", seconds=length) for length in stage.lengths)
+            yield from (Bucket("audio", seconds=length) for length in lengths)
         for size in stage.sizes if kind != "audio" and not heard else ():
             shape = f"{kind}-{size}p-{aspect}"
-            names = [shape] if kind == "image" else [f"{shape}-{length:g}s" for length in stage.lengths]
+            names = [shape] if kind == "image" else [f"{shape}-{length:g}s" for length in lengths]
             yield from (Bucket.parse(name, stage.latents) for name in names)
 
 
-def _counted_as(kind: str) -> str:
-    """Pairs before and after an edit are counted among the clips."""
-    return "video" if kind == "pair" else kind
+def _lengths(stage: Stage, task: str) -> tuple[float, ...]:
+    """Those at which a task finds samples: references lie beside the window, in clips no longer than the preset's.
+
+    Raises ValueError where there is none.
+    """
+    if not TASKS[task].reference_kinds or TASKS[task].kind == "pair":
+        return stage.lengths
+    spec, longest = stage.latents, max(training_preset(stage.preset).lengths)
+    roomy = [length for length in stage.lengths
+             if has_room(longest, window_seconds(length, spec, stage.preset.video), spec)]  # fmt: skip
+    if not roomy:
+        raise ValueError(
+            f"{stage.name}: {task} has no data: clips last {longest:g} s at most, which leaves a window of "
+            f"{stage.lengths[0]:g} s no room for a reference of {spec.reference_seconds:g} s. Set the share to 0 "
+            f"(tasks.{task}=0), or shorten references (the preset's training.latents.reference_seconds)"
+        )
+    return tuple(roomy)
 
 
 def _by_share(items: Sequence[Item], mix: Mapping[str, float], steps: int) -> list[Item]:
@@ -127,15 +142,39 @@ def _by_share(items: Sequence[Item], mix: Mapping[str, float], steps: int) -> li
 
 
 def _by_data(items: Sequence[Item], stage: Stage, samples: Samples, slots: int) -> list[Item]:
-    """`epochs` times all samples of the one kind that the items are of, over tasks by their shares."""
-    if not items:
-        return []
-    shapes = Counter(item.task for item in items)
-    seconds = sum(item.bucket.seconds for item in items) / len(items)
-    count = stage.recipe.epochs * samples.of(_counted_as(items[0].bucket.kind), seconds)
-    each = count / sum(stage.mix[task] for task in shapes) / slots
-    found = (replace(item, steps=each * stage.mix[item.task] / shapes[item.task] / item.batch) for item in items)
-    return [item for item in found if item.steps]
+    """`epochs` times all samples; tasks that find none leave their share to the rest."""
+    shapes = {_shape(item.bucket) for item in items}
+    held = {shape: _held(shape, shapes, samples) for shape in shapes}
+    found = [item for item in items if held[_shape(item.bucket)]]
+    batches = {item: held[_shape(item.bucket)] / (slots * item.batch) for item in found}
+    tasks: dict[str, list[Item]] = {}
+    for item in found:
+        tasks.setdefault(item.task, []).append(item)
+    totals = {task: sum(batches[item] for item in of_task) for task, of_task in tasks.items()}
+    of_kind = {kind: sum(count for shape, count in held.items() if shape[0] == kind) for kind in KINDS}
+    there = {kind for kind in ("pair", *KINDS) if of_kind[COUNTED_AS.get(kind, kind)]}
+    steps = steps_of_epoch(
+        {task: stage.mix[task] for task in tasks},
+        {task: TASKS[task].kinds & there for task in tasks},
+        of_kind,
+        {task: sum(held[_shape(item.bucket)] for item in of_task) / totals[task] for task, of_task in tasks.items()},
+    )
+    epochs = stage.recipe.epochs
+    return [replace(item, steps=epochs * steps[item.task] * batches[item] / totals[item.task]) for item in found]
+
+
+Shape = tuple[str, int, str, float]
+"""Kind as data are counted, size, aspect, length."""
+
+
+def _shape(bucket: Bucket) -> Shape:
+    return COUNTED_AS.get(bucket.kind, bucket.kind), bucket.size, bucket.aspect, bucket.seconds
+
+
+def _held(shape: Shape, shapes: Collection[Shape], samples: Samples) -> float:
+    """Samples of a shape: all shapes of a kind hold equally many."""
+    alike = [one for one in shapes if one[0] == shape[0]]
+    return samples.of(shape[0], sum(one[3] for one in alike) / len(alike)) / len(alike)
 
 
 def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:
@@ -146,13 +185,13 @@ def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:
 
 
 def _seen(stage: Stage, task: str, clip: ClipShape) -> int:
-    """Latent frames of visual references: one image, a clip of the cache's length, the whole clip before an edit."""
+    """Latent frames of visual references: images, a clip of the cache's length, the whole clip before an edit."""
     if TASKS[task].kind == "pair":
         return clip.latent_frames
-    if TASKS[task].reads == "video":
+    if "video" in TASKS[task].reference_kinds:
         wanted = clip.video.nearest_frames(stage.latents.reference_seconds * stage.latents.fps)
         return clip.video.latent_frames(wanted)
-    return int(TASKS[task].reads == "image")
+    return MOST_IMAGES if "image" in TASKS[task].reference_kinds else 0
 
 
 def _stored(stage: Stage, work: Workload) -> float:

@@ -6,11 +6,12 @@
 <output>/model            the newest export: what `Generator.from_pretrained` loads
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import Preset, load_preset
+from model.generation.prepared import GeneratorSpec
 from pipelines.dataset.manifest import MANIFEST
 from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.order import Curriculum
@@ -42,6 +43,8 @@ class Request:
     fresh: bool = False
     tracked: bool = True
     quiet: bool = False
+    prompts: Callable[[GeneratorSpec], Mapping[str, bytes]] | None = None
+    """Prepares calls that are sampled as the stages train, by name and as bytes."""
 
     @property
     def overrides(self) -> tuple[str, ...]:

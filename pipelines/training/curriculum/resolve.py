@@ -1,7 +1,6 @@
 """A recipe at a preset's size: everything concrete that a stage runs with."""
 
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from model.config import Preset, from_mapping
 from model.sampling.flow import FlowConfig
 from pipelines.training.curriculum.recipe import STAGES, StageRecipe, load_recipe, shares, training_preset
 from pipelines.training.data.assembler import IndexedSample, SparsitySchedule
+from pipelines.training.data.epochs import steps_in_all
 from pipelines.training.data.held_out import held_out
 from pipelines.training.data.sampler import Sampler, handed_on
 from pipelines.training.latents.index import LatentIndex
@@ -130,11 +130,12 @@ def sampler_for(
     tokens: Callable[[str, str], int],
     held: frozenset[str] = frozenset(),
 ) -> Sampler[IndexedSample]:
-    """The sampler of a stage over its cache without `held`; `tokens(task, bucket)` are of one sample.
+    """The sampler of a stage over its cache without `held`; `tokens(task, bucket)` are of one sample. Where the stage
+    sets its steps, tasks come by their shares; where it sets epochs, every kind of samples comes as often.
 
     Raises SamplerError for a task that finds no sample.
     """
-    return Sampler[IndexedSample](
+    sampler = Sampler[IndexedSample](
         _samples_of(stage, index),
         stage.mix,
         usable=lambda task, entry: entry.key not in held and _usable(stage, task, entry),
@@ -142,15 +143,25 @@ def sampler_for(
         slots=stage.recipe.slots,
         tokens_per_slot=stage.recipe.tokens_per_slot,
         seed=stage.recipe.seed,
-        optional=stage.recipe.optional,
+        optional=_optional(stage),
         needs={task: _needs_in_words(TASKS[task], stage) for task in stage.mix},
         heirs=HALVES,
     )
+    return sampler if stage.steps else sampler.by_epochs()
 
 
 def steps_for(stage: Stage, sampler: Sampler[Any]) -> int:
     """How many steps the stage runs: those that are set, or its epochs over the samples there are."""
-    return stage.steps or math.ceil(stage.recipe.epochs * sampler.steps_per_epoch)
+    return stage.steps or steps_in_all(sampler.epoch, stage.recipe.epochs)
+
+
+def _optional(stage: Stage) -> tuple[str, ...]:
+    """What may be left out: as the recipe says, and what needs several references where each of them may be."""
+    single = {task.reads: name for name, task in TASKS.items() if task.reads and "pair" not in task.kinds}
+    named = stage.recipe.optional
+    together = [name for name in stage.mix if len(kinds := TASKS[name].reference_kinds) > 1
+                and {single[kind] for kind in kinds} <= set(named)]  # fmt: skip
+    return (*named, *together)
 
 
 def _samples_of(stage: Stage, index: LatentIndex | LatentUnion) -> dict[str, Sequence[IndexedSample]]:
@@ -259,7 +270,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
         "references": [
             kind
             for kind in ("image", "video", "audio")
-            if any(task.reads == kind and "pair" not in task.kinds for task in tasks)
+            if any(kind in task.reference_kinds and "pair" not in task.kinds for task in tasks)
         ],
         "refined": refined if "refined" in needs else None,
         **({"min_fps_share": REFINED_FPS_SHARE} if "refined" in needs else {}),
@@ -279,7 +290,7 @@ def _sparsity(recipe: StageRecipe, preset: Preset) -> SparsitySchedule | None:
 def _needs_in_words(task: TrainingTask, stage: Stage) -> str:
     """Such as `video samples at 64 px with audio, video, image reference`."""
     members = sorted(task.streams_of(stage.streams) | task.needs)
-    members += [f"{task.reads} reference"] if task.reads else []
+    members += [f"{kind} reference" for kind in task.reference_kinds]
     sizes = "/".join(str(size) for size in stage.sizes)
     return f"{' or '.join(sorted(task.kinds))} samples at {sizes} px with {', '.join(members)}"
 

@@ -7,9 +7,11 @@ Tasks that may use the same samples share a `Pool`. An epoch of a pool goes once
 bucket in proportion to the batches that each bucket makes, in an order that is shuffled anew per epoch.
 """
 
+import copy
 import hashlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.data.draws import permuted
+from pipelines.training.data.epochs import shares_of, steps_in_all, steps_of_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +95,11 @@ class Pool(Generic[E]):
         """Global batches of an epoch."""
         return sum(part.batches for part in self.parts)
 
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return sum(len(part.chosen) for part in self.parts)
+
     def find(self, number: int) -> tuple[BucketPart[E], int]:
         """The part, and which of its batches, of batch `number` of an epoch in the order of parts."""
         for part in self.parts:
@@ -143,23 +151,37 @@ class Sampler(Generic[E]):
         _refuse(self.left_out, optional if len(self.left_out) < len(found) else (), buckets, needs or {})
         self.pools = _pools({task: parts for task, parts in found.items() if parts})
         self._pool_of = {task: pool for pool in self.pools for task in pool.tasks}
-        self._mix = Mix(handed_on({task: mix[task] for task in found}, self.left_out, heirs or {}), seed)
+        self._shares = handed_on({task: mix[task] for task in found}, self.left_out, heirs or {})
+        self._mix = Mix(self._shares, seed)
 
     @property
     def mix(self) -> dict[str, int]:
         """How often each task comes in 1,000 steps."""
         return dict(self._mix.counts)
 
+    def by_epochs(self) -> "Sampler[E]":
+        """The same sampler with every kind of samples in as many steps as it has batches (see `epochs`)."""
+        even = copy.copy(self)
+        even._mix = Mix(shares_of(self.epoch), self.seed)
+        return even
+
+    @property
+    def epoch(self) -> dict[str, float]:
+        """Steps by task that go once through the samples of every kind; those of several tasks count once."""
+        usable: dict[str, int] = {}
+        for part in (part for pool in self.pools for part in pool.parts):
+            usable[part.bucket] = max(usable.get(part.bucket, 0), len(part.chosen))
+        samples: Counter[str] = Counter()
+        for bucket, count in usable.items():
+            samples[_kind(bucket)] += count
+        kinds = {task: [_kind(part.bucket) for part in pool.parts] for task, pool in self._pool_of.items()}
+        taken = {task: pool.samples / pool.batches for task, pool in self._pool_of.items()}
+        return steps_of_epoch(self._shares, kinds, samples, taken)
+
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that take as many samples as there are; those of several tasks count once.
-
-        A task whose share is larger than its samples' share of the data goes through them more often than others.
-        """
-        batches: dict[str, int] = {}
-        for part in (part for pool in self.pools for part in pool.parts):
-            batches[part.bucket] = max(batches.get(part.bucket, 0), part.batches)
-        return sum(batches.values())
+        """Steps that take as many samples as there are."""
+        return steps_in_all(self.epoch, 1)
 
     def parts(self, task: str) -> tuple[BucketPart[E], ...]:
         """What a task of the mix draws from."""
@@ -206,6 +228,10 @@ def handed_on(mix: Mapping[str, float], gone: Collection[str], heirs: Mapping[st
         for heir, share in takers.items():
             found[heir] += mix[task] * share / sum(takers.values())
     return found
+
+
+def _kind(bucket: str) -> str:
+    return bucket.partition("-")[0]
 
 
 def _batch(samples: int, tokens: int, slots: int, tokens_per_slot: int) -> int:

@@ -28,8 +28,15 @@ from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.masks import draw_keep_mask, draw_refined_mask
 from pipelines.training.latents.pairs import INSTRUCTION, keep_mask_at, read_track
-from pipelines.training.latents.references import TAGS, draw_references, encode_references, kind_of, other_times
-from pipelines.training.latents.sample import Extension, LatentSample, Region
+from pipelines.training.latents.references import (
+    TAGS,
+    draw_references,
+    encode_references,
+    kind_of,
+    other_times,
+    told_with,
+)
+from pipelines.training.latents.sample import IMAGE_AND_AUDIO, Extension, LatentSample, Region
 from pipelines.training.latents.spec import LatentSpec, Placed, clip_shape, window_seconds
 from skyreels.storage import Storage
 
@@ -88,9 +95,14 @@ def encode_texts(
     said: dict[str, str] = {form: captions[form] for form in CAPTION_FORMS if form in asked and form in captions}
     texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
     fullest = list(said)[-1]
+    shown: dict[str, list[Reference]] = {}
     for reference in references:
-        read = encoders.text_states(tagged(said[fullest], reference), [reference])
-        texts[f"{fullest}+{kind_of(reference)}"] = read
+        shown.setdefault(kind_of(reference), []).append(reference)
+    if {"image", "audio"} <= shown.keys():
+        shown[IMAGE_AND_AUDIO] = [*shown["image"], *shown["audio"]]
+    for kind, together in shown.items():
+        told = told_with(said[fullest], together, spec.seed, placed.key)
+        texts[f"{fullest}+{kind}"] = encoders.text_states(told, together)
     return texts
 
 

@@ -1,6 +1,10 @@
 """References to show beside a clip, from the same source at other times: what stays the same is then the subject."""
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from torch import Tensor
 
 from model.conditioning import (
@@ -10,6 +14,7 @@ from model.conditioning import (
     VideoReference,
     encode_audio_references,
     encode_visual_references,
+    tagged,
 )
 from model.shapes import ClipShape
 from pipelines.dataset.reader import Clip, VideoFile, read_sound
@@ -19,6 +24,8 @@ from pipelines.training.latents.spec import LatentSpec, Placed, ReferenceKind
 from skyreels.storage import Storage
 
 TAGS: dict[ReferenceKind, str] = {"image": "@image_1", "video": "@video_1", "audio": "@audio_1"}
+MOST_IMAGES = 4
+_SEVERAL_SHARE, _APART_SHARE = 0.5, 0.5  # of samples that show several images; of those, under a tag each
 _CROP_SHARE = (0.6, 1.0)  # of each side that a reference image shows: users' pictures are of any shape
 
 Span = tuple[float, float]
@@ -46,7 +53,8 @@ def draw_references(
     spec: LatentSpec,
     encoders: Encoders,
 ) -> list[Reference]:
-    """One reference of each kind that is asked for and that the other times are long enough for."""
+    """References of each kind that is asked for and that the other times are long enough for: a clip, a sound, one or
+    several images under one tag, or several images with a tag each."""
     clip, found = placed.clip, []
     for kind in spec.references:
         generator = drawn_by(spec.seed, placed.key, "reference", kind)
@@ -55,24 +63,64 @@ def draw_references(
             if start is not None and clip.has_audio and spec.audio:
                 found.append(_heard(clip, start, storage, spec, encoders))
         elif video is not None and shape is not None:
-            frames = 1 if kind == "image" else shape.video.nearest_frames(spec.reference_seconds * spec.fps)
-            start = _start(spans, frames / spec.fps, generator)
-            if start is not None:
-                pixels = video.read(start + np.arange(frames) / spec.fps, *_natural_size(clip, shape))
-                found.append(_seen(kind, pixels, generator))
+            found += _seen(kind, spans, video, _natural_size(clip, shape), shape, spec, generator)
     return found
 
 
 def encode_references(references: list[Reference], shape: ClipShape | None, encoders: Encoders) -> dict[str, Tensor]:
     """Latents by kind, without a batch dimension."""
-    latents: dict[str, Tensor] = {}
+    latents: dict[str, list[Tensor]] = {}
     for reference in references:
         if isinstance(reference, AudioReference):
-            latents["audio"] = encode_audio_references([reference], encoders.audio.spec, encoders.audio_latents)[0][0]
+            encoded = encode_audio_references([reference], encoders.audio.spec, encoders.audio_latents)
         elif shape is not None:
             encoded = encode_visual_references([reference], shape, encoders.video_latents)
-            latents[kind_of(reference)] = encoded[0][0]
-    return latents
+        latents.setdefault(kind_of(reference), []).append(encoded[0][0])
+    return {kind: torch.cat(parts, 1) for kind, parts in latents.items()}
+
+
+def told_with(text: str, references: Sequence[Reference], seed: int, key: str) -> str:
+    """A caption that names each reference by its tag, as users do: behind what it shows or sounds, or at the end.
+
+    What is seen is the subject of a structured caption, a motion its action, a voice or sound a line of sound; in prose
+    it is told in a sentence.
+    """
+    for reference in references:
+        generator = drawn_by(seed, key, "tag", reference.tag)
+        told = _within(text, reference, generator) if generator.random() < _INSIDE_SHARE else text
+        text = tagged(told, reference)
+    return text
+
+
+_INSIDE_SHARE = 0.75
+_LINES: dict[ReferenceKind, str] = {
+    "image": r"(?m)^(?:Main subject|Subject|Environment): [^\n]*",
+    "video": r"(?m)^(?:Action|Camera|Main subject): [^\n]*",
+    "audio": r"(?<=<dialogue>)[^:<\n]+|(?:(?<=<sfx>)|(?<=<bgm>)|(?<=<singing>))[^<\n]+",
+}
+_SENTENCES: dict[ReferenceKind, tuple[str, ...]] = {
+    "image": ("{before} It looks as in {tag}.", "As in {tag}: {before}", "{head} of {tag}{rest}"),
+    "video": ("{before} It moves as in {tag}.", "As in {tag}: {before}", "{head} as in {tag}{rest}"),
+    "audio": (
+        "{before} It sounds as {tag}.",
+        "With the voice or sound of {tag}: {before}",
+        "{head} heard as {tag}{rest}",
+    ),
+}
+
+
+def _within(text: str, reference: Reference, generator: np.random.Generator) -> str:
+    kind = kind_of(reference)
+    lines = list(re.finditer(_LINES[kind], text))
+    if lines:
+        end = lines[int(generator.integers(len(lines)))].end()
+        named = (f" ({reference.tag})", f", as in {reference.tag}", f" {reference.tag}")[int(generator.integers(3))]
+        return text[:end] + named + text[end:]
+    if "\n" in text or not text:
+        return text
+    head, stop, rest = text.partition(", ") if ", " in text else text.partition(".")
+    form = _SENTENCES[kind][int(generator.integers(len(_SENTENCES[kind])))]
+    return form.format(before=text, tag=reference.tag, head=head, rest=stop + rest)
 
 
 def _heard(clip: Clip, start_s: float, storage: Storage, spec: LatentSpec, encoders: Encoders) -> Reference:
@@ -82,14 +130,42 @@ def _heard(clip: Clip, start_s: float, storage: Storage, spec: LatentSpec, encod
     return AudioReference(TAGS["audio"], sound)
 
 
-def _seen(kind: ReferenceKind, pixels: Tensor, generator: np.random.Generator) -> Reference:
-    """A short clip whole; of a picture, a part."""
+def _seen(
+    kind: ReferenceKind,
+    spans: list[Span],
+    video: VideoFile,
+    size: tuple[int, int],
+    shape: ClipShape,
+    spec: LatentSpec,
+    generator: np.random.Generator,
+) -> list[Reference]:
+    """A short clip whole; of pictures, a part."""
     if kind == "video":
-        return VideoReference(TAGS[kind], pixels)
+        frames = shape.video.nearest_frames(spec.reference_seconds * spec.fps)
+        start = _start(spans, frames / spec.fps, generator)
+        if start is None:
+            return []
+        return [VideoReference(TAGS[kind], video.read(start + np.arange(frames) / spec.fps, *size))]
+    several = generator.random() < _SEVERAL_SHARE
+    starts = [
+        _start(spans, 1 / spec.fps, generator)
+        for _ in range(int(generator.integers(2, MOST_IMAGES + 1)) if several else 1)
+    ]
+    times = sorted(start for start in starts if start is not None)
+    if not times:
+        return []
+    images = [_part(pixels, generator) for pixels in video.read(times, *size).unbind(1)]
+    if generator.random() < _APART_SHARE:
+        return [ImageReference(f"@image_{number}", (image,)) for number, image in enumerate(images, 1)]
+    return [ImageReference(TAGS[kind], tuple(images))]
+
+
+def _part(pixels: Tensor, generator: np.random.Generator) -> Tensor:
+    """A part of a picture (3, H, W), in any shape."""
     sides, shares = np.array(pixels.shape[-2:]), generator.uniform(*_CROP_SHARE, 2)
     rows, columns = (int(side) for side in np.maximum(1, (sides * shares).round()))
     top, left = (int(generator.integers(room + 1)) for room in sides - (rows, columns))
-    return ImageReference(TAGS[kind], (pixels[:, 0, top : top + rows, left : left + columns],))
+    return pixels[:, top : top + rows, left : left + columns]
 
 
 def _natural_size(clip: Clip, shape: ClipShape) -> tuple[int, int]:

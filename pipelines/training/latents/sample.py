@@ -19,6 +19,8 @@ from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 from skyreels.commits import stable_json
 
 LatentKind = Literal["image", "video", "audio", "pair"]
+IMAGE_AND_AUDIO = "image_audio"
+"""Of texts that were read with references of both kinds."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class LatentSample:
     regions: tuple[Region, ...] = ()
     """Of a pair: where the edit is, once, with the clip before the edit outside; empty for edits of everything."""
     references: Mapping[str, Tensor] = field(default_factory=dict)
-    """`image` (C, n, h, w), `video` (C, N, h, w), `audio` (Ca, L'): from other times than the clip's own. Of a pair,
-    `video` is the whole clip before the edit."""
+    """From other times than the clip's own: `image` (C, n, h, w), of one tag or with a tag each, `video` (C, N, h, w),
+    `audio` (Ca, L'). Of a pair, `video` is the whole clip before the edit."""
     large: Tensor | None = None
     """(C, T, H, W): the clip at the refiner's size and the base's frame rate, for keyframes."""
     refined: Tensor | None = None

@@ -18,6 +18,9 @@ from skyreels.config import Config
 _SOUND_STARTS = 100.0  # places per second at which a window of sound alone may start
 _ROUNDING = 1e-6  # of a frame
 
+ROOM_SHARE = 0.5
+"""Of the clips that are long enough, so many are cut to a length that leaves room for references."""
+
 Aspect = Literal["16x9", "4x3", "1x1", "3x4", "9x16"]
 CaptionForm = Literal["short", "long", "structured"]
 ReferenceKind = Literal["image", "video", "audio"]
@@ -169,8 +172,20 @@ def _placed_whole(clip: Clip, spec: LatentSpec, video: VideoCodecSpec) -> list[P
     fitting = [s for s in sorted(spec.seconds) if _last_frame_s(s, spec, video) <= clip.seconds]
     if not fitting:
         return Misfit("too_short", "add a shorter length to seconds", f"lasts {clip.seconds:.3f} s")
-    bucket = replace(sized, seconds=fitting[-1])
-    return list(_windows(clip, bucket, spec, window_seconds(fitting[-1], spec, video)))
+    bucket = replace(sized, seconds=_length(clip, fitting, spec, video))
+    return list(_windows(clip, bucket, spec, window_seconds(bucket.seconds, spec, video)))
+
+
+def _length(clip: Clip, fitting: list[float], spec: LatentSpec, video: VideoCodecSpec) -> float:
+    """The longest that the clip fills; for some clips, the longest that leaves room for a reference beside it."""
+    roomy = [s for s in fitting if has_room(clip.seconds, window_seconds(s, spec, video), spec)]
+    drawn = bool(roomy) and drawn_by(spec.seed, clip.key, "room").random() < ROOM_SHARE
+    return roomy[-1] if drawn and clip.kind != "pair" else fitting[-1]
+
+
+def has_room(clip_s: float, window_s: float, spec: LatentSpec) -> bool:
+    """Whether a clip has a reference's length left before or after a window that lies at one of its ends."""
+    return bool(spec.references) and clip_s - window_s >= spec.reference_seconds + 1 / spec.fps
 
 
 def _placed_frames(clip: Clip, spec: LatentSpec) -> list[Placed]:
@@ -215,7 +230,8 @@ def _last_frame_s(nominal: float, spec: LatentSpec, video: VideoCodecSpec) -> fl
 def _windows(clip: Clip, bucket: Bucket, spec: LatentSpec, seconds: float) -> Iterator[Placed]:
     """One window in each of as many equal stretches of the clip as there is room for, placed by the key.
 
-    A window of an edit pair has the edit in at least half of it, where the edit is that long.
+    A window of an edit pair has the edit in at least half of it, where the edit is that long. A single window leaves
+    room for a reference before or after it, where there is any.
     """
     first, last = clip.edited or (0.0, clip.seconds)
     if clip.edited is not None:
@@ -227,7 +243,11 @@ def _windows(clip: Clip, bucket: Bucket, spec: LatentSpec, seconds: float) -> It
     for number in range(count):
         key = clip.key if count == 1 else f"{clip.key}-w{number}"
         start = first + number * stretch
-        frames = math.ceil(start * rate - _ROUNDING), math.floor((start + stretch - seconds) * rate + _ROUNDING)
+        end = start + stretch
+        if count == 1 and clip.edited is None and has_room(clip.seconds, seconds, spec):
+            room = spec.reference_seconds + 1 / spec.fps
+            start, end = (start + room, end) if drawn_by(spec.seed, key, "side").random() < 0.5 else (start, end - room)
+        frames = math.ceil(start * rate - _ROUNDING), math.floor((end - seconds) * rate + _ROUNDING)
         frame = int(drawn_by(spec.seed, key, "start").integers(frames[0], max(frames) + 1))
         yield Placed(key, clip, bucket, frame / rate)
 

@@ -19,6 +19,7 @@ from pipelines.training.data.sampler import SHARES_PER, Draw, Sampler
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.latents.union import Caches, open_caches
+from pipelines.training.learners.asked import write_asked
 from pipelines.training.learners.network import STREAMS, freeze, network_config
 from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
 from pipelines.training.learners.warm_start import warm_start
@@ -43,7 +44,7 @@ class TransformerStage:
 
     `held` are keys of samples that the sampler never draws. `starts_from` are folders of transformers (see
     `warm_start`); `freeze` names parameters that stay as they start (see `network.freeze`). `components` is a folder
-    with codecs, which only `write_samples` needs.
+    with codecs, which only `write_samples` needs; `prompts` one with prepared calls (see `asked`).
     """
 
     assembler: Assembler
@@ -56,6 +57,7 @@ class TransformerStage:
     components: str | Path | None = None
     previews: PreviewSettings = field(default_factory=PreviewSettings)
     held: frozenset[str] = frozenset()
+    prompts: str | None = None
 
     @property
     def slots(self) -> int:
@@ -129,6 +131,8 @@ class TransformerStage:
             streams = denoise(module, batch, self.previews, generator)
             if decoder is not None and folder is not None:
                 decoder.write(task, streams, samples, folder)
+        if self.prompts is not None and self.components is not None:
+            write_asked(module, self.prompts, self.components, folder)
 
     def _read(
         self, draw: Draw[IndexedSample], entries: Sequence[IndexedSample]
@@ -154,13 +158,15 @@ class TransformerStage:
 class StageMaker:
     """A transformer's stage on the caches `latents`: a folder, or several by the names of their datasets.
 
-    `starts` are folders of transformers to start from; `components` is one with codecs, for samples along the way.
+    `starts` are folders of transformers to start from; `components` is one with codecs, for samples along the way, and
+    `prompts` one with prepared calls to sample as well.
     """
 
     stage: Stage
     latents: Caches
     starts: tuple[str, ...]
     components: str
+    prompts: str | None = None
 
     def __call__(self) -> TransformerStage:
         stage, recipe = self.stage, self.stage.recipe
@@ -186,6 +192,7 @@ class StageMaker:
             activation_checkpointing=recipe.activation_checkpointing,
             sequence_parallel=recipe.sequence_parallel,
             components=self.components,
+            prompts=self.prompts,
             previews=PreviewSettings(shift=stage.preset.refiner.shift)
             if stage.kind == "refiner"
             else PreviewSettings(),

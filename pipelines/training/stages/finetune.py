@@ -17,6 +17,7 @@ from model.checkpoint import saved_identity, stored_config
 from model.config import Preset, TransformerConfig, load_preset
 from model.costs.memory import meta_model
 from model.folder import TRANSFORMER
+from model.generation.components import read_spec
 from pipelines.training.cost import ClusterSpec, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.recipe import shares
 from pipelines.training.curriculum.resolve import Stage, check_groups, load_stage, steps_for
@@ -26,6 +27,7 @@ from pipelines.training.learners.lora import LoraSettings, LoraStage, adapter_sh
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.stages.asked import Prepare, lay_out_prompts, with_samples
 from pipelines.training.stages.observe import fit_observed
 from pipelines.training.stages.run_record import note_run
 from skyreels import cluster, tracking
@@ -53,6 +55,7 @@ class Request:
     settings: Sequence[str] = ()
     tracked: bool = True
     quiet: bool = False
+    prompts: Prepare | None = None
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,19 @@ def finetune(request: Request) -> Finetuned:
         latents = cache(job, quiet=request.quiet).location
         note_run(request.output / "run", caches={Path(request.dataset).name: Path(latents).name})
         starts = (str(request.model / "transformer"),)
-        make = LoraMaker(StageMaker(stage, latents, starts, str(request.model)), request.lora)
+        asked, run = request.prompts, request.output / "run"
+        prompts = None if asked is None else lay_out_prompts(asked, read_spec(request.model), run)
+        make = LoraMaker(StageMaker(stage, latents, starts, str(request.model), prompts), request.lora)
         sampler = make().stage.sampler
         steps = steps_for(stage, sampler)
         print(summary(_plan(stage, machine, steps, sampler.mix) if machine else None), flush=True)
-        run = request.output / "run"
         run.mkdir(parents=True, exist_ok=True)
         params = {**stage.recipe.model_dump(mode="json"), **request.lora.model_dump(), "model": str(request.model)}
         with tracking.track(
             "finetuning", run_name=request.output.name, params=params, enabled=request.tracked
         ) as tracked:
-            outcome = fit_observed(make, stage.engine(steps), run, "lora", tracked, quiet=request.quiet)
+            engine = stage.engine(steps) if prompts is None else with_samples(stage.engine(steps))
+            outcome = fit_observed(make, engine, run, "lora", tracked, quiet=request.quiet)
     if outcome.stopped:
         return Finetuned(None, outcome.step, latents, outcome.checkpoint)
     with open_checkpoint(str(run), outcome.step) as checkpoint:

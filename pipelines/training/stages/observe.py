@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipelines.training.stages.asked import side_by_side
 from skyreels.progress import Progress
 from skyreels.storage import is_remote
 from skyreels.tracking import TrackedRun
@@ -85,6 +86,8 @@ class Observer:
             for file in event.files:
                 if not is_remote(file):
                     self._run.artifact(Path(file), f"samples/step-{event.step:08d}")
+            for sheet in side_by_side(self._folder / "samples"):
+                self._run.artifact(sheet, "samples/side-by-side")
 
     def _started(self, event: Started) -> None:
         self._starts += 1

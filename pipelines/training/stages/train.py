@@ -29,6 +29,7 @@ from pipelines.training.learners.codecs import CodecMaker, codecs_learn, finish_
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import StageMaker
 from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.stages.asked import lay_out_prompts, stage_spec, with_samples
 from pipelines.training.stages.caching import make_caches
 from pipelines.training.stages.export import export_refiner, export_transformer
 from pipelines.training.stages.observe import fit_observed
@@ -96,7 +97,8 @@ def _run_transformer(training: TrainingPlan, stage: Stage) -> bool:
     warm_start(network_config(training.preset, stage.branches), starts)  # says now whether the weights fit
     datasets = training.datasets(stage)
     caches = make_caches(training, stage, datasets)
-    maker = StageMaker(stage, caches, starts, str(training.components))
+    prompts = _prompts(training, stage)
+    maker = StageMaker(stage, caches, starts, str(training.components), prompts)
     index = open_caches(caches)
     data = index.fingerprints if isinstance(index, LatentUnion) else {datasets.names[0]: index.fingerprint}
     steps = steps_for(stage, maker().sampler)
@@ -105,7 +107,7 @@ def _run_transformer(training: TrainingPlan, stage: Stage) -> bool:
     print(summary(training.plan(stage, held)), flush=True)
     facts = {"datasets": str(datasets), "latents": _in_words(caches), "data_fingerprint": index.fingerprint}
     with _tracked(training, stage, facts) as run:
-        outcome = _fit(training, stage, maker, steps, run)
+        outcome = _fit(training, stage, maker, steps, run, sampled=prompts is not None)
         if outcome.stopped:
             return False
         with open_checkpoint(str(training.folder(stage.name)), outcome.step) as checkpoint:
@@ -128,11 +130,26 @@ def _held(index: LatentIndex | LatentUnion) -> Samples:
 
 
 def _fit(
-    training: TrainingPlan, stage: Stage, make: Callable[[], Trainable], steps: int, run: tracking.TrackedRun
+    training: TrainingPlan,
+    stage: Stage,
+    make: Callable[[], Trainable],
+    steps: int,
+    run: tracking.TrackedRun,
+    *,
+    sampled: bool = False,
 ) -> Outcome:
     folder = training.folder(stage.name)
     leftovers.sweep(folder)
-    return fit_observed(make, stage.engine(steps), folder, stage.name, run, quiet=training.request.quiet)
+    engine = with_samples(stage.engine(steps)) if sampled else stage.engine(steps)
+    return fit_observed(make, engine, folder, stage.name, run, quiet=training.request.quiet)
+
+
+def _prompts(training: TrainingPlan, stage: Stage) -> str | None:
+    """The folder of prepared calls; a refiner makes nothing of words alone."""
+    if training.request.prompts is None or stage.kind == "refiner":
+        return None
+    spec = stage_spec(stage, training.components, generation_of(stage))
+    return lay_out_prompts(training.request.prompts, spec, training.folder(stage.name))
 
 
 def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...], weights: Mapping[str, Tensor]) -> Path:
@@ -141,10 +158,14 @@ def _export(training: TrainingPlan, stage: Stage, starts: tuple[str, ...], weigh
     network = network_config(training.preset, stage.branches)
     if stage.kind == "refiner":
         return export_refiner(weights, network, Path(starts[0]).parent, folder / "export")
-    generation = GenerationConfig.of(training.preset)
-    sampling = dataclasses.replace(generation.sampling, keyframes="keyframes" in stage.mix)
-    generation = dataclasses.replace(generation, sampling=sampling, trained=trained_on(stage))
-    return export_transformer(weights, network, generation, training.components, folder / "export")
+    return export_transformer(weights, network, generation_of(stage), training.components, folder / "export")
+
+
+def generation_of(stage: Stage) -> GenerationConfig:
+    """How a stage's model is used when the caller does not say."""
+    usual = GenerationConfig.of(stage.preset)
+    sampling = dataclasses.replace(usual.sampling, keyframes="keyframes" in stage.mix)
+    return dataclasses.replace(usual, sampling=sampling, trained=trained_on(stage))
 
 
 def trained_on(stage: Stage) -> Trained:

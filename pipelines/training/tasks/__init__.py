@@ -6,7 +6,7 @@ given and lays the given part into `VideoCondition` and references; `collate` ad
 
 from collections.abc import Mapping
 
-from pipelines.training.latents.sample import LatentKind
+from pipelines.training.latents.sample import IMAGE_AND_AUDIO, LatentKind
 from pipelines.training.tasks import base_model, refinement
 from pipelines.training.tasks.batch import Collation, collate
 from pipelines.training.tasks.example import (
@@ -61,6 +61,7 @@ _ALL = (
     TrainingTask("image_ref", base_model.image_reference, CLIPS, BOTH, reads="image"),
     TrainingTask("video_ref", base_model.video_reference, CLIPS, BOTH, reads="video"),
     TrainingTask("audio_ref", base_model.audio_reference, HEARD, BOTH, reads="audio"),
+    TrainingTask("image_audio_ref", base_model.image_and_audio_reference, CLIPS, BOTH, reads=IMAGE_AND_AUDIO),
     TrainingTask("keyframes", refinement.keyframes, CLIPS, BOTH, frozenset({"refined"})),
     TrainingTask("refine", refinement.refine, IMAGES | CLIPS, PICTURE, frozenset({"refined"})),
     TrainingTask(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.conditioning import VideoCondition
-from pipelines.training.latents.sample import LatentSample, Region
+from pipelines.training.latents.sample import IMAGE_AND_AUDIO, LatentSample, Region
 from pipelines.training.tasks.example import Example, TaskContext, caption, caption_read_with, instruction
 
 
@@ -139,9 +139,13 @@ def edit(sample: LatentSample, context: TaskContext) -> Example:
 
 def image_reference(sample: LatentSample, context: TaskContext) -> Example:
     """A clip of what reference images show, in any order."""
-    images = _reference(sample, "image")
-    order = torch.randperm(images.shape[1], generator=context.generator)
-    return _seen(sample, context, "image", images[:, order])
+    return replace(_seen(sample, context, "image", _in_any_order(sample, context)), pictures=True)
+
+
+def image_and_audio_reference(sample: LatentSample, context: TaskContext) -> Example:
+    """A clip of what reference images show, with the voice or sound of a reference."""
+    example = _heard(sample, context, IMAGE_AND_AUDIO)
+    return replace(example, video_reference=_in_any_order(sample, context), pictures=True)
 
 
 def video_reference(sample: LatentSample, context: TaskContext) -> Example:
@@ -151,8 +155,12 @@ def video_reference(sample: LatentSample, context: TaskContext) -> Example:
 
 def audio_reference(sample: LatentSample, context: TaskContext) -> Example:
     """A sound, and the picture where there is a branch for it, with the voice of a reference."""
+    return _heard(sample, context, "audio")
+
+
+def _heard(sample: LatentSample, context: TaskContext, read: str) -> Example:
     example = Example(
-        caption_read_with(sample, "audio", context),
+        caption_read_with(sample, read, context),
         audio=sound(sample),
         audio_reference=_reference(sample, "audio"),
         attends=_attends(context),
@@ -173,6 +181,11 @@ def _seen(sample: LatentSample, context: TaskContext, kind: str, latents: Tensor
         video_reference=latents,
         attends=_attends(context),
     )
+
+
+def _in_any_order(sample: LatentSample, context: TaskContext) -> Tensor:
+    images = _reference(sample, "image")
+    return images[:, torch.randperm(images.shape[1], generator=context.generator)]
 
 
 def _reference(sample: LatentSample, kind: str) -> Tensor:

@@ -83,7 +83,11 @@ def collate(
     settings: Collation,
     audio_time_scale: float = 0.0,
 ) -> TrainingBatch:
-    """Noise and stack examples of equal shapes, all of one task. References are cut to the shortest of the batch."""
+    """Noise and stack examples of equal shapes, all of one task.
+
+    Clips and sounds that are references are cut to the shortest of the batch; of pictures, each is a reference of its
+    own, and those that a sample lacks are not attended to.
+    """
     first, config = examples[0], settings.transformer
     clean = _clean(examples)
     conditions = {
@@ -106,7 +110,7 @@ def collate(
     for stream, condition in conditions.items():
         if condition is not None:
             noisy[stream] = condition.channels(noisy[stream])
-    seen = _references([example.video_reference for example in examples])
+    seen, rows = _pictures(examples) if first.pictures else (_references([e.video_reference for e in examples]), None)
     heard = _references([example.audio_reference for example in examples])
     texts = [(e.text[None], torch.ones(1, len(e.text), dtype=torch.bool)) for e in examples]
     text, mask = stack_text(texts, settings.text_multiple)
@@ -121,7 +125,7 @@ def collate(
         audio_references=heard,
         keyframes=KeyframeInput(noisy["keyframes"], first.keyframe_indices) if "keyframes" in noisy else None,
         sparsity=settings.sparsity,
-        reference_rows=torch.tensor([[e.attends] for e in examples]) if seen or heard else None,
+        reference_rows=_rows(examples, rows, len(seen) + len(heard)),
     )
     work = _workload(inputs, config)
     return TrainingBatch(
@@ -160,6 +164,28 @@ def _references(references: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         return ()
     shortest = min(reference.shape[1] for reference in there)
     return (torch.stack([reference[:, :shortest] for reference in there]),)
+
+
+def _pictures(examples: Sequence[Example]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """As many references (B, C, 1, h, w) as any sample has pictures, and (B, N) which of them each sample has.
+
+    What is missing comes first: a sample's pictures then stand at the times that they have where there are no others.
+    """
+    held = [example.video_reference for example in examples if example.video_reference is not None]
+    most = max(pictures.shape[1] for pictures in held)
+    padded = [torch.cat((p.new_zeros(p.shape[0], most - p.shape[1], *p.shape[2:]), p), 1) for p in held]
+    there = torch.tensor([[place >= most - pictures.shape[1] for place in range(most)] for pictures in held])
+    return torch.stack(padded).split(1, 2), there
+
+
+def _rows(examples: Sequence[Example], pictures: Tensor | None, references: int) -> Tensor | None:
+    """(B, references): which of them a sample attends to."""
+    if not references:
+        return None
+    attends = torch.tensor([[example.attends] for example in examples]).expand(-1, references).clone()
+    if pictures is not None:
+        attends[:, : pictures.shape[1]] &= pictures
+    return attends
 
 
 def _workload(inputs: JointInputs, config: TransformerConfig) -> Workload:

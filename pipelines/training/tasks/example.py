@@ -85,6 +85,8 @@ class Example:
     """Streams that stand at timestep 1 and take no loss."""
     video_reference: Tensor | None = None
     """(C, N, h, w)."""
+    pictures: bool = False
+    """Whether the latents of `video_reference` are pictures apart, of which other samples may have more or fewer."""
     audio_reference: Tensor | None = None
     """(Ca, L')."""
     attends: bool = True
@@ -133,7 +135,7 @@ class TrainingTask:
     streams: Streams
     needs: frozenset[Need] = frozenset()
     reads: str | None = None
-    """The kind of reference that it needs, and that its texts were read together with."""
+    """The kind of reference that it needs, or kinds joined by `_`, and that its texts were read together with."""
     cross_modal: bool = False
     """Needs both branches: it makes one stream from the other, or both at once."""
 
@@ -141,6 +143,11 @@ class TrainingTask:
     def kind(self) -> LatentKind:
         """The kind of sample that it is mostly fed."""
         return next(kind for kind in ORDER if kind in self.kinds)
+
+    @property
+    def reference_kinds(self) -> tuple[str, ...]:
+        """The kinds of references that it needs."""
+        return () if self.reads is None else tuple(self.reads.split("_"))
 
     def streams_of(self, model: Streams) -> Streams:
         """The streams it runs on a model with these branches."""
@@ -168,7 +175,8 @@ class TrainingTask:
         if self.reads is None:
             told = any("+" not in text for text in entry.texts)
         else:
-            told = self.reads in entry.references and any(text.endswith(f"+{self.reads}") for text in entry.texts)
+            read = any(text.endswith(f"+{self.reads}") for text in entry.texts)
+            told = read and set(self.reference_kinds) <= set(entry.references)
         return told and all(held[name] for name in self.streams_of(model) | self.needs)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 
 import numpy as np
 import pytest
@@ -125,3 +126,12 @@ def test_a_call_asks_in_the_form_that_the_model_knows_unless_told_not_to(build):
     frames = np.zeros((9, 32, 32, 3), np.uint8)
     assert prepare(knows, "make the ball a cube", video=frames, video_use="edit").prompt == "make the ball a cube"
     assert prepare(knows, words, video=frames, seconds=1.0).prompt != words
+
+
+@pytest.mark.parametrize(
+    "words", ["a dog makes " * 1600, "the " + " " * 19_000 + "x", 'the "a" says ' * 1400, "each a " * 2800]
+)
+def test_twenty_thousand_characters_take_no_time(words):
+    start = time.perf_counter()
+    assert words_of(told(words)) <= words_of(words)
+    assert time.perf_counter() - start < 2

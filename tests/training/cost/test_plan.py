@@ -14,6 +14,7 @@ from pipelines.training.cost import (
 )
 from pipelines.training.cost.fit import remedies
 from pipelines.training.cost.report import assumptions, breakdown, table
+from pipelines.training.cost.workloads import stage_items
 from pipelines.training.curriculum.recipe import STAGES
 from skyreels.config import ConfigError
 
@@ -152,3 +153,21 @@ def test_the_report_says_what_limits_and_what_is_assumed(planned):
     held = re.search(r"all +([\d.]+)\n +can be filled +([\d.]+)", parts)
     assert float(held[1]) == pytest.approx(plans[0].needed / 2**30, abs=0.01)
     assert float(held[1]) < float(held[2])
+
+
+def test_an_update_of_the_sound_branch_takes_as_many_sounds_as_the_public_one(stage_of):
+    """Ovi: 2,880."""
+    stage = stage_of("audio")
+    items = stage_items(stage, stage.recipe.slots, Samples(hours=3e5))
+    sounds = sum(item.steps * item.batch for item in items) / sum(item.steps for item in items) * stage.recipe.slots
+    assert 2000 < sounds < 4000
+
+
+def test_pictures_and_clips_of_a_stage_come_as_often_as_its_epochs_say(planned):
+    plan = plan_stage(*planned("video-5"))
+    seen = {"image": 0.0, "video": 0.0, "pair": 0.0}
+    for item in plan.items:
+        seen[item.bucket.kind] += item.steps * item.batch * plan.slots
+    data = plan.stage.recipe.data
+    assert seen["image"] / data.images == pytest.approx(plan.stage.recipe.epochs)
+    assert (seen["video"] + seen["pair"]) / data.clips == pytest.approx(plan.stage.recipe.epochs)

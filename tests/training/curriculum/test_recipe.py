@@ -22,7 +22,7 @@ PAPER = {
 }
 FIVE_PERCENT_EACH = {"image_inpaint": 0.05, "i2v": 0.05, "extend": 0.05, "edit": 0.05}
 ADDED = ("v2a", "a2v", "i2v", "start_end", "keyframes_at", "extend", "inpaint", "edit")
-REFERENCES = ("image_ref", "video_ref", "audio_ref")
+REFERENCES = ("image_ref", "video_ref", "audio_ref", "image_audio_ref")
 
 
 def shipped(name: str) -> StageRecipe:

@@ -194,7 +194,9 @@ class StoredSample:
 
     has_audio = extensions = regions = refined = True
     references = ("image", "video", "audio")
-    texts = tuple(form + suffix for form in ("structured",) for suffix in ("", "+image", "+video", "+audio"))
+    texts = tuple(
+        form + suffix for form in ("structured",) for suffix in ("", "+image", "+video", "+audio", "+image_audio")
+    )
 
     def __init__(self, key, bucket):
         self.key, self.bucket, self.kind = key, bucket, bucket.partition("-")[0]

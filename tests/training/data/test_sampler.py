@@ -1,6 +1,7 @@
 """What a step sees: mix, coverage, sameness on all ranks, and errors, on made-up buckets."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,8 +162,29 @@ def test_buckets_come_in_proportion_to_what_they_hold():
 
 
 def test_steps_per_epoch_count_a_sample_of_two_tasks_once():
-    sampler = make(mix={"t2v": 0.5, "i2v": 0.3, "t2av": 0.2}, slots=1, tokens_per_slot=100)
+    sampler = make(mix={"t2v": 0.7, "i2v": 0.3}, slots=1, tokens_per_slot=100)
     assert sampler.steps_per_epoch == 17 + 11  # 50 clips by 3, 11 clips by 1
+
+
+def test_an_epoch_is_as_many_samples_as_there_are_however_many_a_step_takes():
+    """t2av takes fewer a step than the others, so the 61 clips are more steps."""
+    sampler = make(mix={"t2v": 0.5, "i2v": 0.3, "t2av": 0.2}, slots=1, tokens_per_slot=100)
+    taken = {pool.name: pool.samples / pool.batches for pool in sampler.pools}
+    assert sampler.steps_per_epoch == math.ceil(61 / (0.8 * taken["i2v+t2v"] + 0.2 * taken["t2av"]))
+
+
+def test_by_epochs_every_kind_comes_as_often():
+    """Of pictures more fit a step than of clips: by shares of steps, they would come so much more often."""
+    buckets = {"image-a": items("image-a", 200), "video-a": items("video-a", 200)}
+    sampler = make(buckets, {"t2i": 0.5, "t2v": 0.5}, slots=1, tokens_per_slot=100)
+    even = sampler.by_epochs()
+    size = {draw.bucket: len(keys(draw)) for draw in map(even.draw, range(200))}
+    apart = size["image-a"] / size["video-a"]
+    assert apart > 2
+    for tried, ratio in ((even, 1.0), (sampler, apart)):
+        drawn = Counter(tried.draw(step).bucket for step in range(400))
+        assert apart * drawn["image-a"] / drawn["video-a"] == pytest.approx(ratio, rel=0.15)
+    assert even.steps_per_epoch == sampler.steps_per_epoch
 
 
 class Endless(Sequence[Item]):

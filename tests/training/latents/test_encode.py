@@ -2,13 +2,23 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from model.conditioning import ExtendBackward, ExtendForward, ImageToVideo, Inpainting, KeyframesToVideo
+from model.conditioning import (
+    AudioReference,
+    ExtendBackward,
+    ExtendForward,
+    ImageReference,
+    ImageToVideo,
+    Inpainting,
+    KeyframesToVideo,
+)
 from pipelines.dataset.caption_parts import CaptionParts
+from pipelines.dataset.captions import StructuredCaption
 from pipelines.dataset.reader import open_video, read_sound
 from pipelines.training.data.draws import drawn_by
 from pipelines.training.latents.encode import (
@@ -19,7 +29,7 @@ from pipelines.training.latents.encode import (
     frame_times,
 )
 from pipelines.training.latents.masks import draw_keep_mask
-from pipelines.training.latents.references import draw_references, other_times
+from pipelines.training.latents.references import MOST_IMAGES, draw_references, other_times, told_with
 from pipelines.training.latents.spec import RefinedSpec, clip_shape, place
 
 
@@ -145,8 +155,12 @@ def test_references_come_from_other_times(dataset, spec, encoders, placed, start
     seen = _Recorder()
     spans = other_times(placed.clip, start_s, shape.seconds)
     found = draw_references(moved, spans, dataset.storage, seen, shape, spec, encoders)
-    assert [reference.tag for reference in found] == ["@image_1", "@video_1", "@audio_1"]
-    assert len(seen.times) == 1 + shape.video.nearest_frames(spec.reference_seconds * spec.fps)
+    images = [reference for reference in found if isinstance(reference, ImageReference)]
+    assert [reference.tag for reference in images] == [f"@image_{number}" for number in range(1, len(images) + 1)]
+    assert [reference.tag for reference in found[len(images) :]] == ["@video_1", "@audio_1"]
+    pictures = sum(len(reference.images) for reference in images)
+    assert len(seen.times) == pictures + shape.video.nearest_frames(spec.reference_seconds * spec.fps)
+    assert 1 <= pictures <= MOST_IMAGES
     assert all(time <= start_s - 1 / spec.fps or time >= start_s + shape.seconds for time in seen.times)
     assert all(0 <= time <= placed.clip.seconds - 1 / spec.fps + 1e-9 for time in seen.times)
 
@@ -158,16 +172,55 @@ def test_a_clip_without_other_times_has_no_references(spec, placed):
 def test_references_and_the_texts_read_with_them(sample, encoders, spec):
     assert set(sample.references) == {"image", "video", "audio"}
     channels, _, height, width = sample.video.shape
-    assert sample.references["image"].shape == (channels, 1, height, width)
+    assert sample.references["image"].shape[1] in range(1, MOST_IMAGES + 1)
+    assert sample.references["image"].shape[::2] == (channels, height)
+    assert sample.references["image"].shape[3] == width
     assert sample.references["video"].shape[-2:] == (height, width)
     assert sample.references["audio"].shape[1] == round(spec.reference_seconds * 44100) // 1024
     assert set(sample.texts) == {
-        *("short", "long", "structured"), *("structured+image", "structured+video", "structured+audio")
+        *("short", "long", "structured"), *("structured+image", "structured+video", "structured+audio"),
+        "structured+image_audio",
     }  # fmt: skip
     words = "Main subject: a clip"
     assert torch.equal(sample.texts["structured"], encoders.text.encode(words)[0])
     alone = encoders.text.encode(f"{words}\nReference: @image_1")[0]
     assert len(sample.texts["structured+image"]) > len(alone)  # the picture was read too
+    assert len(sample.texts["structured+image_audio"]) > len(sample.texts["structured+image"])  # and both together
+
+
+def test_one_image_several_of_one_tag_and_several_tags(dataset, spec, encoders, placed):
+    """What users may give is drawn: how many images, and how many tags."""
+    shape = clip_shape(placed.bucket, spec, encoders.video.spec, encoders.audio.spec)
+    seen = set()
+    for number in range(60):
+        one = dataclasses.replace(placed, key=f"k{number}")
+        spans = other_times(placed.clip, placed.start_s, shape.seconds)
+        found = draw_references(one, spans, dataset.storage, _Recorder(), shape, spec, encoders)
+        images = [reference for reference in found if isinstance(reference, ImageReference)]
+        seen.add((len(images), sum(len(reference.images) for reference in images)))
+    assert {(1, 1), (1, 3), (2, 2), (4, 4)} <= seen
+    assert all(tags in (1, pictures) and pictures <= MOST_IMAGES for tags, pictures in seen)
+
+
+CAPTION = "Main subject: a red circle\nType: shape\nAction: bounces\nCamera: static\n<sfx>an impact at 0.40 s</sfx>"
+
+
+@pytest.mark.parametrize("text", [CAPTION, "A red circle bounces, flat blue background, metal impacts.", "A clip.", ""])
+def test_tags_stand_inside_what_they_show_and_not_at_the_end_alone(text):
+    """And what was said is said still, in its order, with every tag once."""
+    picture = torch.zeros(3, 4, 4)
+    references = [ImageReference("@image_1", (picture,)), AudioReference("@audio_1", torch.zeros(2, 9))]
+    told = [told_with(text, references, seed=0, key=f"k{number}") for number in range(80)]
+    for one in told:
+        assert sorted(re.findall(r"@[\w-]+", one)) == ["@audio_1", "@image_1"]
+        rest = iter(re.findall(r"\w+", one.lower()))
+        assert all(word in rest for word in re.findall(r"\w+", text.lower()))
+    trailing = sum("\nReference: @image_1" in one for one in told)
+    assert trailing == 80 if not text else 8 <= trailing <= 35
+    if text == CAPTION:
+        for one in told:
+            StructuredCaption.parse("\n".join(line for line in one.split("\n") if not line.startswith("Reference: ")))
+    assert told == [told_with(text, references, seed=0, key=f"k{number}") for number in range(80)]
 
 
 def test_a_silent_clip_a_picture_and_a_sound(dataset, spec, encoders):

@@ -2,13 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.config import load_preset
 from model.shapes import VideoCodecSpec
 from pipelines.dataset.reader import Clip
-from pipelines.training.latents.spec import Bucket, LatentSpec, Misfit, clip_shape, place, sides
+from pipelines.training.curriculum.resolve import load_stage
+from pipelines.training.latents.references import other_times
+from pipelines.training.latents.spec import Bucket, LatentSpec, Misfit, clip_shape, place, sides, window_seconds
 
 CODEC = VideoCodecSpec(16)
 CLIP = Clip("k", "video", 1280, 720, 24.0, 120, 5.0, True, {"short": "a clip"}, {})
@@ -25,11 +29,44 @@ def _bucket(clip, spec):
 
 
 def test_five_seconds_fill_the_paper_s_81_frames():
-    bucket = _bucket(CLIP, _spec(sizes=(480,)))
+    bucket = _bucket(CLIP, _spec(sizes=(480,), references=()))
     shape = clip_shape(bucket, _spec(), CODEC, None)
     assert bucket.name == "video-480p-16x9-5s"
     assert (shape.frames, shape.height, shape.width) == (81, 480, 848)
     assert _bucket(dataclasses.replace(CLIP, seconds=4.99), _spec()).seconds == 2.0
+
+
+@pytest.mark.parametrize("stage", ["video-6", "sft-1"])
+def test_clips_leave_room_for_references(stage):
+    """Clips of 2 to 15 s at the paper's lengths and references of 3 s: half of those that are long enough leave room,
+    the others keep their length."""
+    spec, random = load_stage(stage, load_preset("v4")).latents, np.random.default_rng(0)
+    roomy = long_enough = longest = placed_in_all = 0
+    for number in range(2000):
+        seconds = round(float(random.uniform(2, 15)) * 24) / 24
+        size = {"width": 1920, "height": 1080, "frames": round(seconds * 24), "captions": {"structured": "a clip"}}
+        clip = dataclasses.replace(CLIP, key=f"c{number}", seconds=seconds, **size)
+        placed = place(clip, spec, CODEC)
+        if isinstance(placed, Misfit):
+            continue
+        (one,) = placed
+        shape = clip_shape(one.bucket, spec, CODEC, None)
+        assert 0 <= one.start_s <= max(0, seconds - shape.seconds) + 1 / 24
+        spans = other_times(clip, one.start_s, shape.seconds)
+        placed_in_all += 1
+        roomy += bool(spans) and spans[0][1] - spans[0][0] >= spec.reference_seconds
+        long_enough += seconds >= window_seconds(min(spec.seconds), spec, CODEC) + spec.reference_seconds + 1 / 16
+        longest += one.bucket.seconds == max(s for s in spec.seconds if s <= seconds)
+    assert 0.4 * long_enough < roomy < 0.65 * long_enough
+    assert roomy > 0.2 * placed_in_all
+    assert longest > 0.4 * placed_in_all
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_single_window_lies_beside_its_room(number):
+    clip = dataclasses.replace(CLIP, key=f"k{number}")
+    (one,) = place(clip, _spec(seconds=(2.0,), reference_seconds=2.0), CODEC)
+    assert max(one.start_s, 5.0 - one.start_s - 2.0625) >= 2.0
 
 
 @pytest.mark.parametrize(

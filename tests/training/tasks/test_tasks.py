@@ -47,6 +47,7 @@ KEPT = {
     "image_ref": [0, 0, 0, 0, 0],
     "video_ref": [0, 0, 0, 0, 0],
     "audio_ref": [0, 0, 0, 0, 0],
+    "image_audio_ref": [0, 0, 0, 0, 0],
     "keyframes": [0, 0, 0, 0, 0],
 }
 
@@ -123,13 +124,29 @@ def test_an_edit_is_within_its_region_or_of_the_clip_before(assemble, latents):
     )
 
 
-def test_references_are_clean_and_of_one_length(assemble):
-    batch, samples = assemble("image_ref", count=4)
-    (images,) = batch.inputs.video_references
-    assert images.shape[2] == min(one.references["image"].shape[1] for one in samples) == 1
+@pytest.mark.parametrize("task", ["image_ref", "image_audio_ref"])
+def test_every_picture_is_shown_whatever_the_others_of_the_batch_have(assemble, task):
+    """Samples have 1 to 4; what is missing comes first, is closed, and leaves the others the times they have alone."""
+    batch, samples = assemble(task, count=4)
+    images, rows = batch.inputs.video_references, batch.inputs.reference_rows
+    assert [tuple(image.shape) for image in images] == [(4, 4, 1, 4, 4)] * 4
+    assert rows.shape == (4, 5 if task == "image_audio_ref" else 4)
     for row, one in enumerate(samples):
-        shown = [frame for frame in one.references["image"].unbind(1) if torch.equal(frame, images[row, :, 0])]
-        assert len(shown) == 1
+        own = {tuple(frame.flatten().tolist()) for frame in one.references["image"].unbind(1)}
+        shown = [image[row, :, 0] for image, seen in zip(images, rows[row, :4].tolist(), strict=True) if seen]
+        assert rows[row, :4].tolist() == [False] * (3 - row) + [True] * (row + 1)
+        assert {tuple(frame.flatten().tolist()) for frame in shown} == own
+    if task == "image_audio_ref":
+        (voice,) = batch.inputs.audio_references
+        assert rows[:, 4].all()
+        assert all(torch.equal(voice[row], one.references["audio"]) for row, one in enumerate(samples))
+        expected = [one.texts["structured+image_audio"] for one in samples]
+        assert all(torch.equal(batch.inputs.text[row, : len(text)], text) for row, text in enumerate(expected))
+    dropped, _ = assemble(task, count=4, dropout=Dropout(0, 1.0))
+    assert not dropped.inputs.reference_rows.any()
+
+
+def test_references_are_clean_and_of_one_length(assemble):
     (clip,) = assemble("video_ref")[0].inputs.video_references
     batch, samples = assemble("audio_ref")
     (voice,) = batch.inputs.audio_references
