@@ -29,9 +29,9 @@ from benchmarks.gpu_checks import check_blocks, check_gradients, check_kernel
 from model.config import TransformerConfig, load_preset
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import TrainingSetup, count_parameters, training_memory
-from model.network import vsa
 from model.network.mmdit import JointInputs, MMDiT, predict
-from model.network.vsa import SparsePlan, sparse_attention
+from model.network.sparse import attention as vsa
+from model.network.sparse.attention import SparsePlan, sparse_attention
 
 PEAK = 989e12
 """The vendor's bf16 FLOP/s of an H100 or H200 SXM, dense."""
@@ -154,8 +154,8 @@ def attention_inputs(record: Record, tokens: int, train: bool) -> list[Tensor]:
 
 
 def tune(record: Record) -> None:
-    """Other launches of each kernel: what to write into `vsa_triton.LAUNCHES`."""
-    from model.network import vsa_triton
+    """Other launches of each kernel: what to write into `launch.LAUNCHES`."""
+    from model.network.sparse import launch
 
     side = 8 if record.small else 32
     plan = SparsePlan(0, (side, side, side), 0.875, kernel="triton")
@@ -164,9 +164,9 @@ def tune(record: Record) -> None:
     selected = vsa.select_cubes(*means, plan.kept)
     grad = torch.randn_like(q)
     for name in ("forward", "query_gradient", "key_gradients"):
-        usual = vsa_triton.LAUNCHES[name]
+        usual = launch.LAUNCHES[name]
         for warps, stages in ((4, 2), (4, 3), (8, 2), (8, 3), (4, 1), (4, 4)):
-            vsa_triton.LAUNCHES[name] = vsa_triton.Launch(warps, stages)
+            launch.LAUNCHES[name] = launch.Launch(warps, stages)
 
             def once(train: bool = name != "forward") -> None:
                 with torch.set_grad_enabled(train):
@@ -178,7 +178,7 @@ def tune(record: Record) -> None:
                 record.add(f"{name}: {warps} warps, {stages} stages", milliseconds(once, record), "ms")
             except Exception as error:  # noqa: BLE001  (what a GPU cannot hold is an outcome of the search)
                 record.add(f"{name}: {warps} warps, {stages} stages: {type(error).__name__}", float("nan"), "ms")
-        vsa_triton.LAUNCHES[name] = usual
+        launch.LAUNCHES[name] = usual
 
 
 def refiner(record: Record) -> None:

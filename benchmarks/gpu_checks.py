@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TransformerConfig
-from model.network import vsa
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import JointInputs, MMDiT
-from model.network.vsa import SparsePlan
+from model.network.sparse import attention as vsa
+from model.network.sparse.attention import SparsePlan
 
 BOUNDS = {torch.bfloat16: 1.5e-2, torch.float16: 3e-3, torch.float32: 1e-4}
 

@@ -30,7 +30,7 @@ from model.inspect import clip_of, two_stage_flops
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import JointInputs, JointOutputs, MMDiT, predict
 from model.network.refiner import refiner_condition, refiner_config
-from model.network.vsa import SparsePlan, sparse_attention
+from model.network.sparse.attention import SparsePlan, sparse_attention
 
 WIDTH, HEADS, LAYERS, TEXT = 256, 4, 6, 16
 VIDEO = (5, 32, 32)

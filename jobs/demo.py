@@ -16,8 +16,8 @@ from pathlib import Path
 
 from jobs import curate, finetune, generate
 from model.folder import SHIPPED
-from pipelines.evaluation.asked import Asked, judged
 from pipelines.evaluation.clips import read_clip
+from pipelines.evaluation.judge.asked import Asked, judged
 from pipelines.synthesis.__main__ import main as render_world
 
 ASKED = Asked(shape="circle", colour="red", background="blue", motion="bounces", sound="metal")

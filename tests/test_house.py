@@ -30,7 +30,6 @@ LONGER_LISTINGS = {
         24,
         "the engine: one promise a file (resume, guard, board, stop); callers open fit.py",
     ),
-    "model/network": (14, "the transformer, and three ways to compute one sparse attention"),
 }
 """Folders with more modules than a listing should have: how many they may have, and why. Lower them, never raise."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from model.config import TransformerConfig
 from model.network.modulation import FREQUENCY_WIDTH
-from model.network.vsa import SparsePlan
+from model.network.sparse.attention import SparsePlan
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from model.network.attention import CrossAttention, KeysValues, SelfProjection, 
 from model.network.modulation import Modulation, gated_residual, modulated_norm
 from model.network.parallel import Shards
 from model.network.rope import RotaryTable, rotate
-from model.network.vsa import SparsePlan, sparse_attention
+from model.network.sparse.attention import SparsePlan, sparse_attention
 
 
 @dataclass(frozen=True)

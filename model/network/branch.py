@@ -15,7 +15,7 @@ from model.network.keyframes import keyframe_positions
 from model.network.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
 from model.network.parallel import UNSHARDED, SequenceRanks, Shards
 from model.network.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
-from model.network.vsa import SparsePlan
+from model.network.sparse.attention import SparsePlan
 
 
 @dataclass(frozen=True)

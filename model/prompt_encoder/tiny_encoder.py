@@ -111,10 +111,11 @@ def _add_word_before(text: Any) -> None:
     words.mul_(length * torch.rsqrt(words.square().mean(1, keepdim=True) + 1e-12))
     attention, width = layer.self_attn, words.shape[1]
     half = width // heads // 2
-    turns = 1.0 / 10000.0 ** (torch.arange(3) / half)  # of the rotations that tell near positions apart, per position
+    near = min(3, half)  # rotations that tell near positions apart
+    turns = 1.0 / 10000.0 ** (torch.arange(near) / half)  # per position
     query, key = torch.zeros(2 * half), torch.zeros(2 * half)
-    query[:3] = _SHARPNESS**0.5
-    key[:3], key[half : half + 3] = _SHARPNESS**0.5 * turns.cos(), _SHARPNESS**0.5 * turns.sin()
+    query[:near] = _SHARPNESS**0.5
+    key[:near], key[half : half + near] = _SHARPNESS**0.5 * turns.cos(), _SHARPNESS**0.5 * turns.sin()
     for projection, bias in ((attention.q_proj, query), (attention.k_proj, key)):
         projection.weight.zero_()
         projection.bias.copy_(bias.repeat(heads))

@@ -112,8 +112,7 @@ def collate(
             noisy[stream] = condition.channels(noisy[stream])
     seen, rows = _pictures(examples) if first.pictures else (_references([e.video_reference for e in examples]), None)
     heard = _references([example.audio_reference for example in examples])
-    texts = [(e.text[None], torch.ones(1, len(e.text), dtype=torch.bool)) for e in examples]
-    text, mask = stack_text(texts, settings.text_multiple)
+    text, mask = _texts(examples, settings.text_multiple)
     inputs = JointInputs(
         text=text,
         timesteps=timesteps,
@@ -136,6 +135,12 @@ def collate(
         tokens=len(examples) * (work.video_tokens + work.audio_tokens),
         flops=float(len(examples) * forward_flops(config, work)),
     )
+
+
+def _texts(examples: Sequence[Example], multiple: int) -> tuple[Tensor, Tensor | None]:
+    """As `stack_text` has them."""
+    rows = [(example.text[None], torch.ones(1, len(example.text), dtype=torch.bool)) for example in examples]
+    return stack_text(rows, multiple)
 
 
 def _clean(examples: Sequence[Example]) -> dict[str, Tensor]:

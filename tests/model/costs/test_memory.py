@@ -23,7 +23,7 @@ from model.costs.memory import (
     training_memory,
 )
 from model.network.mmdit import JointInputs, MMDiT
-from model.network.vsa import select_cubes
+from model.network.sparse.attention import select_cubes
 from pipelines.training.learners.lora import LoraSettings, lora_config
 
 ZERO = Path(__file__).parents[3] / "cluster" / "deepspeed" / "zero3-cpu.json"

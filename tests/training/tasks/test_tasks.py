@@ -315,28 +315,39 @@ def test_text_is_drawn_by_form_and_dropped_by_share(assemble, latents):
     assert abs(counts["short"] / (600 - counts["null"]) - 0.25) < 0.06
 
 
+def shown(batch):
+    """Which samples attend to their reference; all, where no mask is passed."""
+    rows = batch.inputs.reference_rows
+    return [True] * len(batch.keys) if rows is None else rows[:, 0].tolist()
+
+
 def test_dropped_references_stay_in_place_but_are_not_attended_to(assemble):
-    rows = [
-        row
-        for seed in range(100)
-        for (row,) in assemble("video_ref", seed=seed, dropout=Dropout(0, 0.3))[0].inputs.reference_rows.tolist()
-    ]
+    rows = [row for seed in range(100) for row in shown(assemble("video_ref", seed=seed, dropout=Dropout(0, 0.3))[0])]
     assert abs(rows.count(False) / len(rows) - 0.3) < 0.1
     for task in ("video_ref", "edit"):
         kept, dropped = (assemble(task, dropout=Dropout(0, share))[0] for share in (0, 1))
         assert torch.equal(kept.inputs.video_references[0], dropped.inputs.video_references[0])
         assert torch.equal(kept.inputs.text, dropped.inputs.text)
-        assert kept.inputs.reference_rows.any()
-        assert not dropped.inputs.reference_rows.any()
+        assert any(shown(kept))
+        assert not any(shown(dropped))
 
 
 def test_a_reference_task_reads_the_text_that_was_read_with_it(assemble):
     batch, samples = assemble("image_ref", captions={"long": 1.0})
     assert torch.equal(batch.inputs.text[0], samples[0].texts["structured+image"])
-    batch, samples = assemble("edit", count=4)
-    for row, one in enumerate(samples):  # within a region the source is not read: its pixels are shown outside
-        told = one.texts["instruction" if one.regions else "instruction+video"]
-        assert torch.equal(batch.inputs.text[row, : len(told)], told)
+
+
+def test_an_edit_is_made_within_its_region_half_of_the_time(assemble):
+    within = []
+    for seed in range(40):
+        batch, samples = assemble("edit", count=4, seed=seed, dropout=Dropout(0, 0))
+        for row, (one, attends) in enumerate(zip(samples, shown(batch), strict=True)):
+            told = one.texts["instruction+video" if attends else "instruction"]  # outside a region its pixels are shown
+            assert torch.equal(batch.inputs.text[row, : len(told)], told)
+            assert (batch.inputs.video[row, -1] == 1).any() == (not attends)
+            assert attends or one.regions
+            within += [not attends] if one.regions else []
+    assert abs(sum(within) / len(within) - 0.5) < 0.15
 
 
 def test_kept_latents_weigh_a_tenth(assemble):

@@ -1,4 +1,4 @@
-"""Triton kernels of the fine stage of Video Sparse Attention; `vsa_triton` launches them.
+"""Triton kernels of the fine stage of Video Sparse Attention; `launch` launches them.
 
 Queries, keys and values stay in token order, (B, heads, N, d) of any strides whose last is 1: a cube's tokens are
 found by arithmetic, so nothing is permuted. Padding of ragged cubes, and of heads whose width is no power of two, is

@@ -4,8 +4,8 @@ Video tokens are permuted into cubes (4 x 4 x 4 = 64 tokens). Coarse: attention 
 tokens of each cube attend to the tokens of its top-k cubes and to every token outside the video grid (text,
 references, keyframes), whose own queries stay dense. Output = gate * coarse + fine.
 
-The fine stage has kernels that agree: `vsa_triton` (GPUs), `vsa_gather` (plain PyTorch, differentiable on any device)
-and `vsa_flex` (compiled FlexAttention). The oracle all are tested against is a masked dense attention in the tests.
+The fine stage has kernels that agree: `launch` (GPUs), `gather` (plain PyTorch, differentiable on any device)
+and `flex` (compiled FlexAttention). The oracle all are tested against is a masked dense attention in the tests.
 """
 
 import math
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.network.attention import attend
-from model.network.vsa_flex import flex_fine
-from model.network.vsa_gather import gather_fine
+from model.network.sparse.flex import flex_fine
+from model.network.sparse.gather import gather_fine
 
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:  # comes with CUDA builds of PyTorch, and not with those for CPUs
-    from model.network.vsa_triton import triton_fine
+    from model.network.sparse.launch import triton_fine
 
 Kernel = Literal["auto", "gather", "flex", "triton"]
 SELECTION_SCORES = 2**26

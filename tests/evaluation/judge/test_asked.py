@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipelines.evaluation.asked import Asked, judged
 from pipelines.evaluation.films import DEVELOPMENT_SEED, Format, examples
+from pipelines.evaluation.judge.asked import Asked, judged
 
 FORM = Format(17, 16.0, 64, 64)
 

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from model.network import vsa_kernels as kernels
+from model.network.sparse import kernels
 
 LOG2_E = 1.4426950408889634
 REST_SHARES = 16

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.network import vsa, vsa_flex
-from model.network.vsa import SparsePlan, from_cubes, into_cubes, sparse_attention, valid_tokens
+from model.network.sparse import attention as vsa
+from model.network.sparse import flex
+from model.network.sparse.attention import SparsePlan, from_cubes, into_cubes, sparse_attention, valid_tokens
 
 BATCH, HEADS, WIDTH = 2, 2, 8
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -155,7 +156,7 @@ def test_triton_kernels_take_any_strides_and_half_precision() -> None:
 
 @needs_triton
 def test_inverse_index_names_the_readers_of_every_cube() -> None:
-    from model.network.vsa_triton import inverse_index
+    from model.network.sparse.launch import inverse_index
 
     selected = torch.rand(2, 3, 11, 11, generator=torch.Generator().manual_seed(0)).topk(4, -1).indices.int()
     readers, starts, order = inverse_index(selected)
@@ -180,9 +181,9 @@ def test_a_kernel_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_groups_of_query_cubes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from model.network import vsa_gather
+    from model.network.sparse import gather
 
-    monkeypatch.setattr(vsa_gather, "GROUP_SCORES", 1)
+    monkeypatch.setattr(gather, "GROUP_SCORES", 1)
     compare_with_oracle(SparsePlan(1, (5, 8, 8), 0.7), 3)
 
 
@@ -207,7 +208,7 @@ def test_cubes_and_back_is_the_identity_for_any_grid(grid: tuple[int, int, int])
 
 def test_padding_of_ragged_cubes_gets_no_gradient() -> None:
     plan = SparsePlan(0, (5, 5, 5), 0.5)
-    from model.network.vsa_gather import gather_fine
+    from model.network.sparse.gather import gather_fine
 
     valid = valid_tokens(plan, torch.device("cpu"))
     q, k, v = (torch.randn(1, 1, 8, 64, WIDTH, requires_grad=True) for _ in range(3))
@@ -286,7 +287,7 @@ def test_kernels_on_a_gpu_equal_the_gather_path_forward_and_backward(grid: tuple
 def test_one_shape_too_many_for_flex_attention_is_an_error_and_never_runs_eagerly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vsa_flex, "SHAPES", 1)
+    monkeypatch.setattr(flex, "SHAPES", 1)
     torch._dynamo.reset()
     run_flex = partial(run_without_gradients, kernel="flex")
     run_flex((4, 8, 4))

@@ -1,0 +1,1 @@
+"""Video Sparse Attention: a coarse stage that picks cubes, and kernels that attend to those that were picked."""
