@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from model.folder import INDEX
+from model.folder import AUDIO_CODEC, ENCODER, INDEX, REFINER, TRANSFORMER, VIDEO_CODEC
 from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.steps import BaseLatents, NotFinite, Progress
@@ -25,7 +26,7 @@ from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.render import clip_facts, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS, GenerationRequest, RequestError
-from skyreels.config import ConfigError, build
+from skyreels.config import Config, ConfigError, build
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
@@ -33,7 +34,8 @@ from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFail
 
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
-_PREPARED, _LATENTS, _RECORD = "prepared.safetensors", "latents.safetensors", "record.json"
+_PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
+_RECORD = "record.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
 
@@ -49,15 +51,30 @@ _NAMES = {
 _AS_THEY_ARE = ("prompt", "negative_prompt", "seconds", "fps", "seed", "guidance_scale", "audio_guidance_scale")
 
 
-class GenerationService:
-    """A `Servable` over the model in `folder`, whose weights are read when the first stage runs."""
+_PARTS = {
+    BASE: (TRANSFORMER, ENCODER, VIDEO_CODEC, AUDIO_CODEC),
+    REFINE: (REFINER, VIDEO_CODEC),
+    DECODE: (VIDEO_CODEC, AUDIO_CODEC),
+}
+"""What of the model each stage needs."""
 
-    def __init__(
-        self, folder: str | Path, name: str = "skyreels", device: str = "cpu", dtype: torch.dtype | None = None
-    ) -> None:
-        self.folder, self.device, self.dtype = Path(folder), device, dtype
-        self.spec = read_spec(folder)
-        self._name = name
+
+class ModelSettings(Config):
+    """Which model is served, and how."""
+
+    folder: str = Field(description="of a model, as training exports it")
+    name: str = Field("skyreels", max_length=128, description="what it is called in requests")
+    device: str = Field("", description='"" is cuda where there is one, else cpu')
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
+
+
+class GenerationService:
+    """A `Servable` over a model's folder. Weights of the parts that `stages` need are read when the first one runs."""
+
+    def __init__(self, settings: ModelSettings, stages: Sequence[str] = STAGES) -> None:
+        self.settings, self.folder = settings, Path(settings.folder)
+        self.spec = read_spec(self.folder)
+        self._parts = {part for stage in stages for part in _PARTS[stage]}
         self._reader = MediaReader(_LIMITS)
         self._running = threading.Lock()
 
@@ -73,11 +90,17 @@ class GenerationService:
             "longest_seconds": MAX_SECONDS,
             "longest_prompt": MAX_PROMPT,
         }
-        return [ModelCard(self._name, int((self.folder / INDEX).stat().st_mtime), told)]
+        return [ModelCard(self.settings.name, int((self.folder / INDEX).stat().st_mtime), told)]
 
     @property
     def stages(self) -> Sequence[str]:
         return STAGES if self.spec.refines else (BASE, DECODE)
+
+    def load(self, stages: Sequence[str]) -> None:
+        """As `Servable.load`."""
+        assert {part for stage in stages for part in _PARTS[stage]} <= self._parts
+        with self._running:
+            self._generator  # noqa: B018 (reads the weights)
 
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """As `Servable.plan`."""
@@ -88,7 +111,7 @@ class GenerationService:
         path.write_bytes(to_bytes(prepared))
         clip = prepared.refined or prepared.clip
         facts = {
-            "model": self._name,
+            "model": self.settings.name,
             "task": task_of(request),
             "size": f"{clip.width}x{clip.height}",
             "seconds": round(clip.seconds, 4),
@@ -104,16 +127,28 @@ class GenerationService:
         with self._running, _failures():
             if work.stage == BASE:
                 latents = self._generator.sample_base(prepared, callback_on_step_end=_steps(work))
-                return _hand_on(work, latents)
+                return self._hand_on(work, latents)
             latents = from_bytes(BaseLatents, work.files[_LATENTS].read_bytes())
             if work.stage == REFINE:
                 streams = self._generator.refine(prepared, latents, callback_on_step_end=_steps(work))
-                return _hand_on(work, dataclasses.replace(latents, streams=streams))
+                return self._hand_on(work, dataclasses.replace(latents, streams=streams))
             return self._decoded(work, prepared, latents)
 
     @cached_property
     def _generator(self) -> Generator:
-        return Generator.from_pretrained(self.folder, self.device, self.dtype)
+        settings = self.settings
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
+        return Generator.from_pretrained(self.folder, device, dtype, only=self._parts)
+
+    @cached_property
+    def _identities(self) -> Mapping[str, str]:
+        return self._generator.components.identities()
+
+    def _hand_on(self, work: Work, latents: BaseLatents) -> Mapping[str, Any]:
+        (work.folder / _LATENTS).write_bytes(to_bytes(latents))
+        (work.folder / _MADE_BY).write_text(json.dumps({**_made_by(work), **self._identities}))
+        return {}
 
     def _decoded(self, work: Work, prepared: Prepared, latents: BaseLatents) -> Mapping[str, Any]:
         work.step(0.0)
@@ -122,7 +157,7 @@ class GenerationService:
         write_clip(made, "video", work.folder / "video.mp4")
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
-        facts = {**clip_facts(made, "video"), "provenance": self._generator.components.identities()}
+        facts = {**clip_facts(made, "video"), "provenance": {**_made_by(work), **self._identities}}
         told = {**facts, "seed": prepared.seed, "prompt": prepared.prompt}
         (work.folder / _RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
@@ -176,9 +211,10 @@ def _steps(work: Work) -> Callable[[Progress], None]:
     return report
 
 
-def _hand_on(work: Work, latents: BaseLatents) -> Mapping[str, Any]:
-    (work.folder / _LATENTS).write_bytes(to_bytes(latents))
-    return {}
+def _made_by(work: Work) -> dict[str, str]:
+    """Identities of the parts that earlier stages ran."""
+    path = work.files.get(_MADE_BY)
+    return {} if path is None else json.loads(path.read_text())
 
 
 @contextmanager

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from jobs import generate
-from pipelines.generation.service import GenerationService, generation_request, task_of
+from pipelines.generation.service import GenerationService, ModelSettings, generation_request, task_of
 from skyreels.config import ConfigError
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.image import read_image
 from skyreels.media.probe import probe
+from skyreels.serving.config import ServingConfig
 from skyreels.serving.request import VideoRequest
 from skyreels.serving.servable import Servable
-from skyreels.serving.server import ServingConfig
 from tests.skyreels.serving.conftest import running
 
 pytestmark = pytest.mark.slow
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def http(model_folder, tmp_path_factory):
-    service: Servable = GenerationService(model_folder)
-    config = ServingConfig(str(tmp_path_factory.mktemp("served")), queue_per_owner=100)
+    service: Servable = GenerationService(ModelSettings(folder=str(model_folder)))
+    config = ServingConfig(files=str(tmp_path_factory.mktemp("served")), queue_per_owner=100)
     with running(service, config) as url, httpx.Client(base_url=url, timeout=120) as client:
         yield client
 

@@ -78,6 +78,9 @@ class Servable(Protocol):
     def stages(self) -> Sequence[str]:
         """All that a plan may name."""
 
+    def load(self, stages: Sequence[str]) -> None:
+        """Make ready what these stages need, where they will run. Without it the first run takes longer."""
+
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """Check a request as a whole and read its files, which `request` names; its own go to `folder`.
 

@@ -25,6 +25,9 @@ class Clips:
         self.log = log
         """A file to which every start of a stage is written."""
 
+    def load(self, stages):
+        assert set(stages) <= set(self.stages)
+
     def plan(self, request, files, folder):
         if (request.seconds or 1) > 5:
             raise RequestRefused("seconds", "5 s is the longest clip: ask for less")

@@ -16,22 +16,24 @@ import pytest
 from PIL import Image
 
 from skyreels.media.encode import write_video
-from skyreels.serving.artifacts import Artifacts, new_id
-from skyreels.serving.dispatcher import Dispatcher, sweep
-from skyreels.serving.leases import Leases
-from skyreels.serving.records import NewJob, State
-from skyreels.serving.store import JobStore
-from skyreels.serving.work import work_on
+from skyreels.serving.dispatch.dispatcher import Dispatcher
+from skyreels.serving.dispatch.housekeeping import sweep
+from skyreels.serving.dispatch.work import work_on
+from skyreels.serving.store.artifacts import Artifacts, new_id
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.leases import Leases
+from skyreels.serving.store.records import NewJob, State
 from skyreels.storage import Storage
 from tests.skyreels.serving.clips import Clips
 
 SERVER = """
 import sys
 from pathlib import Path
-from skyreels.serving.server import ServingConfig, serve
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.server import serve
 from tests.skyreels.serving.clips import Clips
 
-config = ServingConfig(sys.argv[1], port=0, lease_s=2, grace_s=float(sys.argv[2]))
+config = ServingConfig(files=sys.argv[1], port=0, lease_s=2, grace_s=float(sys.argv[2]))
 serve(Clips(Path(sys.argv[1]) / "log"), config, lambda url, keyed: print(url, flush=True))
 """
 

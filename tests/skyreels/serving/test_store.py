@@ -8,12 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from skyreels.serving.artifacts import new_id
 from skyreels.serving.errors import ServingError
-from skyreels.serving.leases import LeaseLost, Leases
-from skyreels.serving.records import NewJob, State, StoredFile
-from skyreels.serving.schema import metadata
-from skyreels.serving.store import JobStore
+from skyreels.serving.store.artifacts import new_id
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.leases import LeaseLost, Leases
+from skyreels.serving.store.records import NewJob, State, StoredFile
+from skyreels.serving.store.schema import metadata
 
 STAGES = ("base", "refine")
 

@@ -4,14 +4,14 @@ Whoever works on a job goes through `leases`. Every method is one transaction an
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from skyreels.serving.errors import ServingError, not_found
-from skyreels.serving.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
-from skyreels.serving.schema import events, files, idempotency, jobs, open_database, outbox, reading
+from skyreels.serving.store.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
+from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading
 
 _IDEMPOTENCY_S = 24 * 3600.0
 
@@ -114,6 +114,22 @@ class JobStore:
         with self.reader.begin() as connection:
             rows = connection.execute(query).all()
         return [Event(row.number, row.at, row.state, row.stage, row.progress) for row in rows]
+
+    def demand(self, stages: Collection[str]) -> tuple[int, int]:
+        """How many jobs wait for one of `stages`, and how many are worked on in them."""
+        now = self.clock()
+        free = sa.case((jobs.c.lease_until <= now, 1), else_=0)
+        here = jobs.c.state.in_(OPEN) & jobs.c.stage.in_(stages)
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(free), 0)).where(here)
+        with self.reader.begin() as connection:
+            every, waiting = connection.execute(query).one()
+        return int(waiting), int(every - waiting)
+
+    def release(self, holder: str) -> None:
+        """The worker `holder` is gone: what it held may be claimed at once. Where it lives after all, fences hold."""
+        with self.engine.begin() as connection:
+            held = (jobs.c.holder == holder) & (jobs.c.state == State.RUNNING)
+            connection.execute(jobs.update().where(held).values(lease_until=0.0))
 
     def ahead(self, job: Job) -> int:
         """How many open jobs were accepted before this one."""

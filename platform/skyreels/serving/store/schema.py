@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from skyreels.serving.records import State
+from skyreels.serving.store.records import State
 
 metadata = sa.MetaData()
 

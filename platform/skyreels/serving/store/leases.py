@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from skyreels.serving.records import OPEN, Job, State, StoredFile
-from skyreels.serving.schema import jobs
-from skyreels.serving.store import JobStore, add_files, end_job, files_of, job_of, record_event
+from skyreels.serving.store.jobs import JobStore, add_files, end_job, files_of, job_of, record_event
+from skyreels.serving.store.records import OPEN, Job, State, StoredFile
+from skyreels.serving.store.schema import jobs
 
 
 class LeaseLost(Exception):

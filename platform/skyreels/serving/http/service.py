@@ -10,17 +10,25 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from skyreels.serving.artifacts import Artifacts
-from skyreels.serving.intake import Intake
-from skyreels.serving.keys import ANYBODY, Caller, Keys, Scope
-from skyreels.serving.records import Job
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.http.intake import Intake
+from skyreels.serving.http.video import event_object, video_object
 from skyreels.serving.servable import Servable
-from skyreels.serving.store import JobStore
-from skyreels.serving.video import event_object, video_object
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.keys import ANYBODY, Caller, Keys, Scope
+from skyreels.serving.store.records import Job
 
 Value = TypeVar("Value")
 _POLL_S = 0.2
 _KEEP_ALIVE_S = 15.0
+
+
+def open_service(servable: Servable, config: ServingConfig, store: JobStore, ready: Callable[[], bool]) -> "Service":
+    """What the routes need, as the configuration says. `ready` tells whether there are workers."""
+    artifacts = config.open_artifacts()
+    intake = Intake(store, artifacts, servable, config.limits, config.webhooks)
+    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready)
 
 
 @dataclass

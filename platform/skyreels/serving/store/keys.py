@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import sqlalchemy as sa
 
 from skyreels.serving.errors import ServingError
-from skyreels.serving.schema import keys
-from skyreels.serving.store import JobStore
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.schema import keys
 
 Scope = Literal["read", "write", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

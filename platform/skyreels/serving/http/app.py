@@ -15,14 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from skyreels.serving.content import file_response
 from skyreels.serving.errors import ServingError, error_body, invalid, not_found
-from skyreels.serving.intake import output_of
-from skyreels.serving.origins import LoopbackOnly
-from skyreels.serving.records import Job, State
+from skyreels.serving.http.content import file_response
+from skyreels.serving.http.intake import output_of
+from skyreels.serving.http.origins import LoopbackOnly
+from skyreels.serving.http.service import Service
+from skyreels.serving.http.uploads import Body, read_body
 from skyreels.serving.request import VideoRequest
-from skyreels.serving.service import Service
-from skyreels.serving.uploads import Body, read_body
+from skyreels.serving.store.records import Job, State
 
 logger = logging.getLogger(__name__)
 

@@ -1,67 +1,51 @@
-"""Workers of one machine: threads that claim stages and run them, and a sweep of what is over.
-
-Any number of these may run on one store, and any may be killed: leases see to the rest.
-"""
+"""What is due at any time: results expire, files of what is over go, webhooks are told."""
 
 import logging
-import secrets
-import socket
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from skyreels.serving.artifacts import Artifacts
-from skyreels.serving.leases import Leases
-from skyreels.serving.servable import Servable
-from skyreels.serving.store import JobStore
-from skyreels.serving.webhooks import Webhooks
-from skyreels.serving.work import work_on
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.dispatch.webhooks import Webhooks
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.jobs import JobStore
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1
 _SWEEP_S = 30.0
 _TELL_S = 0.5
 _STRANGE_S = 3600.0  # a request's files come before its job
 
 
 @dataclass
-class Dispatcher:
-    """One thread for each group of `pools`, names of stages that share a device."""
+class Housekeeping:
+    """Two threads; any number of these may run on one store."""
 
     store: JobStore
     artifacts: Artifacts
-    servable: Servable
-    pools: Sequence[Sequence[str]]
-    lease_s: float = 30.0
-    max_attempts: int = 3
     webhooks: Webhooks | None = None
-    holder: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
     _closing: threading.Event = field(default_factory=threading.Event)
-    _leave: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: ServingConfig, store: JobStore, artifacts: Artifacts) -> "Housekeeping":
+        """As the configuration says."""
+        return cls(store, artifacts, Webhooks(store, config.webhook_secret) if config.webhooks else None)
 
     def start(self) -> None:
         """Begin; returns at once."""
-        for number, stages in enumerate(self.pools):
-            leases = Leases(self.store, f"{self.holder}-{number}", self.lease_s, self.max_attempts)
-            self._threads.append(threading.Thread(target=self._work, args=(leases, stages), name=f"worker-{number}"))
-        self._threads.append(threading.Thread(target=self._sweep, name="sweep"))
+        self._threads.append(threading.Thread(target=self._sweep, name="sweep", daemon=True))
         if self.webhooks is not None:
-            self._threads.append(threading.Thread(target=self._tell, args=(self.webhooks,), name="webhooks"))
+            told = threading.Thread(target=self._tell, args=(self.webhooks,), name="webhooks", daemon=True)
+            self._threads.append(told)
         for thread in self._threads:
             thread.start()
 
-    def stop(self, grace_s: float) -> None:
-        """Claim no more and wait until what runs is done; after `grace_s` it is given back at its next step."""
+    def stop(self) -> None:
+        """End what is at work, and wait for it."""
         self._closing.set()
-        deadline = time.monotonic() + grace_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._leave.set()
         for thread in self._threads:
             thread.join()
 
@@ -69,18 +53,6 @@ class Dispatcher:
     def alive(self) -> bool:
         """Whether every thread is at work."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
-
-    def _work(self, leases: Leases, stages: Sequence[str]) -> None:
-        while not self._closing.is_set():
-            try:
-                lease = leases.claim(stages)
-                if lease is not None:
-                    work_on(lease, leases, self.artifacts, self.servable, self._leave)
-                    continue
-            except sa.exc.SQLAlchemyError:  # the lease runs out, and the job is claimed again
-                logger.exception("the job store does not answer")
-                self._closing.wait(1.0)
-            self._closing.wait(_POLL_S)
 
     def _sweep(self) -> None:
         strange: dict[str, float] = {}

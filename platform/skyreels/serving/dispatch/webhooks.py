@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import sqlalchemy as sa
 
-from skyreels.serving.schema import outbox
-from skyreels.serving.store import JobStore
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.schema import outbox
 
 logger = logging.getLogger(__name__)
 

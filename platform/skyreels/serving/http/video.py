@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from skyreels.serving.records import Event, Job, State, StoredFile
+from skyreels.serving.store.records import Event, Job, State, StoredFile
 
 _STATUS = {State.QUEUED: "queued", State.RUNNING: "in_progress", State.COMPLETED: "completed"}
 _MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png", "json": "application/json"}

@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from skyreels.serving.artifacts import Artifacts, new_id
 from skyreels.serving.errors import ServingError, invalid
-from skyreels.serving.media_check import MediaCheck, UploadLimits
-from skyreels.serving.records import Job, NewJob, State, StoredFile
+from skyreels.serving.http.media_check import MediaCheck, UploadLimits
+from skyreels.serving.http.uploads import Body, Part, decoded_url, url_of
 from skyreels.serving.request import MEDIA, VideoRequest, spelled
 from skyreels.serving.servable import Plan, RequestRefused, Servable
-from skyreels.serving.store import JobStore
-from skyreels.serving.uploads import Body, Part, decoded_url, url_of
+from skyreels.serving.store.artifacts import Artifacts, new_id
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.records import Job, NewJob, State, StoredFile
 from skyreels.storage import sha256_file
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from skyreels.serving.records import StoredFile
+from skyreels.serving.store.records import StoredFile
 from skyreels.storage import Storage, open_input, sha256_file
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9]{1,16})?")

@@ -1,5 +1,9 @@
-"""What keeps a web page from using a service that has no keys: the browser on this machine reaches loopback too."""
+"""What keeps others from a service that has no keys: peers of other machines, and web pages.
 
+The browser on this machine reaches loopback too.
+"""
+
+import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,7 +21,7 @@ def is_loopback(host: str) -> bool:
 
 
 class LoopbackOnly:
-    """Refuses requests to another host name (DNS rebinding) and those that a page of another origin makes."""
+    """Refuses peers elsewhere, requests to another host name (DNS rebinding), and pages of another origin."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -26,13 +30,23 @@ class LoopbackOnly:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             host, origin = headers.get("host", ""), headers.get("origin")
-            if not is_loopback(_name(f"//{host}")):
+            peer = scope.get("client")
+            if peer is None or not _is_this_machine(peer[0]) or not is_loopback(_name(f"//{host}")):
                 await _refuse("without keys this service answers to localhost alone", scope, receive, send)
                 return
             if origin is not None and urlsplit(origin).netloc != host:
                 await _refuse("pages of another origin may not use this service", scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:  # no address, such as a socket's path
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return found.is_loopback or (mapped is not None and mapped.is_loopback)
 
 
 def _name(url: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from skyreels.serving.artifacts import Artifacts
-from skyreels.serving.leases import Lease, LeaseLost, Leases
 from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.leases import Lease, LeaseLost, Leases
 
 logger = logging.getLogger(__name__)
 

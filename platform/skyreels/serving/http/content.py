@@ -5,9 +5,9 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from skyreels.serving.artifacts import Artifacts
-from skyreels.serving.records import StoredFile
-from skyreels.serving.video import media_type
+from skyreels.serving.http.video import media_type
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.records import StoredFile
 
 
 def file_response(request: Request, artifacts: Artifacts, file: StoredFile) -> Response:
