@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from pydantic import Field
 
@@ -22,6 +23,7 @@ from model.generation.prepared import Prepared
 from model.generation.steps import BaseLatents, NotFinite, Progress
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
+from pipelines.generation.demand import DemandModel
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.render import clip_facts, write_clip
@@ -37,6 +39,7 @@ BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
 _RECORD = "record.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
+_GB = 1e9
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
 
 # Fields of a request off the wire that the generator calls otherwise.
@@ -66,6 +69,9 @@ class ModelSettings(Config):
     name: str = Field("skyreels", max_length=128, description="what it is called in requests")
     device: str = Field("", description='"" is cuda where there is one, else cpu')
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
+    memory_gb: float | None = Field(
+        None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
+    )
 
 
 class GenerationService:
@@ -75,6 +81,8 @@ class GenerationService:
         self.settings, self.folder = settings, Path(settings.folder)
         self.spec = read_spec(self.folder)
         self._parts = {part for stage in stages for part in _PARTS[stage]}
+        self._demand = DemandModel.of(self.folder, self.spec)
+        self._memory = _memory_of(settings, here=bool(stages))
         self._reader = MediaReader(_LIMITS)
         self._running = threading.Lock()
 
@@ -107,6 +115,8 @@ class GenerationService:
         with _refusals(files):
             asked = generation_request(request)
             prepared = prepare(asked, files, self.spec, self._reader)
+        demand = self._demand.demand(prepared)
+        self._check_memory(prepared, demand.memory)
         path = folder / _PREPARED
         path.write_bytes(to_bytes(prepared))
         clip = prepared.refined or prepared.clip
@@ -119,7 +129,20 @@ class GenerationService:
             "seed": prepared.seed,
         }
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
-        return Plan(stages, (path,), facts)
+        return Plan(stages, (path,), facts, demand.work)
+
+    def _check_memory(self, prepared: Prepared, needed: float) -> None:
+        """Raises RequestRefused for what can never fit, with what would."""
+        if self._memory is None or needed <= self._memory:
+            return
+        longest, clip = self._demand.longest(prepared, self._memory), prepared.clip
+        fits = (
+            f"{longest:.3g} s fit at this size: ask for fewer seconds or a smaller size"
+            if longest is not None
+            else f"no clip of {clip.width}x{clip.height} fits: ask for a smaller size, without references"
+        )
+        message = f"the clip needs about {needed / _GB:.1f} GB and a device here has {self._memory / _GB:.1f}; {fits}"
+        raise RequestRefused("seconds" if longest is not None else "size", message)
 
     def run(self, work: Work) -> Mapping[str, Any]:
         """As `Servable.run`: one stage at a time, for they share the generator."""
@@ -161,6 +184,17 @@ class GenerationService:
         told = {**facts, "seed": prepared.seed, "prompt": prepared.prompt}
         (work.folder / _RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
+
+
+def _memory_of(settings: ModelSettings, *, here: bool) -> float | None:
+    """Bytes on the device that renders; None where that is another process's, and nobody said."""
+    if settings.memory_gb is not None:
+        return settings.memory_gb * _GB
+    if not here:
+        return None
+    if (settings.device or "cuda").startswith("cuda") and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(psutil.virtual_memory().total)
 
 
 def generation_request(request: VideoRequest) -> GenerationRequest:

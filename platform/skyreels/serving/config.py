@@ -10,6 +10,7 @@ from skyreels.config import Config, ConfigError
 from skyreels.serving.http.media_check import UploadLimits
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.quotas import Quotas
 from skyreels.storage import Storage
 
 
@@ -38,6 +39,8 @@ class ServingConfig(Config):
     grace_s: float = Field(600.0, ge=0)
     queue: int = Field(500, ge=1, description="open jobs of all")
     queue_per_owner: int = Field(20, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1, description="of one key; none: no limit")
+    seconds_per_day: float | None = Field(None, gt=0, description="of video, of one key; none: no limit")
     keep_s: float = Field(7 * 86400.0, gt=0)
     webhooks: tuple[str, ...] = Field(
         (), description="what a webhook's URL may begin with; each ends a host with a slash. None: they are refused"
@@ -65,7 +68,8 @@ class ServingConfig(Config):
         if not self.database:
             Path(self.files).mkdir(parents=True, exist_ok=True)
         url = self.database or f"sqlite:///{Path(self.files).resolve() / 'jobs.db'}"
-        return JobStore(url, queue=self.queue, queue_per_owner=self.queue_per_owner, keep_s=self.keep_s)
+        quotas = Quotas(self.queue, self.queue_per_owner, self.requests_per_minute, self.seconds_per_day)
+        return JobStore(url, quotas=quotas, keep_s=self.keep_s)
 
     def open_artifacts(self) -> Artifacts:
         """The place of files."""

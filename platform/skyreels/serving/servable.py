@@ -50,6 +50,8 @@ class Plan:
     stages: tuple[str, ...]
     files: tuple[Path, ...]
     facts: Mapping[str, Any]
+    work: Mapping[str, float] = field(default_factory=dict)
+    """By stage, how much there is to do, in a unit of the servable's: times are learned from it."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Clips:
         plan = folder / "plan.json"
         sizes = {name: path.stat().st_size for name, path in files.items()}
         plan.write_text(json.dumps({**facts, "prompt": request.prompt, "given": sizes}))
-        return Plan(self.stages, (plan,), facts)
+        return Plan(self.stages, (plan,), facts, dict.fromkeys(self.stages, facts["seconds"]))
 
     def run(self, work):
         plan = json.loads(work.files["plan.json"].read_text())

@@ -12,6 +12,7 @@ from skyreels.serving.errors import ServingError
 from skyreels.serving.store.artifacts import new_id
 from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.leases import LeaseLost, Leases
+from skyreels.serving.store.quotas import Quotas
 from skyreels.serving.store.records import NewJob, State, StoredFile
 from skyreels.serving.store.schema import metadata
 
@@ -32,7 +33,9 @@ def clock():
 
 @pytest.fixture
 def store(tmp_path, clock):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", clock=clock, queue=6, queue_per_owner=4, keep_s=100)
+    store = JobStore(
+        f"sqlite:///{tmp_path}/jobs.db", clock=clock, quotas=Quotas(queue=6, queue_per_owner=4), keep_s=100
+    )
     yield store
     store.close()
 

@@ -63,7 +63,7 @@ def _making(service: Service) -> APIRouter:
             body = await read_body(request, Path(scratch), intake.limits.files)
             job = await service.read(call, caller.owner, body, Path(scratch))
         told = await run_in_threadpool(service.told, job)
-        return JSONResponse(told, headers={"Location": f"/v1/videos/{job.id}", **_POLL})
+        return JSONResponse(told, headers={"Location": f"/v1/videos/{job.id}", **_waiting(told)})
 
     @router.post("/v1/videos", openapi_extra=body_of)
     async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
@@ -98,6 +98,12 @@ def _making(service: Service) -> APIRouter:
         return await made(request, call)
 
     return router
+
+
+def _waiting(told: dict[str, Any]) -> dict[str, str]:
+    """Of a job that is not over: when to ask again, its place and how long it takes, where these are known."""
+    known = {"X-Queue-Position": told["queue_position"], "X-Eta-Seconds": told["eta_seconds"]}
+    return {**_POLL, **{name: str(value) for name, value in known.items() if value is not None}}
 
 
 def _on_video(body: Body, task: str) -> Body:
@@ -151,9 +157,10 @@ def _reading(service: Service) -> APIRouter:
         """One job as it stands; a failed one is answered with 200 too."""
         caller = await service.caller(request, "read")
         job = await run_in_threadpool(service.store.job, caller.owner, video)
+        told = await run_in_threadpool(service.told, job)
         if not job.state.is_over:
-            response.headers.update(_POLL)
-        return await run_in_threadpool(service.told, job)
+            response.headers.update(_waiting(told))
+        return told
 
     return router
 

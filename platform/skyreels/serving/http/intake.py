@@ -44,13 +44,13 @@ class Intake:
         fingerprint = _fingerprint(request, media.files)
         if (known := self.store.replayed(owner, key, fingerprint)) is not None:
             return known
-        self.store.check_room(owner)  # before anything is decoded
+        self.store.check_room(owner, request.seconds or 0.0)  # before anything is decoded
         media.check(request)
         plan = self._plan(request, media.files, folder)
         kept = [*media.files.values(), *plan.files]
-        new = NewJob(
-            new_id(), owner, _asked(request), {**plan.facts, **(facts or {})}, plan.stages, (), key, fingerprint
-        )
+        told = {**plan.facts, **(facts or {})}
+        new = NewJob(new_id(), owner, _asked(request), told, plan.stages, (), key, fingerprint, plan.work)
+        new = replace(new, seconds=float(plan.facts.get("seconds", 0.0)))
         return self._accept(new, kept)
 
     def remix(self, owner: str, identifier: str, prompt: Any, folder: Path, key: str | None) -> Job:

@@ -61,8 +61,10 @@ class Service:
 
     def told(self, job: Job) -> dict[str, Any]:
         """The job as its owner sees it."""
-        ahead = None if job.state.is_over else self.store.ahead(job)
-        return video_object(job, self.store.files(job.id), ahead)
+        files = self.store.files(job.id)
+        if job.state.is_over:
+            return video_object(job, files)
+        return video_object(job, files, self.store.ahead(job), self.store.eta(job))
 
     async def events(self, caller: Caller, identifier: str, after: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """Events of a job behind `after`, until its last; an empty one in between says that it still lives."""

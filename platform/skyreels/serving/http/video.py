@@ -8,8 +8,13 @@ _STATUS = {State.QUEUED: "queued", State.RUNNING: "in_progress", State.COMPLETED
 _MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png", "json": "application/json"}
 
 
-def video_object(job: Job, files: list[StoredFile], ahead: int | None = None) -> dict[str, Any]:
-    """The four statuses that clients know; `state` tells cancelled and expired from failed. `ahead` is its queue."""
+def video_object(
+    job: Job, files: list[StoredFile], ahead: int | None = None, eta: float | None = None
+) -> dict[str, Any]:
+    """The four statuses that clients know; `state` tells cancelled and expired from failed. `ahead` is its queue.
+
+    `eta` is in seconds, None where it cannot be told.
+    """
     facts = dict(job.facts)
     return {
         "id": job.id,
@@ -28,6 +33,7 @@ def video_object(job: Job, files: list[StoredFile], ahead: int | None = None) ->
         "error": _error(job),
         "stage": None if job.state.is_over else job.stage,
         "queue_position": ahead,
+        "eta_seconds": None if eta is None else round(eta, 1),
         "attempts": job.attempts,
         "timings": job.timings,
         "metadata": job.request.get("metadata", {}),

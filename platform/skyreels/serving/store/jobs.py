@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from skyreels.serving.errors import ServingError, not_found
+from skyreels.serving.store.paces import eta, expect, forget
+from skyreels.serving.store.quotas import Quotas
 from skyreels.serving.store.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
 from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading
 
@@ -17,37 +19,33 @@ _IDEMPOTENCY_S = 24 * 3600.0
 
 
 class JobStore:
-    """`url` as SQLAlchemy takes it; `clock` gives Unix seconds.
-
-    At most `queue_per_owner` jobs of one owner and `queue` of all are open at a time. Results are kept for `keep_s`.
-    """
+    """`url` as SQLAlchemy takes it; `clock` gives Unix seconds. Results are kept for `keep_s`."""
 
     def __init__(
         self,
         url: str,
         *,
         clock: Callable[[], float] = time.time,
-        queue: int = 500,
-        queue_per_owner: int = 20,
+        quotas: Quotas | None = None,
         keep_s: float = 7 * 86400.0,
     ) -> None:
         self.engine = open_database(url)
         self.reader = reading(self.engine)
         self.clock = clock
         self.keep_s = keep_s
-        self._queue, self._queue_per_owner = queue, queue_per_owner
+        self._quotas = quotas or Quotas()
 
     def accept(self, new: NewJob) -> Job:
         """Make the job, its files and its idempotency key true at once, or none of them.
 
         The job of before where the key was used for the same request. ServingError where the key was used for another
-        (422) or too many jobs are open (429).
+        (422) or the owner's quotas are used up (429).
         """
         with self.engine.begin() as connection:
             if (known := self._replayed(connection, new)) is not None:
                 return known
-            self._check_room(connection, new.owner)
             now = self.clock()
+            self._quotas.check(connection, new.owner, now, new.seconds)
             row: dict[str, Any] = {
                 "id": new.id,
                 "owner": new.owner,
@@ -69,6 +67,8 @@ class JobStore:
             }
             connection.execute(jobs.insert().values(row))
             add_files(connection, new.id, new.files)
+            expect(connection, new.id, new.work)
+            self._quotas.use(connection, new.id, new.owner, now, new.seconds)
             if new.idempotency_key is not None:
                 key = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
                 connection.execute(idempotency.insert().values(**key, job=new.id, created_at=now))
@@ -80,10 +80,15 @@ class JobStore:
         with self.reader.begin() as connection:
             return self._replayed(connection, NewJob("", owner, {}, {}, (), (), key, fingerprint))
 
-    def check_room(self, owner: str) -> None:
-        """ServingError (429) where this owner, or everybody, has as many open jobs as are taken."""
+    def check_room(self, owner: str, seconds: float = 0.0) -> None:
+        """ServingError (429) where this owner's quotas, or everybody's, are used up."""
         with self.reader.begin() as connection:
-            self._check_room(connection, owner)
+            self._quotas.check(connection, owner, self.clock(), seconds)
+
+    def eta(self, job: Job) -> float | None:
+        """Seconds until the job is done, as far as is known."""
+        with self.reader.begin() as connection:
+            return eta(connection, job)
 
     def job(self, owner: str, identifier: str) -> Job:
         """ServingError (404) where this owner has no such job."""
@@ -226,18 +231,6 @@ class JobStore:
             raise ServingError(422, "idempotency_mismatch", message)
         return job_of(connection, row.job)
 
-    def _check_room(self, connection: sa.Connection, owner: str) -> None:
-        mine = sa.case((jobs.c.owner == owner, 1), else_=0)
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(mine), 0)).where(jobs.c.state.in_(OPEN))
-        everybody, own = connection.execute(query).one()
-        if own >= self._queue_per_owner or everybody >= self._queue:
-            whose = "you have" if own >= self._queue_per_owner else "the service has"
-            message = f"{whose} {own if whose == 'you have' else everybody} open jobs, as many as are taken: wait"
-            raise ServingError(429, "queue_full", f"{message} for one to end, or cancel one", headers=_WAIT)
-
-
-_WAIT = {"Retry-After": "10"}
-
 
 def job_of(connection: sa.Connection, identifier: str) -> Job:
     """The row as it stands in this transaction."""
@@ -271,6 +264,7 @@ def end_job(
     code, message = error or (None, None)
     ended = {"state": state, "completed_at": now, "error_code": code, "error_message": message}
     free = {"holder": None, "lease_until": 0.0}
+    forget(connection, job.id)
     connection.execute(jobs.update().where(jobs.c.id == job.id).values(**ended, **free, **values))
     record_event(connection, job.id, now)
     if (url := job.request.get("webhook_url")) is not None:

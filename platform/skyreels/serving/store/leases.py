@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from skyreels.serving.store.jobs import JobStore, add_files, end_job, files_of, job_of, record_event
+from skyreels.serving.store.paces import learn
 from skyreels.serving.store.records import OPEN, Job, State, StoredFile
 from skyreels.serving.store.schema import jobs
 
@@ -80,6 +81,7 @@ class Leases:
         with self.store.engine.begin() as connection:
             job = self._held(connection, lease)
             add_files(connection, job.id, made)
+            learn(connection, job.id, job.stage, seconds)
             told: dict[str, Any] = {
                 "facts": {**job.facts, **facts},
                 "timings": {**job.timings, job.stage: round(seconds, 3)},

@@ -49,6 +49,10 @@ class NewJob:
     files: tuple[StoredFile, ...] = ()
     idempotency_key: str | None = None
     fingerprint: str = ""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """How much each stage is to do, in the servable's unit."""
+    seconds: float = 0.0
+    """Length of the clip."""
 
 
 @dataclass(frozen=True)

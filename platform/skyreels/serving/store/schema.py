@@ -74,6 +74,37 @@ events = sa.Table(
     sa.Column("progress", sa.Integer, nullable=False),
 )
 
+# What is left to do of open jobs, by stage, in the servable's unit; `seconds` as predicted, where anything is known.
+work = sa.Table(
+    "work",
+    metadata,
+    sa.Column("job", sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("stage", sa.String(64), primary_key=True),
+    sa.Column("amount", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float),
+)
+
+measured = sa.Table(
+    "measured",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("stage", sa.String(64), nullable=False),
+    sa.Column("amount", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Index("measured_of_stage", "stage", "id"),
+)
+
+# What was asked for, by owner; it outlives the job.
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Index("usage_of_owner", "owner", "at"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,
