@@ -22,7 +22,8 @@ from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.steps import BaseLatents, NotFinite, Progress
 from model.generation.wire import from_bytes, to_bytes
-from model.generator import Generator
+from model.generator import Generator, read_adapter
+from model.network.lora import Lora, merged
 from pipelines.generation.demand import DemandModel
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
@@ -37,7 +38,7 @@ from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFail
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
 _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
-_RECORD = "record.json"
+_RECORD, _ADAPTER = "record.json", "adapter.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
@@ -72,6 +73,7 @@ class ModelSettings(Config):
     memory_gb: float | None = Field(
         None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
     )
+    loras: Mapping[str, str] = Field({}, description="folders of adapters, by the names that requests may give")
 
 
 class GenerationService:
@@ -97,6 +99,7 @@ class GenerationService:
             "refine": self.spec.refines,
             "longest_seconds": MAX_SECONDS,
             "longest_prompt": MAX_PROMPT,
+            "loras": sorted(self.settings.loras),
         }
         return [ModelCard(self.settings.name, int((self.folder / INDEX).stat().st_mtime), told)]
 
@@ -109,9 +112,14 @@ class GenerationService:
         assert {part for stage in stages for part in _PARTS[stage]} <= self._parts
         with self._running:
             self._generator  # noqa: B018 (reads the weights)
+            if BASE in stages:
+                self._adapters  # noqa: B018
 
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """As `Servable.plan`."""
+        if request.lora is not None and request.lora not in self.settings.loras:
+            known = ", ".join(sorted(self.settings.loras)) or "none"
+            raise RequestRefused("lora", f"no adapter {request.lora!r} is served here; there are: {known}")
         with _refusals(files):
             asked = generation_request(request)
             prepared = prepare(asked, files, self.spec, self._reader)
@@ -128,8 +136,12 @@ class GenerationService:
             "fps": clip.fps,
             "seed": prepared.seed,
         }
+        if request.lora is not None:
+            facts |= {"lora": request.lora, "lora_scale": request.lora_scale}
+        told = folder / _ADAPTER
+        told.write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
-        return Plan(stages, (path,), facts, demand.work)
+        return Plan(stages, (path, told), facts, demand.work)
 
     def _check_memory(self, prepared: Prepared, needed: float) -> None:
         """Raises RequestRefused for what can never fit, with what would."""
@@ -149,13 +161,31 @@ class GenerationService:
         prepared = from_bytes(Prepared, work.files[_PREPARED].read_bytes())
         with self._running, _failures():
             if work.stage == BASE:
-                latents = self._generator.sample_base(prepared, callback_on_step_end=_steps(work))
+                with self._adapted(work):
+                    latents = self._generator.sample_base(prepared, callback_on_step_end=_steps(work))
                 return self._hand_on(work, latents)
             latents = from_bytes(BaseLatents, work.files[_LATENTS].read_bytes())
             if work.stage == REFINE:
                 streams = self._generator.refine(prepared, latents, callback_on_step_end=_steps(work))
                 return self._hand_on(work, dataclasses.replace(latents, streams=streams))
             return self._decoded(work, prepared, latents)
+
+    @contextmanager
+    def _adapted(self, work: Work) -> Iterator[None]:
+        """The transformer with the adapter that was asked for; nothing is loaded again for the next request."""
+        asked = json.loads(work.files[_ADAPTER].read_text())
+        if asked["name"] is None:
+            yield
+            return
+        transformer = self._generator.components.transformer
+        assert transformer is not None
+        with merged(transformer, self._adapters[asked["name"]], asked["scale"]):
+            yield
+
+    @cached_property
+    def _adapters(self) -> Mapping[str, Lora]:
+        """All that may be asked for, held in the host's memory."""
+        return {name: read_adapter(self.folder, folder) for name, folder in self.settings.loras.items()}
 
     @cached_property
     def _generator(self) -> Generator:

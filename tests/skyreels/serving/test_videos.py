@@ -96,6 +96,7 @@ REFUSED = {
     "file url": ({"prompt": "x", "first_frame": "file:///etc/passwd"}, "first_frame", "url_refused"),
     "inside": ({"prompt": "x", "first_frame": "http://169.254.169.254/"}, "first_frame", "url_refused"),
     "file id": ({"prompt": "x", "first_frame": {"file_id": "file_1"}}, "first_frame", "invalid_value"),
+    "no such file": ({"prompt": "x", "first_frame": {"file_id": "file_" + "0" * 32}}, None, "not_found"),
     "not base64": ({"prompt": "x", "first_frame": "data:image/png;base64,§§"}, "first_frame", "invalid_url"),
     "no picture": ({"prompt": "x", "first_frame": "data:image/png;base64,AAAA"}, "first_frame", "invalid_media"),
     "webhook": ({"prompt": "x", "webhook_url": "http://10.0.0.1/"}, "webhook_url", "url_refused"),

@@ -11,6 +11,7 @@ from skyreels.serving.config import ServingConfig
 from skyreels.serving.dispatch.webhooks import Webhooks
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -89,3 +90,7 @@ def sweep(store: JobStore, artifacts: Artifacts) -> None:
     for job in store.expire():
         artifacts.remove(job)
         store.forget_files(job)
+    uploads = Uploads(store)
+    for file in uploads.expired():
+        artifacts.remove(file)
+        uploads.forget(file)

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from skyreels.serving.errors import ServingError, error_body, invalid, not_found
 from skyreels.serving.http.content import file_response
+from skyreels.serving.http.files import file_routes
 from skyreels.serving.http.intake import output_of
 from skyreels.serving.http.origins import LoopbackOnly
 from skyreels.serving.http.service import Service
@@ -43,7 +44,7 @@ def build_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         max_body_size=service.intake.limits.body_bytes,
     )
-    for routes in (_making, _ending, _reading, _streaming, _operating):
+    for routes in (_making, _ending, _reading, _streaming, file_routes, _operating):
         app.include_router(routes(service))
     if not service.keyed:
         app.add_middleware(LoopbackOnly)

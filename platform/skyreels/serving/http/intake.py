@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from skyreels.serving.errors import ServingError, invalid
+from skyreels.serving.http.masks import drawn_mask
 from skyreels.serving.http.media_check import MediaCheck, UploadLimits
 from skyreels.serving.http.uploads import Body, Part, decoded_url, url_of
 from skyreels.serving.request import MEDIA, VideoRequest, spelled
@@ -17,6 +19,7 @@ from skyreels.serving.servable import Plan, RequestRefused, Servable
 from skyreels.serving.store.artifacts import Artifacts, new_id
 from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.records import Job, NewJob, State, StoredFile
+from skyreels.serving.store.uploads import Uploads
 from skyreels.storage import sha256_file
 
 
@@ -70,7 +73,12 @@ class Intake:
         self._media.close()
 
     def check(self, where: str, path: Path, kinds: tuple[str, ...]) -> None:
+        """As `MediaCheck.check`."""
         self._media.check(where, path, kinds)
+
+    def look(self, where: str, path: Path) -> dict[str, Any]:
+        """As `MediaCheck.look`."""
+        return self._media.look(where, path)
 
     def _check_choices(self, request: VideoRequest) -> None:
         models = [card.id for card in self.servable.models]
@@ -128,6 +136,9 @@ def _told(where: str, fault: Any) -> str:
     return f"{where}: {fault['msg']}" if where else str(fault["msg"])
 
 
+_FILE_ID = re.compile(r"file_[0-9a-f]{32}")
+
+
 @dataclass
 class _Media:
     """The media of one request: `files` by the names that take their place in it."""
@@ -148,7 +159,9 @@ class _Media:
         fields = VideoRequest.model_fields
         values = {name: value for name, value in values.items() if not isinstance(value, Part) or name in fields}
         for where in MEDIA:
-            if values.get(where) is not None:
+            if where == "mask" and isinstance(values.get(where), dict) and "type" in values[where]:
+                values[where] = self._drawn(values[where], values.get("source_video"))
+            elif values.get(where) is not None:
                 values[where] = self._resolved(where, values[where])
         for where, inner in (("keyframes", "image"), ("references", "source")):
             rows = values[where] if isinstance(values.get(where), list) else []
@@ -171,13 +184,16 @@ class _Media:
             return self._part(value.name)
         if isinstance(value, str) and value in self.body.parts:
             return self._part(value)
+        named = value.get("file_id") if isinstance(value, dict) and len(value) == 1 else value
+        if isinstance(named, str) and _FILE_ID.fullmatch(named):
+            return self._uploaded(named)
         if isinstance(value, dict):
             earlier = value.get("video_id", value.get("id"))
             if isinstance(earlier, str) and len(value) == 1:
                 return self._earlier(where, earlier)
             value = url_of(value)
         if not isinstance(value, str):
-            message = 'send a file, a data: URL, the name of a part, or {"video_id": …}'
+            message = 'send a file, a data: URL, the name of a part, {"file_id": …} or {"video_id": …}'
             raise invalid(where, message)
         if ":" not in value[:16]:
             raise invalid(where, f"no part of the form is called {value[:100]!r}", "file_not_found")
@@ -191,6 +207,23 @@ class _Media:
             self.body.parts[name].rename(path)
             self._names[name] = path.name
         return self._names[name]
+
+    def _uploaded(self, identifier: str) -> str:
+        upload = Uploads(self.intake.store).get(self.owner, identifier)
+        path = self._new_file()
+        self.intake.artifacts.fetch(upload.stored, self.folder).rename(path)
+        return path.name
+
+    def _drawn(self, said: dict[str, Any], video: Any) -> str:
+        """A mask that is said by its shape, as a file of the video's size."""
+        if not isinstance(video, str) or video not in self.files:
+            raise invalid("mask", "it is measured on the video: send the video as source_video along with it")
+        found = self.intake.look("source_video", self.files[video])
+        if "video" not in found["kinds"]:
+            raise invalid("source_video", f"the file holds {' and '.join(found['kinds'])}: send video", "invalid_media")
+        path = self._new_file()
+        drawn_mask(said, found, path)
+        return path.name
 
     def _earlier(self, where: str, identifier: str) -> str:
         job = self.intake.store.job(self.owner, identifier)

@@ -40,6 +40,19 @@ class MediaCheck:
 
     def check(self, where: str, path: Path, kinds: tuple[str, ...]) -> None:
         """ServingError naming the field `where`, unless the file can be read and is one of `kinds`."""
+        found = self.look(where, path)
+        held = [kind for kind in kinds if kind in found["kinds"]]
+        if not held:
+            message = f"the file holds {' and '.join(found['kinds'])}: send {' or '.join(kinds)}"
+            raise invalid(where, message, "invalid_media")
+        if (most := self._limits.bytes_of.get(held[0])) is not None and path.stat().st_size > most:
+            message = (
+                f"the file has {path.stat().st_size} bytes, at most {most} are taken of {held[0]}: make it smaller"
+            )
+            raise invalid(where, message, "file_too_large")
+
+    def look(self, where: str, path: Path) -> dict[str, Any]:
+        """What the file holds: `kinds`; of a video `size`, `fps` and `frames`. ServingError where it cannot be read."""
         limits = self._limits.media
         request = {
             "path": str(path),
@@ -55,18 +68,10 @@ class MediaCheck:
                 detail = error.detail.replace(path.name, "the file") if len(error.detail) < 200 else ""
                 message = f"{error.reason}{': ' if detail else ''}{detail}. {error.remedy}"
                 raise invalid(where, message, "invalid_media") from error
-        held = [kind for kind in kinds if kind in found["kinds"]]
-        if not held:
-            message = f"the file holds {' and '.join(found['kinds'])}: send {' or '.join(kinds)}"
-            raise invalid(where, message, "invalid_media")
-        if (most := self._limits.bytes_of.get(held[0])) is not None and path.stat().st_size > most:
-            message = (
-                f"the file has {path.stat().st_size} bytes, at most {most} are taken of {held[0]}: make it smaller"
-            )
-            raise invalid(where, message, "file_too_large")
         if found["pixels"] > self._limits.video_pixels and "video" in found["kinds"]:
             message = f"its frames have {found['pixels']} pixels, at most {self._limits.video_pixels}: scale it down"
             raise invalid(where, message, "invalid_media")
+        return found
 
     def close(self) -> None:
         self._sandbox.close()
@@ -82,5 +87,10 @@ def inspect(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     )
     found = probe(request["path"], limits)
     held = {"image": found.image, "video": found.video, "audio": found.audio}
-    pixels = found.video.width * found.video.height if found.video is not None else 0
-    return {"kinds": [kind for kind, info in held.items() if info is not None], "pixels": pixels}
+    told: dict[str, Any] = {"kinds": [kind for kind, info in held.items() if info is not None], "pixels": 0}
+    if found.video is not None:
+        frames = max(1, found.video.shown_packets)
+        fps = frames / found.video.duration_s if found.video.duration_s > 0 else 1.0
+        shown = {"size": list(found.video.display_size), "fps": fps, "frames": frames}
+        told |= {"pixels": found.video.width * found.video.height, **shown}
+    return told

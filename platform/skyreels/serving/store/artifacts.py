@@ -10,7 +10,7 @@ from skyreels.serving.store.records import StoredFile
 from skyreels.storage import Storage, open_input, sha256_file
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9]{1,16})?")
-_ID = re.compile(r"video_[0-9a-f]{32}")
+_ID = re.compile(r"(video|file)_[0-9a-f]{32}")
 _CHUNK = 1 << 20
 
 
@@ -21,7 +21,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """A folder per job. Writers of different fences write to different places, and only one is committed."""
+    """A folder per job or upload. Writers of different fences write to different places, and only one is committed."""
 
     storage: Storage
 
@@ -58,7 +58,7 @@ class Artifacts:
         self._remove_folders(job)
 
     def jobs(self) -> set[str]:
-        """Ids of jobs that files are here of."""
+        """Ids of jobs and uploads that files are here of."""
         found = {name.split("/", 1)[0] for name in self.storage.names()}
         return {name for name in found if _ID.fullmatch(name)}
 

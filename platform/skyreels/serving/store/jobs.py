@@ -13,7 +13,7 @@ from skyreels.serving.errors import ServingError, not_found
 from skyreels.serving.store.paces import eta, expect, forget
 from skyreels.serving.store.quotas import Quotas
 from skyreels.serving.store.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
-from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading
+from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading, uploads
 
 _IDEMPOTENCY_S = 24 * 3600.0
 
@@ -190,9 +190,10 @@ class JobStore:
                 connection.execute(jobs.delete().where(jobs.c.id == identifier))
 
     def known(self, identifiers: Sequence[str]) -> set[str]:
-        """Those of them that are jobs."""
+        """Those of them that are jobs or files."""
         with self.reader.begin() as connection:
-            return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(identifiers))).scalars())
+            found = (sa.select(table.c.id).where(table.c.id.in_(identifiers)) for table in (jobs, uploads))
+            return {identifier for query in found for identifier in connection.execute(query).scalars()}
 
     def check(self) -> None:
         """Raises where the database does not answer."""

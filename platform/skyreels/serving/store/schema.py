@@ -105,6 +105,21 @@ usage = sa.Table(
     sa.Index("usage_of_owner", "owner", "at"),
 )
 
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("place", sa.String(256), nullable=False),
+    sa.Column("kinds", sa.JSON, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Index("uploads_of_owner", "owner", "created_at"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,
