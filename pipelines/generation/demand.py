@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.checkpoint import stored_config
-from model.conditioning import AudioReference, ImageReference
+from model.conditioning import ImageReference, Reference, VideoReference
 from model.config import TransformerConfig
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import SAVED_BYTES, layer_tokens
@@ -92,13 +92,7 @@ class DemandModel:
         clip = prepared.clip
         grid = self._grid(clip)
         area = grid[1] * grid[2]
-        shown = [reference for reference in prepared.references if not isinstance(reference, AudioReference)]
-        frames = sum(
-            len(reference.images)
-            if isinstance(reference, ImageReference)
-            else 1 + reference.frames.shape[1] // clip.video.stride[0]  # type: ignore[attr-defined]
-            for reference in shown
-        )
+        frames = sum(_latents_of(reference, clip) for reference in prepared.references)
         frames += grid[0] if prepared.media.video is not None and prepared.media.video_use == "edit" else 0
         keyframes = 0
         if prepared.refined is not None and prepared.settings.keyframes:
@@ -115,6 +109,13 @@ class DemandModel:
             video_references=frames * area,
             audio=clip.audio_latent_length,
         )
+
+
+def _latents_of(reference: Reference, clip: ClipShape) -> int:
+    """Latent frames that a reference takes: one for each picture."""
+    if isinstance(reference, VideoReference):
+        return 1 + int(reference.frames.shape[1]) // clip.video.stride[0]
+    return len(reference.images) if isinstance(reference, ImageReference) else 0
 
 
 def _activations(config: TransformerConfig, work: Workload) -> float:

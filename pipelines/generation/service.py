@@ -27,7 +27,7 @@ from model.network.lora import Lora, merged
 from pipelines.generation.demand import DemandModel
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
-from pipelines.generation.render import clip_facts, write_clip
+from pipelines.generation.render import clip_facts, origin, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS, GenerationRequest, RequestError
 from skyreels.config import Config, ConfigError, build
 from skyreels.media.image import write_image
@@ -207,12 +207,15 @@ class GenerationService:
         work.step(0.0)
         made = self._generator.decode(prepared, latents.streams)
         work.step(0.5)
-        write_clip(made, "video", work.folder / "video.mp4")
+        identities = {**_made_by(work), **self._identities}
+        asked = json.loads(work.files[_ADAPTER].read_text())
+        told = origin(identities, prepared.seed, lora=asked["name"])
+        write_clip(made, "video", work.folder / "video.mp4", told)
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
-        facts = {**clip_facts(made, "video"), "provenance": {**_made_by(work), **self._identities}}
-        told = {**facts, "seed": prepared.seed, "prompt": prepared.prompt}
-        (work.folder / _RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        facts = {**clip_facts(made, "video"), "provenance": identities}
+        record = {**told, **facts, "prompt": prepared.prompt}
+        (work.folder / _RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_every_task_makes_a_clip_that_plays(made, media, task):
     assert job["timings"].keys() == {"queue", "base", "decode"}
 
 
-def test_it_is_the_clip_of_the_command_line(made, model_folder, tmp_path):
+def test_it_is_the_clip_of_the_command_line(http, made, model_folder, tmp_path):
     job, path = made({"prompt": "a red ball", "seed": "5", "refine": "true", "num_inference_steps": "3"})
     assert (job["seed"], job["size"], job["fps"]) == (5, "64x64", 32)
     assert job["timings"].keys() == {"queue", "base", "refine", "decode"}
@@ -102,6 +103,12 @@ def test_it_is_the_clip_of_the_command_line(made, model_folder, tmp_path):
     assert path.read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     record = json.loads((tmp_path / "clip.json").read_text())
     assert {name: record["model"][name] for name in job["provenance"]} == job["provenance"]
+    with av.open(str(path)) as clip:
+        said = json.loads(clip.metadata["comment"])
+    assert said == {"made_by_ai": True, "model": job["provenance"]["transformer"], "seed": 5}
+    beside = http.get(f"/v1/videos/{job['id']}/content", params={"variant": "record"}).json()
+    assert said.items() <= beside.items()
+    assert beside["prompt"] == "a red ball"
 
 
 def test_a_clip_has_pictures_that_tell_of_it(http, made):
