@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.evaluation.people.records import dimensions
 from pipelines.generation.service import GenerationService, ModelSettings
 from skyreels.command_line import exit_status, parse
 from skyreels.config import Config, ConfigError, apply_overrides, build, read_yaml
@@ -31,7 +32,7 @@ from skyreels.serving.server import serve
 from skyreels.serving.store.keys import SCOPES, Keys
 from skyreels.storage import normalise
 
-CONFIG = Path(__file__).resolve().parents[1] / "cluster" / "serve.yaml"
+CONFIG = Path(__file__).resolve().with_name("serve.yaml")
 _TRY = """\
 try it:
   id=$(curl -s {url}/v1/videos -F 'prompt=a red ball falls with a thud' | grep -o 'video_[0-9a-f]*' | head -n 1); \\
@@ -47,10 +48,10 @@ class Settings(Config):
     """Of the secret that signs webhooks, made where there is none."""
 
     def serving(self) -> ServingConfig:
-        """With the secret, where webhooks are allowed."""
-        if not self.service.webhooks:
-            return self.service
-        return self.service.model_copy(update={"webhook_secret": secret_in(self.webhook_secret_file)})
+        """With the secret where webhooks are allowed, and what people judge."""
+        secret = secret_in(self.webhook_secret_file) if self.service.webhooks else ""
+        rubric = ("overall", *sorted(dimensions() - {"overall"}))
+        return self.service.model_copy(update={"webhook_secret": secret, "rubric": rubric})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +110,7 @@ def _tell(settings: Settings, url: str, keyed: bool) -> None:
     print(f"serving {model.folder} as {model.name} on {url}; its fields: {url}/openapi.json")
     asked = "send a key with each request: Authorization: Bearer sk-…"
     print(asked if keyed else _TRY.format(url=url), flush=True)
+    print(f"the page: {url}/", flush=True)
 
 
 def read_settings(path: Path, changes: Sequence[str]) -> Settings:

@@ -47,6 +47,7 @@ class ServingConfig(Config):
     )
     webhook_secret: str = Field("", repr=False)
     limits: UploadLimits = UploadLimits()
+    rubric: tuple[str, ...] = Field(("overall",), description="what may be judged in the arena")
     ingress_replicas: int = Field(1, ge=1)
     ingress_cpus: float = Field(1.0, ge=0)
     pools: Mapping[str, Pool] = {}

@@ -21,6 +21,7 @@ from skyreels.serving.http.files import file_routes
 from skyreels.serving.http.intake import output_of
 from skyreels.serving.http.origins import LoopbackOnly
 from skyreels.serving.http.service import Service
+from skyreels.serving.http.studio import arena_routes, studio_routes
 from skyreels.serving.http.uploads import Body, read_body
 from skyreels.serving.request import VideoRequest
 from skyreels.serving.store.records import Job, State
@@ -44,7 +45,7 @@ def build_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         max_body_size=service.intake.limits.body_bytes,
     )
-    for routes in (_making, _ending, _reading, _streaming, file_routes, _operating):
+    for routes in (_making, _ending, _reading, _streaming, file_routes, arena_routes, studio_routes, _operating):
         app.include_router(routes(service))
     if not service.keyed:
         app.add_middleware(LoopbackOnly)

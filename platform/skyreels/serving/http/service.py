@@ -28,7 +28,7 @@ def open_service(servable: Servable, config: ServingConfig, store: JobStore, rea
     """What the routes need, as the configuration says. `ready` tells whether there are workers."""
     artifacts = config.open_artifacts()
     intake = Intake(store, artifacts, servable, config.limits, config.webhooks)
-    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready)
+    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready, config.rubric)
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Service:
     intake: Intake
     keyed: bool
     ready: Callable[[], bool] = lambda: True
+    rubric: tuple[str, ...] = ("overall",)
+    """What may be judged in the arena."""
     keys: Keys = field(init=False)
     metrics: "Metrics" = field(init=False)
 

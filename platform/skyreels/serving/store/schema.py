@@ -120,6 +120,20 @@ uploads = sa.Table(
     sa.Index("uploads_of_owner", "owner", "created_at"),
 )
 
+votes = sa.Table(
+    "votes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("rater", sa.String(64), nullable=False),
+    sa.Column("item", sa.Text, nullable=False),
+    sa.Column("dimension", sa.String(128), nullable=False),
+    sa.Column("first", sa.String(600), nullable=False),
+    sa.Column("second", sa.String(600), nullable=False),
+    sa.Column("verdict", sa.String(8), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("votes_of_rater", "rater"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,
