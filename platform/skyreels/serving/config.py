@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from skyreels.config import Config, ConfigError
-from skyreels.serving.http.media_check import UploadLimits
+from skyreels.serving.intake.media_check import UploadLimits
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.quotas import Quotas

@@ -119,3 +119,21 @@ def test_a_full_queue_says_when_a_job_will_have_ended(opened, now):
     with pytest.raises(ServingError) as caught:
         accept(store, now)
     assert caught.value.headers == {"Retry-After": "41"}
+
+
+def test_the_place_and_the_time_are_told_to_whoever_asks(http, ended):
+    first = http.post("/v1/videos", json={"prompt": "slow red"})
+    assert ended(first.json()["id"])["status"] == "completed"
+    before = http.post("/v1/videos", json={"prompt": "slow red"})
+    behind = http.post("/v1/videos", json={"prompt": "slow red"})
+    told = behind.json()
+    assert (told["queue_position"], behind.headers["x-queue-position"]) == (1, "1")
+    assert 3.0 < told["eta_seconds"] < 13.0, "two jobs of two stages of two seconds"
+    assert float(behind.headers["x-eta-seconds"]) == told["eta_seconds"]
+    http.post(f"/v1/videos/{told['id']}/cancel")
+    http.post(f"/v1/videos/{before.json()['id']}/cancel")
+    ended(told["id"])
+    metrics = http.get("/metrics").text
+    assert 'skyreels_stage_seconds{stage="base"}' in metrics
+    assert 'skyreels_http_seconds_count{route="/v1/videos/{video}",status="200"}' in metrics
+    assert told["id"] not in metrics

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyreels.serving.http.fields import nested
+from skyreels.serving.intake.fields import nested
 from skyreels.serving.request import VideoRequest
 
 NAMES = st.sampled_from([*VideoRequest.model_fields, "input_reference", "duration", "video", "sound", "x", "é", ""])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from skyreels.media.encode import write_video
 from skyreels.serving.errors import ServingError
-from skyreels.serving.http.masks import drawn_mask
+from skyreels.serving.intake.masks import drawn_mask
 
 VIDEO = {"size": [32, 24], "fps": 8.0, "frames": 8}
 Y, X = np.mgrid[0:24, 0:32]

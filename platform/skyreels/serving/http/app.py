@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException
 from skyreels.serving.errors import ServingError, error_body, invalid, not_found
 from skyreels.serving.http.content import file_response
 from skyreels.serving.http.files import file_routes
-from skyreels.serving.http.intake import output_of
+from skyreels.serving.http.metrics import Timed
 from skyreels.serving.http.origins import LoopbackOnly
 from skyreels.serving.http.service import Service
 from skyreels.serving.http.studio import arena_routes, studio_routes
-from skyreels.serving.http.uploads import Body, read_body
+from skyreels.serving.intake.accept import output_of
+from skyreels.serving.intake.uploads import Body, read_body
 from skyreels.serving.request import VideoRequest
 from skyreels.serving.store.records import Job, State
 
@@ -47,6 +48,7 @@ def build_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
     )
     for routes in (_making, _ending, _reading, _streaming, file_routes, arena_routes, studio_routes, _operating):
         app.include_router(routes(service))
+    app.add_middleware(Timed, metrics=service.metrics)
     if not service.keyed:
         app.add_middleware(LoopbackOnly)
     _answer_errors(app, service)

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from skyreels.serving.errors import invalid
 from skyreels.serving.http.content import file_response
 from skyreels.serving.http.service import Service
-from skyreels.serving.http.uploads import Body, read_body
+from skyreels.serving.intake.uploads import Body, read_body
 from skyreels.serving.store.uploads import Upload, Uploads, new_file_id
 
 _FORM: dict[str, Any] = {

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from skyreels.serving.config import ServingConfig
-from skyreels.serving.http.intake import Intake
+from skyreels.serving.http.metrics import Metrics
 from skyreels.serving.http.video import event_object, video_object
+from skyreels.serving.intake.accept import Intake
 from skyreels.serving.servable import Servable
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
@@ -44,7 +44,7 @@ class Service:
     rubric: tuple[str, ...] = ("overall",)
     """What may be judged in the arena."""
     keys: Keys = field(init=False)
-    metrics: "Metrics" = field(init=False)
+    metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.store)
@@ -87,21 +87,3 @@ class Service:
     def close(self) -> None:
         self._reading.submit(self.intake.close).result()
         self._reading.shutdown()
-
-
-class Metrics:
-    """For Prometheus; no label tells an id, a key or a prompt."""
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._registry = CollectorRegistry()
-        self._jobs = Gauge("skyreels_jobs", "jobs by state", ["state"], registry=self._registry)
-        self.refused = Counter(
-            "skyreels_refused", "requests that were refused, by code", ["code"], registry=self._registry
-        )
-
-    def text(self) -> bytes:
-        """All of them as they stand."""
-        for state, count in self._store.counts().items():
-            self._jobs.labels(state).set(count)
-        return generate_latest(self._registry)

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 from skyreels.config import Config
 from skyreels.serving import studio
 from skyreels.serving.errors import invalid, not_found
-from skyreels.serving.http.fields import read_json
 from skyreels.serving.http.service import Service
+from skyreels.serving.intake.fields import read_json
 from skyreels.serving.store.votes import Votes
 
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -90,9 +90,10 @@ def arena_routes(service: Service) -> APIRouter:
         said = _vote(await request.body())
         if said.dimension not in service.rubric:
             raise invalid("dimension", f"{said.dimension!r} is not judged here: {', '.join(service.rubric)}")
-        shown = [await run_in_threadpool(service.store.job, caller.owner, name) for name in (said.first, said.second)]
+        first = await run_in_threadpool(service.store.job, caller.owner, said.first)
+        second = await run_in_threadpool(service.store.job, caller.owner, said.second)
         try:
-            return await run_in_threadpool(votes.cast, caller.owner, *shown, said.dimension, said.verdict)
+            return await run_in_threadpool(votes.cast, caller.owner, first, second, said.dimension, said.verdict)
         except ValueError as error:
             raise invalid("second", str(error)) from error
 

@@ -4,15 +4,16 @@ Whoever works on a job goes through `leases`. Every method is one transaction an
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from skyreels.serving.errors import ServingError, not_found
-from skyreels.serving.store.paces import eta, expect, forget
+from skyreels.serving.store.paces import eta, expect, forget, medians
 from skyreels.serving.store.quotas import Quotas
-from skyreels.serving.store.records import OPEN, Event, Job, NewJob, Page, State, StoredFile
+from skyreels.serving.store.records import OPEN, Event, Job, Load, NewJob, Page, State, StoredFile
 from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading, uploads
 
 _IDEMPOTENCY_S = 24 * 3600.0
@@ -129,6 +130,21 @@ class JobStore:
         with self.reader.begin() as connection:
             every, waiting = connection.execute(query).one()
         return int(waiting), int(every - waiting)
+
+    def load(self) -> Load:
+        """What the stages have before them."""
+        now = self.clock()
+        query = sa.select(jobs.c.stage, jobs.c.lease_until, jobs.c.created_at).where(jobs.c.state.in_(OPEN))
+        with self.reader.begin() as connection:
+            rows = connection.execute(query).all()
+            pace = medians(connection)
+        idle = [row for row in rows if row.lease_until <= now]
+        waiting = Counter(row.stage for row in idle)
+        working = Counter(row.stage for row in rows)
+        working.subtract(waiting)
+        oldest = max((now - row.created_at for row in idle), default=0.0)
+        stages = pace.keys() | working.keys()
+        return Load({s: waiting[s] for s in stages}, {s: working[s] for s in stages}, pace, oldest)
 
     def release(self, holder: str) -> None:
         """The worker `holder` is gone: what it held may be claimed at once. Where it lives after all, fences hold."""

@@ -69,6 +69,14 @@ def eta(connection: sa.Connection, job: Job) -> float | None:
     return own + ahead / max(1, len(working))
 
 
+def medians(connection: sa.Connection) -> dict[str, float]:
+    """Seconds by stage."""
+    by_stage: dict[str, list[float]] = {}
+    for row in connection.execute(sa.select(measured.c.stage, measured.c.seconds)):
+        by_stage.setdefault(row.stage, []).append(row.seconds)
+    return {stage: statistics.median(seconds) for stage, seconds in by_stage.items()}
+
+
 def mean_left(connection: sa.Connection) -> float | None:
     """Seconds that an open job has before it, on average."""
     query = sa.select(sa.func.sum(work.c.seconds), sa.func.count(sa.distinct(work.c.job)))

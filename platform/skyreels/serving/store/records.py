@@ -95,6 +95,16 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Load:
+    """By stage: jobs that wait, jobs at work, and the median seconds of the newest that were measured."""
+
+    waiting: Mapping[str, int]
+    working: Mapping[str, int]
+    pace: Mapping[str, float]
+    oldest_s: float
+
+
+@dataclass(frozen=True)
 class Page:
     """Some of an owner's jobs, and whether there are more."""
 

@@ -12,7 +12,7 @@ from skyreels.media.probe import probe
 from skyreels.media.sandbox import Sandbox
 from skyreels.serving.errors import invalid
 
-_TARGET = "skyreels.serving.http.media_check:inspect"
+_TARGET = "skyreels.serving.intake.media_check:inspect"
 
 
 _FILE = MediaLimits(
@@ -36,7 +36,7 @@ class MediaCheck:
 
     def __init__(self, limits: UploadLimits) -> None:
         self._limits = limits
-        self._sandbox = Sandbox(limits.media, preload=("skyreels.serving.http.media_check",))
+        self._sandbox = Sandbox(limits.media, preload=("skyreels.serving.intake.media_check",))
 
     def check(self, where: str, path: Path, kinds: tuple[str, ...]) -> None:
         """ServingError naming the field `where`, unless the file can be read and is one of `kinds`."""

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from skyreels.serving.errors import ServingError, invalid
-from skyreels.serving.http.fields import nested, read_json
+from skyreels.serving.intake.fields import nested, read_json
 
 _TEXT_BYTES = 1 << 20
 _FIELDS = 64

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from skyreels.serving.errors import ServingError, invalid
-from skyreels.serving.http.masks import drawn_mask
-from skyreels.serving.http.media_check import MediaCheck, UploadLimits
-from skyreels.serving.http.uploads import Body, Part, decoded_url, url_of
+from skyreels.serving.intake.masks import drawn_mask
+from skyreels.serving.intake.media_check import MediaCheck, UploadLimits
+from skyreels.serving.intake.uploads import Body, Part, decoded_url, url_of
 from skyreels.serving.request import MEDIA, VideoRequest, spelled
 from skyreels.serving.servable import Plan, RequestRefused, Servable
 from skyreels.serving.store.artifacts import Artifacts, new_id
