@@ -32,7 +32,8 @@ def test_settings_exist_and_every_stage_has_a_pool(name):
     assert sorted(stages) == sorted(STAGES)
     assert CONFIGS[name]["applications"][0]["import_path"] == "jobs.serve:app"
     assert "initial_replicas" not in (CLUSTER / name).read_text().replace("no initial_replicas", "")
-    assert CONFIGS[name]["http_options"]["port"] == settings(name).service.port
+    service = settings(name).service
+    assert CONFIGS[name]["http_options"] == {"host": service.host, "port": service.port}
 
 
 def test_both_are_one_service():

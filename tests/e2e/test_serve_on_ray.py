@@ -45,6 +45,8 @@ def cluster(tmp_path_factory):
     head = subprocess.Popen(words, env=starting, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
         until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 120)
+        trial = {"args": ["ray", "job", "submit", "--", "true"], "env": environment, "capture_output": True}
+        until(lambda: subprocess.run(**trial, timeout=120, check=False).returncode == 0, 120)  # its agent is up
 
         def run(*words):
             done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)

@@ -139,7 +139,7 @@ def test_more_than_the_queue_takes_is_429_with_when_to_come_again(keyed):
     headers = {"authorization": f"Bearer {secrets['you']}"}
     made = [httpx.post(f"{url}/v1/videos", json={"prompt": "slow"}, headers=headers) for _ in range(4)]
     assert [answer.status_code for answer in made] == [200, 200, 200, 429]
-    assert made[3].headers["retry-after"] == "10"
+    assert 1 <= int(made[3].headers["retry-after"]) <= 10
     for answer in made[:3]:
         httpx.post(f"{url}/v1/videos/{answer.json()['id']}/cancel", headers=headers)
 

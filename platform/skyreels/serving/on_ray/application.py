@@ -1,5 +1,6 @@
 """The graph of deployments: Ingress -> Dispatcher -> one pool of workers for each group of stages."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from ray import serve
 
 from skyreels.config import ConfigError
 from skyreels.serving.config import Pool, ServingConfig
+from skyreels.serving.http.origins import is_loopback
 from skyreels.serving.on_ray.deployments import Build, Dispatcher, Ingress, Workers
 from skyreels.storage import normalise
 
@@ -18,6 +20,7 @@ def application(build: Build, config: ServingConfig, stages: Sequence[str]) -> A
     """A Serve application. `stages` are all that plans may name. ConfigError where a pool is missing for one."""
     config = config.model_copy(update={"files": normalise(config.files)})  # replicas run in folders of their own
     config.check()
+    _check_control(config)
     held = [stage for pool in config.pools.values() for stage in pool.stages]
     if missing := [stage for stage in stages if stage not in held]:
         raise ConfigError(f"no pool works on {', '.join(missing)}: name a pool with these stages under pools")
@@ -43,6 +46,15 @@ def deploy(app: Any, config: ServingConfig) -> str:
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
     serve.run(app, name=NAME, route_prefix="/")
     return f"http://{config.host}:{config.port}"
+
+
+def _check_control(config: ServingConfig) -> None:
+    """Ray's own API runs the code of whoever reaches it: no public address beside one that asks nobody who he is."""
+    if not is_loopback(config.host) and os.environ.get("RAY_AUTH_MODE") == "disabled":
+        raise ConfigError(
+            f"{config.host} can be reached by others, and RAY_AUTH_MODE=disabled lets them run code through Ray: start "
+            "the cluster with RAY_AUTH_MODE=token, or serve on 127.0.0.1"
+        )
 
 
 def _scaled(pool: Pool) -> dict[str, Any]:
