@@ -21,7 +21,7 @@ from skyreels.serving.store.leases import Leases
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 
 @dataclass

@@ -20,7 +20,7 @@ from skyreels.serving.store.keys import ANYBODY, Caller, Keys, Scope
 from skyreels.serving.store.records import Job
 
 Value = TypeVar("Value")
-_POLL_S = 0.2
+_POLL_S = 0.1
 _KEEP_ALIVE_S = 15.0
 
 
