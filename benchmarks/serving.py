@@ -3,9 +3,9 @@
     python benchmarks/serving.py --model runs/train/model
     python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart
 
-overhead: a clip over HTTP against the same call of the generator, with its file; and from the end of the base to the start
-of the refiner. queue: a status read with one job in the store and with a hundred. restart: a killed service started again,
-until it works on the job that was killed.
+overhead: a clip over HTTP against the same call of the generator, with its file; and from the base's commit to the
+refiner's claim. queue: a status read with one job in the store and with a hundred. restart: a killed service started
+again, until it works on the job that was killed.
 """
 
 import argparse

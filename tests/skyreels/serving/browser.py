@@ -94,8 +94,10 @@ class Page:
                     future.set_exception(RuntimeError(told["error"]))
                 else:
                     future.set_result(told["result"])
-            elif told["method"] in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            elif told["method"] == "Runtime.exceptionThrown":
                 self.faults.append(told["params"])
+            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] in ("warning", "error"):
+                self.faults.append(told["params"]["entry"])
 
 
 @contextmanager

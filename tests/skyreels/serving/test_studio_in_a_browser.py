@@ -1,4 +1,4 @@
-"""The page as people use it, in a headless Chromium: create, paint, watch, play, vote. SCREENSHOTS=folder keeps some."""
+"""The page as people use it, in headless Chromium: create, paint, watch, play, vote. SCREENSHOTS=folder keeps some."""
 
 import os
 import shutil
@@ -19,6 +19,7 @@ OPEN = "document.getElementById({!r}).hidden === false"
 @pytest.fixture(scope="module")
 def page(address, tmp_path_factory):
     with browser(CHROMIUM, tmp_path_factory.mktemp("browser")) as tab:
+        tab.ask("Emulation.setDeviceMetricsOverride", width=1100, height=860, deviceScaleFactor=1, mobile=False)
         tab.open(f"{address}/")
         yield tab
 
@@ -60,6 +61,8 @@ def test_a_clip_with_a_reference_and_a_painted_mask_is_made_and_played(page, htt
     page.choose("#references input[type=file]", files / "ball.png")
     page.choose("#source", files / "clip.mp4")
     page.until("document.getElementById('mask').width === 64")
+    pixel = "document.getElementById('mask').getContext('2d').getImageData(8, 20, 1, 1).data[0]"
+    page.until(f"{pixel} > 100")  # the video's frame is under the mask
     page.drag("#mask", [(0.2, 0.3), (0.4, 0.5), (0.6, 0.5)])
     page.run("document.getElementById('mask').focus()")
     for _ in range(3):
@@ -71,7 +74,7 @@ def test_a_clip_with_a_reference_and_a_painted_mask_is_made_and_played(page, htt
     job = http.get("/v1/videos").json()["data"][0]
     assert job["prompt"] == "@ref_1 rolls, red"
     page.click("#tab-gallery")
-    page.until(f"{OPEN.format('gallery')} && document.querySelector('#clip-list video').poster.startsWith('blob:')")
+    page.until(f"{OPEN.format('gallery')} && document.querySelector('#clip-list video')?.poster.startsWith('blob:')")
     page.run(
         "[...document.querySelectorAll('#clip-list button')].find((b) => b.textContent === 'Load and play').click()"
     )

@@ -8,6 +8,7 @@ export class Painter {
     this.video = document.createElement("video");
     this.video.muted = true;
     this.video.playsInline = true;
+    this.video.preload = "auto";
     this.at = { x: 0, y: 0 };
     this.painted = false;
     document.getElementById("source").addEventListener("change", (event) => this.open(event.target.files[0]));
@@ -38,6 +39,7 @@ export class Painter {
     }
     this.at = { x: this.canvas.width / 2, y: this.canvas.height / 2 };
     this.clear();
+    this.video.currentTime = 1e-3; // a browser decodes no frame of a hidden video before it is asked for one
   }
 
   clear() {
