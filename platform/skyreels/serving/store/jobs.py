@@ -14,7 +14,17 @@ from skyreels.serving.errors import ServingError, not_found
 from skyreels.serving.store.paces import eta, expect, forget, medians
 from skyreels.serving.store.quotas import Quotas
 from skyreels.serving.store.records import OPEN, Event, Job, Load, NewJob, Page, State, StoredFile
-from skyreels.serving.store.schema import events, files, idempotency, jobs, open_database, outbox, reading, uploads
+from skyreels.serving.store.schema import (
+    events,
+    files,
+    idempotency,
+    jobs,
+    one_at_a_time,
+    open_database,
+    outbox,
+    reading,
+    uploads,
+)
 
 _IDEMPOTENCY_S = 24 * 3600.0
 
@@ -43,6 +53,7 @@ class JobStore:
         (422) or the owner's quotas are used up (429).
         """
         with self.engine.begin() as connection:
+            one_at_a_time(connection)
             if (known := self._replayed(connection, new)) is not None:
                 return known
             now = self.clock()

@@ -9,6 +9,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from skyreels.serving.store.records import State
 
 metadata = sa.MetaData()
+_ACCEPTING = 0x5379  # any number that nothing else locks
 
 _state = sa.Enum(State, native_enum=False, length=16, values_callable=lambda kind: [state.value for state in kind])
 
@@ -181,6 +182,15 @@ def open_database(url: str) -> sa.Engine:
 def reading(engine: sa.Engine) -> sa.Engine:
     """The engine for transactions that write nothing: they wait for nobody."""
     return engine.execution_options(reads=True)
+
+
+def one_at_a_time(connection: sa.Connection) -> None:
+    """Till the end of this transaction no other that asks for it goes on: what is counted stays true till it is used.
+
+    SQLite's have begun with their write lock.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ACCEPTING)))
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

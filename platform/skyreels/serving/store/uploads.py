@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from skyreels.serving.errors import ServingError, not_found
 from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.records import StoredFile
-from skyreels.serving.store.schema import uploads
+from skyreels.serving.store.schema import one_at_a_time, uploads
 
 
 def new_file_id() -> str:
@@ -45,17 +45,16 @@ class Uploads:
 
     def check_room(self, owner: str) -> None:
         """ServingError (429) where the owner has as many files as are taken."""
-        mine = sa.select(sa.func.count()).where(uploads.c.owner == owner)
         with self.store.reader.begin() as connection:
-            if (held := connection.execute(mine).scalar_one()) >= self.most:
-                message = f"you have {held} files, as many as are taken: delete one"
-                raise ServingError(429, "too_many_files", message, headers={"Retry-After": "60"})
+            self._check_room(connection, owner)
 
     def add(self, identifier: str, owner: str, name: str, kinds: Collection[str], file: StoredFile) -> Upload:
-        """Make a stored file true."""
+        """Make a stored file true. Raises as `check_room`."""
         now = self.store.clock()
         row = {"place": file.place, "bytes": file.bytes, "sha256": file.sha256, "kinds": sorted(kinds), "name": name}
         with self.store.engine.begin() as connection:
+            one_at_a_time(connection)
+            self._check_room(connection, owner)
             times = {"created_at": now, "expires_at": now + self.store.keep_s}
             connection.execute(uploads.insert().values(id=identifier, owner=owner, **row, **times))
         return self.get(owner, identifier)
@@ -93,3 +92,9 @@ class Uploads:
         """The bytes are gone."""
         with self.store.engine.begin() as connection:
             connection.execute(uploads.delete().where(uploads.c.id == identifier))
+
+    def _check_room(self, connection: sa.Connection, owner: str) -> None:
+        held = connection.execute(sa.select(sa.func.count()).where(uploads.c.owner == owner)).scalar_one()
+        if held >= self.most:
+            message = f"you have {held} files, as many as are taken: delete one"
+            raise ServingError(429, "too_many_files", message, headers={"Retry-After": "60"})
