@@ -6,6 +6,7 @@ What stages hand on is `model.generation.wire`: the prepared call, the base's la
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -41,6 +42,7 @@ _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "
 _RECORD, _ADAPTER = "record.json", "adapter.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
+_PREVIEW_SHARE = 19  # of the time that one took, before the next
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
 
 # Fields of a request off the wire that the generator calls otherwise.
@@ -72,6 +74,9 @@ class ModelSettings(Config):
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
     memory_gb: float | None = Field(
         None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
+    )
+    preview_after_s: float = Field(
+        3.0, ge=0, description="how long a stage runs before it is shown; pictures take a twentieth of its time at most"
     )
     loras: Mapping[str, str] = Field({}, description="folders of adapters, by the names that requests may give")
 
@@ -162,13 +167,30 @@ class GenerationService:
         with self._running, _failures():
             if work.stage == BASE:
                 with self._adapted(work):
-                    latents = self._generator.sample_base(prepared, callback_on_step_end=_steps(work))
+                    latents = self._generator.sample_base(prepared, callback_on_step_end=self._steps(work))
                 return self._hand_on(work, latents)
             latents = from_bytes(BaseLatents, work.files[_LATENTS].read_bytes())
             if work.stage == REFINE:
-                streams = self._generator.refine(prepared, latents, callback_on_step_end=_steps(work))
+                streams = self._generator.refine(prepared, latents, callback_on_step_end=self._steps(work))
                 return self._hand_on(work, dataclasses.replace(latents, streams=streams))
             return self._decoded(work, prepared, latents)
+
+    def _steps(self, work: Work) -> Callable[[Progress], None]:
+        """Tells of each step, and now and then shows how the clip stands."""
+        due = time.monotonic() + self.settings.preview_after_s
+
+        def report(progress: Progress) -> None:
+            nonlocal due
+            work.step((progress.step.index + 1) / progress.step.count)
+            start = time.monotonic()
+            if start < due or progress.step.index + 1 == progress.step.count:
+                return
+            frames = progress.preview()
+            if frames is not None:
+                work.show(np.ascontiguousarray(frames[len(frames) // 2]))
+            due = time.monotonic() + _PREVIEW_SHARE * (time.monotonic() - start)
+
+        return report
 
     @contextmanager
     def _adapted(self, work: Work) -> Iterator[None]:
@@ -269,13 +291,6 @@ def contact_sheet(frames: np.ndarray) -> np.ndarray:
     chosen = frames[np.linspace(0, len(frames) - 1, _SHEET_PICTURES).round().astype(int)]
     rows = [np.concatenate(list(chosen[start : start + _SHEET_SIDE]), axis=1) for start in range(0, 16, _SHEET_SIDE)]
     return np.concatenate(rows, axis=0)
-
-
-def _steps(work: Work) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        work.step((progress.step.index + 1) / progress.step.count)
-
-    return report
 
 
 def _made_by(work: Work) -> dict[str, str]:

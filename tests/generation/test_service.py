@@ -16,7 +16,7 @@ from skyreels.media.image import read_image
 from skyreels.media.probe import probe
 from skyreels.serving.config import ServingConfig
 from skyreels.serving.request import VideoRequest
-from skyreels.serving.servable import Servable
+from skyreels.serving.servable import Servable, Work
 from tests.skyreels.serving.conftest import running
 
 pytestmark = pytest.mark.slow
@@ -165,3 +165,18 @@ def test_what_is_asked_is_what_the_generator_is_asked():
     assert task_of(asked) == "i2v"
     with pytest.raises(ConfigError, match="less than or equal to 60"):
         generation_request(VideoRequest(prompt="x", seconds=61))
+
+
+def test_a_preview_changes_nothing_and_resembles_the_clip(model_folder, tmp_path):
+    made, shown = {}, []
+    for name, after in (("plain", 1e9), ("shown", 0.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        service = GenerationService(ModelSettings(folder=str(model_folder), preview_after_s=after))
+        plan = service.plan(VideoRequest(prompt="x", seed=3, num_inference_steps=4), {}, folder)
+        (folder / "made").mkdir()
+        files = {path.name: path for path in plan.files}
+        service.run(Work("base", files, folder / "made", lambda _: None, shown.append))
+        made[name] = (folder / "made/latents.safetensors").read_bytes()
+    assert made["plain"] == made["shown"]
+    assert [picture.shape for picture in shown][:1] == [(32, 32, 3)]

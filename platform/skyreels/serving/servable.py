@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from skyreels.serving.request import VideoRequest
 
 
@@ -67,6 +69,8 @@ class Work:
     folder: Path
     step: Callable[[float], None]
     """Called after every step with the share of the stage that is done, 0 to 1. Raises Cancelled."""
+    show: Callable[[np.ndarray], None] = lambda _: None
+    """May be called with a picture (H, W, 3) uint8 of how the clip stands; only the newest is shown."""
 
 
 class Servable(Protocol):

@@ -52,6 +52,8 @@ class Clips:
         for number in range(STEPS):
             time.sleep(0.5 if "slow" in plan["prompt"] else 0.0)
             work.step((number + 1) / STEPS)
+            if "show" in plan["prompt"]:
+                work.show(np.full((24, 32, 3), 40 * number, np.uint8))
         if "crash" in plan["prompt"]:
             raise RuntimeError("the device fell over")
         if "refuse" in plan["prompt"]:

@@ -4,16 +4,19 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
+from skyreels.media.image import write_image
 from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.leases import Lease, LeaseLost, Leases
+from skyreels.serving.store.records import PREVIEW
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +107,32 @@ def _run(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
         given, made = Path(scratch) / "given", Path(scratch) / "made"
         given.mkdir()
         made.mkdir()
-        facts = servable.run(Work(job.stage, _given(lease, artifacts, given), made, watch.step))
+        shown = _Shown(watch, artifacts, Path(scratch))
+        facts = servable.run(Work(job.stage, _given(lease, artifacts, given), made, watch.step, shown))
         kept = [artifacts.keep(job.id, path, stage=job.stage, fence=lease.fence) for path in sorted(made.iterdir())]
     watch.leases.commit(lease, kept, facts, time.perf_counter() - start)
+
+
+@dataclass
+class _Shown:
+    """Pictures of how a job stands, each in a place of its own: whoever reads the one before is not disturbed."""
+
+    watch: Watch
+    artifacts: Artifacts
+    folder: Path
+    count: int = 0
+
+    def __call__(self, picture: np.ndarray) -> None:
+        lease, self.count = self.watch.lease, self.count + 1
+        path = self.folder / f"{lease.job.stage}_{self.count}.jpg"
+        write_image(path, picture)
+        kept = self.artifacts.keep(lease.job.id, path, stage=PREVIEW, fence=lease.fence)
+        self.watch.leases.show(lease, replace(kept, name="preview.jpg"))
 
 
 def _given(lease: Lease, artifacts: Artifacts, folder: Path) -> Mapping[str, Path]:
     """Every file of the job by name, the last stage's where several made one of that name."""
     order: dict[str, int] = {"": -1} | {stage: number for number, stage in enumerate(lease.job.stages)}
-    latest: dict[str, Any] = {file.name: file for file in sorted(lease.files, key=lambda file: order[file.stage])}
+    committed = [file for file in lease.files if file.stage != PREVIEW]
+    latest: dict[str, Any] = {file.name: file for file in sorted(committed, key=lambda file: order[file.stage])}
     return {name: artifacts.fetch(file, folder) for name, file in latest.items()}

@@ -176,7 +176,9 @@ def _streaming(service: Service) -> APIRouter:
     @router.head("/v1/videos/{video}/content", include_in_schema=False)
     @router.get("/v1/videos/{video}/content", response_class=StreamingResponse)
     async def content(
-        request: Request, video: str, variant: Literal["video", "thumbnail", "spritesheet", "record"] = "video"
+        request: Request,
+        video: str,
+        variant: Literal["video", "thumbnail", "spritesheet", "record", "preview"] = "video",
     ) -> Response:
         """The clip, or a picture of it; `Range` and `If-None-Match` are obeyed."""
         caller = await service.caller(request, "read")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from skyreels.serving.store.records import Event, Job, State, StoredFile
+from skyreels.serving.store.records import PREVIEW, Event, Job, State, StoredFile
 
 _STATUS = {State.QUEUED: "queued", State.RUNNING: "in_progress", State.COMPLETED: "completed"}
 _MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png", "json": "application/json"}
@@ -37,6 +37,7 @@ def video_object(
         "attempts": job.attempts,
         "timings": job.timings,
         "metadata": job.request.get("metadata", {}),
+        "preview": next((file.sha256[:16] for file in files if file.stage == PREVIEW), None),
         "outputs": [_output(file) for file in files if file.stage == job.stages[-1]],
         **facts,
     }

@@ -18,7 +18,7 @@ from skyreels.serving.request import MEDIA, VideoRequest, spelled
 from skyreels.serving.servable import Plan, RequestRefused, Servable
 from skyreels.serving.store.artifacts import Artifacts, new_id
 from skyreels.serving.store.jobs import JobStore
-from skyreels.serving.store.records import Job, NewJob, State, StoredFile
+from skyreels.serving.store.records import PREVIEW, Job, NewJob, State, StoredFile
 from skyreels.serving.store.uploads import Uploads
 from skyreels.storage import sha256_file
 
@@ -243,7 +243,9 @@ class _Media:
 
 
 def output_of(job: Job, files: list[StoredFile], variant: str) -> StoredFile | None:
-    """What the last stage left under that name, of a job that is complete."""
+    """What the last stage left under that name, of a job that is complete; the preview of any."""
+    if variant == PREVIEW:
+        return next((file for file in files if file.stage == PREVIEW), None)
     if job.state is not State.COMPLETED:
         return None
     made = (file for file in files if file.stage == job.stages[-1] and file.name.partition(".")[0] == variant)

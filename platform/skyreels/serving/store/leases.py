@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from skyreels.serving.store.jobs import JobStore, add_files, end_job, files_of, job_of, record_event
 from skyreels.serving.store.paces import learn
-from skyreels.serving.store.records import OPEN, Job, State, StoredFile
-from skyreels.serving.store.schema import jobs
+from skyreels.serving.store.records import OPEN, PREVIEW, Job, State, StoredFile
+from skyreels.serving.store.schema import files, jobs
 
 
 class LeaseLost(Exception):
@@ -74,6 +74,14 @@ class Leases:
                 connection.execute(jobs.update().where(jobs.c.id == job.id).values(progress=percent))
                 record_event(connection, job.id, now)
             return job.cancel_asked
+
+    def show(self, lease: Lease, picture: StoredFile) -> None:
+        """How the job stands is seen in this picture, no more in the one before. Raises LeaseLost."""
+        with self.store.engine.begin() as connection:
+            job = self._held(connection, lease)
+            connection.execute(files.delete().where(files.c.job == job.id, files.c.stage == PREVIEW))
+            add_files(connection, job.id, [picture])
+            record_event(connection, job.id, self.store.clock())
 
     def commit(self, lease: Lease, made: Sequence[StoredFile], facts: Mapping[str, Any], seconds: float) -> Job:
         """The stage is done: its files and facts become true, and the job goes on or is completed. Raises LeaseLost."""

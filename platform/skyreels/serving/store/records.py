@@ -24,6 +24,8 @@ class State(StrEnum):
 
 
 OPEN = (State.QUEUED, State.RUNNING)
+PREVIEW = "preview"
+"""What stands for a stage in the files of a job, of pictures that show how it stands."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 // What is asked and not over: progress as it comes, place in the queue, an end on request.
 
-import { attempt, element, events, json, say, send } from "./api.js";
+import { attempt, element, events, json, media, say, send } from "./api.js";
 
 const list = document.getElementById("job-list");
 const watched = new Map();
@@ -17,17 +17,25 @@ export function watch(job) {
   const bar = element("progress", { max: "100", value: String(job.progress), "aria-label": "Progress" });
   const told = element("small", {}, describe(job));
   const end = element("button", { type: "button", onclick: () => attempt(() => send(`v1/videos/${job.id}/cancel`, {})) }, "Cancel");
-  const card = element("li", {}, element("p", {}, job.prompt), bar, told, end);
+  const picture = element("img", { alt: "How it stands", hidden: "" });
+  const card = element("li", {}, element("p", {}, job.prompt), picture, bar, told, end);
   list.prepend(card);
   watched.set(job.id, card);
-  attempt(() => follow(job, bar, told, end));
+  attempt(() => follow(job, bar, told, end, picture));
 }
 
-async function follow(job, bar, told, end) {
+async function follow(job, bar, told, end, picture) {
+  let seen = null;
   for await (const event of events(job.id)) {
     bar.value = event.progress;
     const now = event.status === "queued" || event.status === "in_progress" ? await json(`v1/videos/${job.id}`) : event;
     told.textContent = describe({ ...now, ...event });
+    if (now.preview && now.preview !== seen) {
+      seen = now.preview;
+      URL.revokeObjectURL(picture.src);
+      picture.src = await media(job.id, "preview");
+      picture.hidden = false;
+    }
   }
   const done = await json(`v1/videos/${job.id}`);
   told.textContent = done.error ? `${done.state}: ${done.error.message}` : "completed: it is in the gallery";
