@@ -55,7 +55,7 @@ class Generator:
         """
         if not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale is {lora_scale}: give a finite number")
-        adapter = None if lora is None else _adapter(directory, lora, only)  # loading may take minutes
+        adapter = None if lora is None else read_adapter(directory, lora, only)  # loading may take minutes
         components = Components.load(directory, dtype, only)
         if adapter is not None and components.transformer is not None:
             merge_lora(components.transformer, adapter, lora_scale)
@@ -144,8 +144,8 @@ class Generator:
         return decode(self.placement, prepared, streams, output_type)
 
 
-def _adapter(directory: str | Path, lora: str | Path, parts: Collection[str]) -> Lora:
-    """The adapter, where it is one of the model in the folder."""
+def read_adapter(directory: str | Path, lora: str | Path, parts: Collection[str] = PARTS) -> Lora:
+    """The adapter, where it is one of the model in the folder. Raises CheckpointError."""
     if TRANSFORMER not in parts:
         raise ValueError(f"the adapter {lora} changes the transformer, which is not loaded here: leave the adapter out")
     adapter = load_lora(lora)

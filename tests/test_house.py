@@ -22,10 +22,6 @@ LONGER_LISTINGS = {
     "pipelines/synthesis": (27, "a film's parts (light, bodies, words, sound) and the worlds made of them"),
     "platform/skyreels": (13, "what everything stands on, one promise a file"),
     "platform/skyreels/media": (24, "one question about a file each; callers open probe, decode, encode and cut"),
-    "platform/skyreels/serving": (
-        22,
-        "the service: one promise a file; callers open app.py and server.py",
-    ),
     "platform/skyreels/training": (
         24,
         "the engine: one promise a file (resume, guard, board, stop); callers open fit.py",

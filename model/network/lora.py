@@ -8,7 +8,8 @@ without it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ def merge_lora(model: nn.Module, lora: Lora, scale: float = 1.0) -> None:
         assert isinstance(weight, Tensor)
         update = (up.float() @ down.float()).to(weight.device)
         weight.copy_(weight.float() + scale * lora.scaling * update)
+
+
+@contextmanager
+def merged(model: nn.Module, lora: Lora, scale: float = 1.0) -> Iterator[None]:
+    """The model with the adapter inside the block; after it, its weights are the bytes that they were."""
+    modules = dict(model.named_modules())
+    before = {name: modules[name].weight.detach().clone() for name in lora.layers if name in modules}
+    merge_lora(model, lora, scale)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                modules[name].weight.copy_(weight)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

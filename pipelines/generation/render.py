@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from model.folder import TRANSFORMER
 from model.generation.prepared import Prepared
 from model.generation.steps import Generated, Progress
 from model.generator import Generator
@@ -125,7 +126,7 @@ def render(
         made = generator.render(prepared, callback_on_step_end=on_step_end)
     with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
         path = Path(scratch) / output.name
-        write_clip(made, output.kind, path)
+        write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed))
         output.storage.upload(path, output.name)
     facts = {
         "request": {**asked, "seed": prepared.seed},
@@ -164,14 +165,20 @@ def _is_record(data: bytes) -> bool:
     return isinstance(value, dict) and value.keys() >= _RECORD_KEYS
 
 
-def write_clip(made: Generated, kind: OutputKind, path: Path) -> None:
-    """To a local file, whose suffix tells the format."""
+def origin(identities: Mapping[str, str], seed: int | None, **more: Any) -> Mapping[str, Any]:
+    """What a clip says of itself: that a model made it, which one, and from which seed."""
+    told = {"made_by_ai": True, "model": identities.get(TRANSFORMER, ""), "seed": seed, **more}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def write_clip(made: Generated, kind: OutputKind, path: Path, told: Mapping[str, Any]) -> None:
+    """To a local file, whose suffix tells the format; a video's container holds what is `told`, as JSON."""
     sound = None if made.audio is None else made.audio.numpy()
     rate = made.clip.audio.sample_rate if made.clip.audio is not None else 0
     if kind == "still":
         write_image(path, made.frames[0])
     elif kind == "video":
-        write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate)
+        write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate, comment=json.dumps(told))
     elif sound is not None:
         (write_wav if path.suffix.lower() == ".wav" else write_flac)(path, sound, rate)
 

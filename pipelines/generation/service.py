@@ -6,28 +6,33 @@ What stages hand on is `model.generation.wire`: the prepared call, the base's la
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
+from pydantic import Field
 
-from model.folder import INDEX
+from model.folder import AUDIO_CODEC, ENCODER, INDEX, REFINER, TRANSFORMER, VIDEO_CODEC
 from model.generation.components import read_spec
-from model.generation.enhancing import Write, by_rules
 from model.generation.prepared import Prepared
 from model.generation.prompts import render_prompt
 from model.generation.steps import BaseLatents, NotFinite, Progress
 from model.generation.wire import from_bytes, to_bytes
-from model.generator import Generator
+from model.generator import Generator, read_adapter
+from model.network.lora import Lora, merged
+from pipelines.generation.demand import DemandModel
+from pipelines.generation.enhance import EnhancerConfig, enhancer
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
-from pipelines.generation.render import clip_facts, write_clip
+from pipelines.generation.render import clip_facts, origin, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS, GenerationRequest, RequestError
-from skyreels.config import ConfigError, build
+from skyreels.config import Config, ConfigError, build
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
@@ -35,8 +40,11 @@ from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFail
 
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
-_PREPARED, _LATENTS, _RECORD = "prepared.safetensors", "latents.safetensors", "record.json"
+_PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
+_RECORD, _ADAPTER = "record.json", "adapter.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
+_GB = 1e9
+_PREVIEW_SHARE = 19  # of the time that one took, before the next
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
 
 # Fields of a request off the wire that the generator calls otherwise.
@@ -51,23 +59,43 @@ _NAMES = {
 _AS_THEY_ARE = ("prompt", "negative_prompt", "seconds", "fps", "seed", "guidance_scale", "audio_guidance_scale")
 
 
+_PARTS = {
+    BASE: (TRANSFORMER, ENCODER, VIDEO_CODEC, AUDIO_CODEC),
+    REFINE: (REFINER, VIDEO_CODEC),
+    DECODE: (VIDEO_CODEC, AUDIO_CODEC),
+}
+"""What of the model each stage needs."""
+
+
+class ModelSettings(Config):
+    """Which model is served, and how."""
+
+    folder: str = Field(description="of a model, as training exports it")
+    name: str = Field("skyreels", max_length=128, description="what it is called in requests")
+    device: str = Field("", description='"" is cuda where there is one, else cpu')
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
+    memory_gb: float | None = Field(
+        None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
+    )
+    preview_after_s: float = Field(
+        3.0, ge=0, description="how long a stage runs before it is shown; pictures take a twentieth of its time at most"
+    )
+    enhancer: EnhancerConfig | None = Field(
+        EnhancerConfig(), description="what puts prompts into a form that the model was trained on; None: nothing does"
+    )
+    loras: Mapping[str, str] = Field({}, description="folders of adapters, by the names that requests may give")
+
+
 class GenerationService:
-    """A `Servable` over the model in `folder`, whose weights are read when the first stage runs.
+    """A `Servable` over a model's folder. Weights of the parts that `stages` need are read when the first one runs."""
 
-    `enhance` puts prompts into a form that the model was trained on; None leaves them alone.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        name: str = "skyreels",
-        device: str = "cpu",
-        dtype: torch.dtype | None = None,
-        enhance: Write | None = by_rules,
-    ) -> None:
-        self.folder, self.device, self.dtype, self.enhance = Path(folder), device, dtype, enhance
-        self.spec = read_spec(folder)
-        self._name = name
+    def __init__(self, settings: ModelSettings, stages: Sequence[str] = STAGES) -> None:
+        self.settings, self.folder = settings, Path(settings.folder)
+        self.spec = read_spec(self.folder)
+        self._parts = {part for stage in stages for part in _PARTS[stage]}
+        self._enhance = None if settings.enhancer is None else enhancer(settings.enhancer, _device(settings))
+        self._demand = DemandModel.of(self.folder, self.spec)
+        self._memory = _memory_of(settings, here=bool(stages))
         self._reader = MediaReader(_LIMITS)
         self._running = threading.Lock()
 
@@ -82,23 +110,37 @@ class GenerationService:
             "refine": self.spec.refines,
             "longest_seconds": MAX_SECONDS,
             "longest_prompt": MAX_PROMPT,
+            "loras": sorted(self.settings.loras),
         }
-        return [ModelCard(self._name, int((self.folder / INDEX).stat().st_mtime), told)]
+        return [ModelCard(self.settings.name, int((self.folder / INDEX).stat().st_mtime), told)]
 
     @property
     def stages(self) -> Sequence[str]:
         return STAGES if self.spec.refines else (BASE, DECODE)
 
+    def load(self, stages: Sequence[str]) -> None:
+        """As `Servable.load`."""
+        assert {part for stage in stages for part in _PARTS[stage]} <= self._parts
+        with self._running:
+            self._generator  # noqa: B018 (reads the weights)
+            if BASE in stages:
+                self._adapters  # noqa: B018
+
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """As `Servable.plan`."""
+        if request.lora is not None and request.lora not in self.settings.loras:
+            known = ", ".join(sorted(self.settings.loras)) or "none"
+            raise RequestRefused("lora", f"no adapter {request.lora!r} is served here; there are: {known}")
         with _refusals(files):
             asked = generation_request(request)
-            prepared = prepare(asked, files, self.spec, self._reader, self.enhance)
+            prepared = prepare(asked, files, self.spec, self._reader, self._enhance)
+        demand = self._demand.demand(prepared)
+        self._check_memory(prepared, demand.memory)
         path = folder / _PREPARED
         path.write_bytes(to_bytes(prepared))
         clip = prepared.refined or prepared.clip
         facts = {
-            "model": self._name,
+            "model": self.settings.name,
             "task": task_of(request),
             "size": f"{clip.width}x{clip.height}",
             "seconds": round(clip.seconds, 4),
@@ -107,37 +149,119 @@ class GenerationService:
             **({} if prepared.prompt == render_prompt(asked.prompt) else {"asked": prepared.prompt}),
             **({"remarks": list(prepared.remarks)} if prepared.remarks else {}),
         }
+        if request.lora is not None:
+            facts |= {"lora": request.lora, "lora_scale": request.lora_scale}
+        told = folder / _ADAPTER
+        told.write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
-        return Plan(stages, (path,), facts)
+        return Plan(stages, (path, told), facts, demand.work)
+
+    def _check_memory(self, prepared: Prepared, needed: float) -> None:
+        """Raises RequestRefused for what can never fit, with what would."""
+        if self._memory is None or needed <= self._memory:
+            return
+        longest, clip = self._demand.longest(prepared, self._memory), prepared.clip
+        fits = (
+            f"{longest:.3g} s fit at this size: ask for fewer seconds or a smaller size"
+            if longest is not None
+            else f"no clip of {clip.width}x{clip.height} fits: ask for a smaller size, without references"
+        )
+        message = f"the clip needs about {needed / _GB:.1f} GB and a device here has {self._memory / _GB:.1f}; {fits}"
+        raise RequestRefused("seconds" if longest is not None else "size", message)
 
     def run(self, work: Work) -> Mapping[str, Any]:
         """As `Servable.run`: one stage at a time, for they share the generator."""
         prepared = from_bytes(Prepared, work.files[_PREPARED].read_bytes())
         with self._running, _failures():
             if work.stage == BASE:
-                latents = self._generator.sample_base(prepared, callback_on_step_end=_steps(work))
-                return _hand_on(work, latents)
+                with self._adapted(work):
+                    latents = self._generator.sample_base(prepared, callback_on_step_end=self._steps(work))
+                return self._hand_on(work, latents)
             latents = from_bytes(BaseLatents, work.files[_LATENTS].read_bytes())
             if work.stage == REFINE:
-                streams = self._generator.refine(prepared, latents, callback_on_step_end=_steps(work))
-                return _hand_on(work, dataclasses.replace(latents, streams=streams))
+                streams = self._generator.refine(prepared, latents, callback_on_step_end=self._steps(work))
+                return self._hand_on(work, dataclasses.replace(latents, streams=streams))
             return self._decoded(work, prepared, latents)
+
+    def _steps(self, work: Work) -> Callable[[Progress], None]:
+        """Tells of each step, and now and then shows how the clip stands."""
+        due = time.monotonic() + self.settings.preview_after_s
+
+        def report(progress: Progress) -> None:
+            nonlocal due
+            work.step((progress.step.index + 1) / progress.step.count)
+            start = time.monotonic()
+            if start < due or progress.step.index + 1 == progress.step.count:
+                return
+            frames = progress.preview()
+            if frames is not None:
+                work.show(np.ascontiguousarray(frames[len(frames) // 2]))
+            due = time.monotonic() + _PREVIEW_SHARE * (time.monotonic() - start)
+
+        return report
+
+    @contextmanager
+    def _adapted(self, work: Work) -> Iterator[None]:
+        """The transformer with the adapter that was asked for; nothing is loaded again for the next request."""
+        asked = json.loads(work.files[_ADAPTER].read_text())
+        if asked["name"] is None:
+            yield
+            return
+        transformer = self._generator.components.transformer
+        assert transformer is not None
+        with merged(transformer, self._adapters[asked["name"]], asked["scale"]):
+            yield
+
+    @cached_property
+    def _adapters(self) -> Mapping[str, Lora]:
+        """All that may be asked for, held in the host's memory."""
+        return {name: read_adapter(self.folder, folder) for name, folder in self.settings.loras.items()}
 
     @cached_property
     def _generator(self) -> Generator:
-        return Generator.from_pretrained(self.folder, self.device, self.dtype)
+        settings = self.settings
+        device = _device(settings)
+        dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
+        return Generator.from_pretrained(self.folder, device, dtype, only=self._parts)
+
+    @cached_property
+    def _identities(self) -> Mapping[str, str]:
+        return self._generator.components.identities()
+
+    def _hand_on(self, work: Work, latents: BaseLatents) -> Mapping[str, Any]:
+        (work.folder / _LATENTS).write_bytes(to_bytes(latents))
+        (work.folder / _MADE_BY).write_text(json.dumps({**_made_by(work), **self._identities}))
+        return {}
 
     def _decoded(self, work: Work, prepared: Prepared, latents: BaseLatents) -> Mapping[str, Any]:
         work.step(0.0)
         made = self._generator.decode(prepared, latents.streams)
         work.step(0.5)
-        write_clip(made, "video", work.folder / "video.mp4")
+        identities = {**_made_by(work), **self._identities}
+        asked = json.loads(work.files[_ADAPTER].read_text())
+        told = origin(identities, prepared.seed, lora=asked["name"])
+        write_clip(made, "video", work.folder / "video.mp4", told)
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
-        facts = {**clip_facts(made, "video"), "provenance": self._generator.components.identities()}
-        told = {**facts, "seed": prepared.seed, "prompt": prepared.prompt}
-        (work.folder / _RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        facts = {**clip_facts(made, "video"), "provenance": identities}
+        record = {**told, **facts, "prompt": prepared.prompt}
+        (work.folder / _RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
+
+
+def _device(settings: ModelSettings) -> str:
+    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _memory_of(settings: ModelSettings, *, here: bool) -> float | None:
+    """Bytes on the device that renders; None where that is another process's, and nobody said."""
+    if settings.memory_gb is not None:
+        return settings.memory_gb * _GB
+    if not here:
+        return None
+    if (settings.device or "cuda").startswith("cuda") and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(psutil.virtual_memory().total)
 
 
 def generation_request(request: VideoRequest) -> GenerationRequest:
@@ -181,16 +305,10 @@ def contact_sheet(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(rows, axis=0)
 
 
-def _steps(work: Work) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        work.step((progress.step.index + 1) / progress.step.count)
-
-    return report
-
-
-def _hand_on(work: Work, latents: BaseLatents) -> Mapping[str, Any]:
-    (work.folder / _LATENTS).write_bytes(to_bytes(latents))
-    return {}
+def _made_by(work: Work) -> dict[str, str]:
+    """Identities of the parts that earlier stages ran."""
+    path = work.files.get(_MADE_BY)
+    return {} if path is None else json.loads(path.read_text())
 
 
 @contextmanager

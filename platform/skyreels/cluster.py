@@ -15,8 +15,8 @@ class NoCluster(ConnectionError):
 
 
 @contextmanager
-def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[None]:
-    """A Ray connection for the block.
+def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[bool]:
+    """A Ray connection for the block; True where it is to a Ray that ends with the block.
 
     Inside `ray job submit`, and where RAY_ADDRESS is set, it joins that cluster and leaves it running; otherwise
     it starts one on this machine, on loopback, and stops it at the end. A connection that is already open is
@@ -25,7 +25,7 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
     import ray  # here, so that what runs in one process needs no Ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     options["runtime_env"] = {"worker_process_setup_hook": "skyreels.cluster.prepare_worker"}
@@ -37,7 +37,7 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
     _start(options)
     _quiet_ray_data()
     try:
-        yield
+        yield not os.environ.get("RAY_ADDRESS")
     finally:
         ray.shutdown()
 

@@ -3,19 +3,20 @@
 import io
 import json
 
+import av
 import httpx
 import numpy as np
 import pytest
 
 from jobs import generate
-from pipelines.generation.service import GenerationService, generation_request, task_of
+from pipelines.generation.service import GenerationService, ModelSettings, generation_request, task_of
 from skyreels.config import ConfigError
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.image import read_image
 from skyreels.media.probe import probe
+from skyreels.serving.config import ServingConfig
 from skyreels.serving.request import VideoRequest
-from skyreels.serving.servable import Servable
-from skyreels.serving.server import ServingConfig
+from skyreels.serving.servable import Servable, Work
 from tests.skyreels.serving.conftest import running
 
 pytestmark = pytest.mark.slow
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def http(model_folder, tmp_path_factory):
-    service: Servable = GenerationService(model_folder)
-    config = ServingConfig(str(tmp_path_factory.mktemp("served")), queue_per_owner=100)
+    service: Servable = GenerationService(ModelSettings(folder=str(model_folder)))
+    config = ServingConfig(files=str(tmp_path_factory.mktemp("served")), queue_per_owner=100)
     with running(service, config) as url, httpx.Client(base_url=url, timeout=120) as client:
         yield client
 
@@ -93,7 +94,7 @@ def test_every_task_makes_a_clip_that_plays(made, media, task):
     assert job["timings"].keys() == {"queue", "base", "decode"}
 
 
-def test_it_is_the_clip_of_the_command_line(made, model_folder, tmp_path):
+def test_it_is_the_clip_of_the_command_line(http, made, model_folder, tmp_path):
     job, path = made({"prompt": "a red ball", "seed": "5", "refine": "true", "num_inference_steps": "3"})
     assert (job["seed"], job["size"], job["fps"]) == (5, "64x64", 32)
     assert job["timings"].keys() == {"queue", "base", "refine", "decode"}
@@ -102,6 +103,12 @@ def test_it_is_the_clip_of_the_command_line(made, model_folder, tmp_path):
     assert path.read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     record = json.loads((tmp_path / "clip.json").read_text())
     assert {name: record["model"][name] for name in job["provenance"]} == job["provenance"]
+    with av.open(str(path)) as clip:
+        said = json.loads(clip.metadata["comment"])
+    assert said == {"made_by_ai": True, "model": job["provenance"]["transformer"], "seed": 5}
+    beside = http.get(f"/v1/videos/{job['id']}/content", params={"variant": "record"}).json()
+    assert said.items() <= beside.items()
+    assert beside["prompt"] == "a red ball"
 
 
 def test_a_clip_has_pictures_that_tell_of_it(http, made):
@@ -161,11 +168,26 @@ def test_what_is_asked_is_what_the_generator_is_asked():
 
 
 def test_a_plan_tells_what_is_asked_in_the_end(structured_folder, tmp_path):
-    words = "A red ball falls with a thud"
-    request = VideoRequest(prompt=words, seconds=0.5)
-    plan = GenerationService(structured_folder).plan(request, {}, tmp_path)
-    assert plan.facts["asked"] == "Main subject: A red ball\nType: ball\nAction: falls\n<sfx>a thud</sfx>"
-    alone = GenerationService(structured_folder, enhance=None).plan(request, {}, tmp_path)
-    assert not {"asked", "remarks"} & alone.facts.keys()
-    slow = GenerationService(structured_folder).plan(VideoRequest(prompt=words, seconds=0.5, fps=30), {}, tmp_path)
-    assert "trained on 16" in slow.facts["remarks"][0]
+    def facts(fps=None, **changes):
+        request = VideoRequest(prompt="A red ball falls with a thud", seconds=0.5, fps=fps)
+        service = GenerationService(ModelSettings(folder=str(structured_folder), **changes))
+        return service.plan(request, {}, tmp_path).facts
+
+    assert facts()["asked"] == "Main subject: A red ball\nType: ball\nAction: falls\n<sfx>a thud</sfx>"
+    assert not {"asked", "remarks"} & facts(enhancer=None).keys()
+    assert "trained on 16" in facts(fps=30)["remarks"][0]
+
+
+def test_a_preview_changes_nothing_and_resembles_the_clip(model_folder, tmp_path):
+    made, shown = {}, []
+    for name, after in (("plain", 1e9), ("shown", 0.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        service = GenerationService(ModelSettings(folder=str(model_folder), preview_after_s=after))
+        plan = service.plan(VideoRequest(prompt="x", seed=3, num_inference_steps=4), {}, folder)
+        (folder / "made").mkdir()
+        files = {path.name: path for path in plan.files}
+        service.run(Work("base", files, folder / "made", lambda _: None, shown.append))
+        made[name] = (folder / "made/latents.safetensors").read_bytes()
+    assert made["plain"] == made["shown"]
+    assert [picture.shape for picture in shown][:1] == [(32, 32, 3)]

@@ -34,6 +34,7 @@ def write_video(
     gop: int | None = None,
     audio_codec: str = "aac",
     audio_bit_rate: int = 96_000,
+    comment: str = "",
 ) -> int:
     """Write an H.264 (yuv420p, BT.709) MP4, with sound where `audio` is given; returns the number of frames.
 
@@ -42,7 +43,7 @@ def write_video(
     `audio` is (C, N) float32 in [-1, 1], sample 0 at the time of frame 0. The encoder's priming samples are
     trimmed by the container's edit list, so a decoder that honours it gets sample n back at n / sample_rate.
     `gop` is the largest distance between keyframes in frames (default: two seconds); `audio_bit_rate` is bits per
-    second and channel.
+    second and channel. `comment` goes into the container's metadata.
     """
     rate = Fraction(fps).limit_denominator(1001)
     if rate <= 0:
@@ -56,6 +57,8 @@ def write_video(
     size = _checked_size(first[1], path)
     mp4_options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=mp4_options) as container:
+        if comment:
+            container.metadata["comment"] = comment
         video = _video_stream(container, rate, size, crf, preset, gop or max(1, round(2 * rate)))
         sound = (
             None

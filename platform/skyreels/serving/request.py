@@ -37,7 +37,7 @@ class VideoRequest(Config):
     """One clip. What is left out takes the model's defaults; a field that is not known is refused.
 
     Where a file is meant, send it as a part of the form under the field's name, or give a `data:` URL, the name of
-    another part, or {"video_id": ...} of an earlier job of yours. URLs are not fetched.
+    another part, {"file_id": ...} of `/v1/files`, or {"video_id": ...} of an earlier job. URLs are not fetched.
     """
 
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
@@ -61,7 +61,11 @@ class VideoRequest(Config):
     references: tuple[NamedReference, ...] = Field((), max_length=MAX_REFERENCES)
     source_video: Source | None = Field(None, validation_alias=AliasChoices("source_video", "video"))
     source_audio: Source | None = Field(None, description="sound that the picture is made for; it is kept")
-    mask: Source | None = Field(None, description="an image, or a video of as many frames as `source_video`")
+    mask: Source | None = Field(
+        None,
+        description="an image, or a video of as many frames as `source_video`; or an object: {type: bbox, box}, "
+        "{type: polygon, points}, {type: track, boxes: [{time, box}]}, {type: rle, size, counts}",
+    )
     mask_mode: Literal["edit_white"] | None = Field(
         None, description="says that white is made anew and black is kept; must be said with a mask"
     )
@@ -70,6 +74,8 @@ class VideoRequest(Config):
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: Scale | None = None
     audio_guidance_scale: Scale | None = None
+    lora: str | None = Field(None, max_length=128, description="an adapter by its name; /v1/models lists them")
+    lora_scale: float = Field(1.0, ge=-4, le=4)
     refine: bool = Field(False, description="larger, at a higher frame rate")
     n: Literal[1] = 1
     output_format: Literal["mp4"] = "mp4"

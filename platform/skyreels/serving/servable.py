@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from skyreels.serving.request import VideoRequest
 
 
@@ -50,6 +52,8 @@ class Plan:
     stages: tuple[str, ...]
     files: tuple[Path, ...]
     facts: Mapping[str, Any]
+    work: Mapping[str, float] = field(default_factory=dict)
+    """By stage, how much there is to do, in a unit of the servable's: times are learned from it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Work:
     folder: Path
     step: Callable[[float], None]
     """Called after every step with the share of the stage that is done, 0 to 1. Raises Cancelled."""
+    show: Callable[[np.ndarray], None] = lambda _: None
+    """May be called with a picture (H, W, 3) uint8 of how the clip stands; only the newest is shown."""
 
 
 class Servable(Protocol):
@@ -77,6 +83,9 @@ class Servable(Protocol):
     @property
     def stages(self) -> Sequence[str]:
         """All that a plan may name."""
+
+    def load(self, stages: Sequence[str]) -> None:
+        """Make ready what these stages need, where they will run. Without it the first run takes longer."""
 
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """Check a request as a whole and read its files, which `request` names; its own go to `folder`.

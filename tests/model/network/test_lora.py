@@ -10,7 +10,7 @@ from model.checkpoint import save_transformer, saved_identity, transformer_ident
 from model.checksums import CheckpointError
 from model.config import TransformerConfig
 from model.generator import Generator
-from model.network.lora import load_lora, merge_lora
+from model.network.lora import load_lora, merge_lora, merged
 from model.network.mmdit import MMDiT
 
 CONFIG = TransformerConfig(32, 2, 1, 1, 8, 4, 4)
@@ -112,3 +112,13 @@ def test_a_generator_refuses_the_adapter_of_another_base_before_it_is_loaded(mod
     write(tmp_path / "adapter", base="0123456789abcdef")
     with pytest.raises(CheckpointError, match=r"trained on the transformer 0123456789abcdef, and .* holds"):
         Generator.from_pretrained(tmp_path / "model", lora=tmp_path / "adapter")
+
+
+def test_a_model_is_the_bytes_that_it_was_when_an_adapter_goes(model, tmp_path):
+    write(tmp_path)
+    model = model.bfloat16()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), merged(model, load_lora(tmp_path)):
+        assert not torch.equal(model.state_dict()[f"{LAYER}.weight"], before[f"{LAYER}.weight"])
+        raise KeyboardInterrupt
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

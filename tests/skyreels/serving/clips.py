@@ -25,6 +25,9 @@ class Clips:
         self.log = log
         """A file to which every start of a stage is written."""
 
+    def load(self, stages):
+        assert set(stages) <= set(self.stages)
+
     def plan(self, request, files, folder):
         if (request.seconds or 1) > 5:
             raise RequestRefused("seconds", "5 s is the longest clip: ask for less")
@@ -39,7 +42,7 @@ class Clips:
         plan = folder / "plan.json"
         sizes = {name: path.stat().st_size for name, path in files.items()}
         plan.write_text(json.dumps({**facts, "prompt": request.prompt, "given": sizes}))
-        return Plan(self.stages, (plan,), facts)
+        return Plan(self.stages, (plan,), facts, dict.fromkeys(self.stages, facts["seconds"]))
 
     def run(self, work):
         plan = json.loads(work.files["plan.json"].read_text())
@@ -49,6 +52,8 @@ class Clips:
         for number in range(STEPS):
             time.sleep(0.5 if "slow" in plan["prompt"] else 0.0)
             work.step((number + 1) / STEPS)
+            if "show" in plan["prompt"]:
+                work.show(np.full((24, 32, 3), 40 * number, np.uint8))
         if "crash" in plan["prompt"]:
             raise RuntimeError("the device fell over")
         if "refuse" in plan["prompt"]:

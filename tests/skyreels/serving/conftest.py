@@ -9,7 +9,8 @@ import httpx
 import pytest
 import uvicorn
 
-from skyreels.serving.server import ServingConfig, build_server
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.server import build_server
 from tests.skyreels.serving.clips import Clips
 
 
@@ -35,7 +36,7 @@ def running(servable, config):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """A service without keys, for all tests of a file."""
-    config = ServingConfig(str(tmp_path_factory.mktemp("files")), grace_s=5, lease_s=5, queue_per_owner=500)
+    config = ServingConfig(files=str(tmp_path_factory.mktemp("files")), grace_s=5, lease_s=5, queue_per_owner=500)
     with running(Clips(), config) as url:
         yield url
 

@@ -1,6 +1,7 @@
 """What goes wrong for real: processes that are killed, files that are hostile or damaged, a store that is away."""
 
 import base64
+import io
 import json
 import os
 import signal
@@ -16,22 +17,26 @@ import pytest
 from PIL import Image
 
 from skyreels.media.encode import write_video
-from skyreels.serving.artifacts import Artifacts, new_id
-from skyreels.serving.dispatcher import Dispatcher, sweep
-from skyreels.serving.leases import Leases
-from skyreels.serving.records import NewJob, State
-from skyreels.serving.store import JobStore
-from skyreels.serving.work import work_on
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.dispatch.dispatcher import Dispatcher
+from skyreels.serving.dispatch.housekeeping import sweep
+from skyreels.serving.dispatch.work import work_on
+from skyreels.serving.store.artifacts import Artifacts, new_id
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.leases import Leases
+from skyreels.serving.store.records import NewJob, State
 from skyreels.storage import Storage
 from tests.skyreels.serving.clips import Clips
+from tests.skyreels.serving.conftest import running
 
 SERVER = """
 import sys
 from pathlib import Path
-from skyreels.serving.server import ServingConfig, serve
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.server import serve
 from tests.skyreels.serving.clips import Clips
 
-config = ServingConfig(sys.argv[1], port=0, lease_s=2, grace_s=float(sys.argv[2]))
+config = ServingConfig(files=sys.argv[1], port=0, lease_s=2, grace_s=float(sys.argv[2]))
 serve(Clips(Path(sys.argv[1]) / "log"), config, lambda url, keyed: print(url, flush=True))
 """
 
@@ -204,6 +209,30 @@ def test_files_go_with_what_is_over(place, tmp_path):
     sweep(store, artifacts)
     assert (artifacts.jobs(), store.job("me", good.id).state) == (set(), State.EXPIRED)
     assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_a_bucket_holds_the_files_of_jobs_and_loses_them_with_the_jobs(s3_root, tmp_path):
+    config = ServingConfig(files=f"{s3_root}/serve", database=f"sqlite:///{tmp_path}/jobs.db", grace_s=5)
+    store, artifacts = config.open_store(), config.open_artifacts()
+    with running(Clips(), config) as url:
+        sent = httpx.post(f"{url}/v1/files", files={"file": red_picture()}).json()["id"]
+        job = httpx.post(f"{url}/v1/videos", json={"prompt": "red", "first_frame": sent}).json()["id"]
+        until(lambda: httpx.get(f"{url}/v1/videos/{job}").json()["status"] == "completed")
+        whole = httpx.get(f"{url}/v1/videos/{job}/content").content
+        part = httpx.get(f"{url}/v1/videos/{job}/content", headers={"range": "bytes=5-20"})
+        assert (part.status_code, part.content) == (206, whole[5:21])
+        assert artifacts.jobs() == {sent, job}
+        httpx.delete(f"{url}/v1/files/{sent}")
+        httpx.delete(f"{url}/v1/videos/{job}")
+        sweep(store, artifacts)
+    assert artifacts.jobs() == set()
+    store.close()
+
+
+def red_picture():
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12), (200, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def playlist(tmp_path):

@@ -1,13 +1,16 @@
 """Drawn requests, most of them wrong: an answer of the documented form every time, and never the server's fault."""
 
+import json
 from contextlib import suppress
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyreels.serving.fields import nested
+from skyreels.media.encode import write_video
+from skyreels.serving.intake.fields import nested
 from skyreels.serving.request import VideoRequest
 
 NAMES = st.sampled_from([*VideoRequest.model_fields, "input_reference", "duration", "video", "sound", "x", "é", ""])
@@ -77,3 +80,42 @@ def test_paths_and_parameters(address, path, method, query, header):
     url = f"{address}/v1/videos/{'/'.join(path)}"
     answer = httpx.request(method, url, params=query, headers={"last-event-id": header, "range": header}, timeout=60)
     assert answer.status_code < 500, answer.text
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write_video(path, (np.zeros((16, 16, 3), np.uint8) for _ in range(4)), 4)
+    return path.read_bytes()
+
+
+SHAPES = st.fixed_dictionaries(
+    {"type": st.sampled_from(["bbox", "polygon", "track", "rle", "x"])},
+    optional={
+        "box": VALUES | st.lists(st.integers(-1, 20), min_size=4, max_size=4),
+        "points": VALUES | st.lists(st.lists(st.floats(0, 20), min_size=2, max_size=2), max_size=4),
+        "boxes": VALUES,
+        "size": VALUES | st.just([16, 16]),
+        "counts": VALUES | st.lists(st.integers(0, 256), max_size=4) | st.text(max_size=8),
+        "units": st.sampled_from(["pixels", "relative", "x"]),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask=SHAPES)
+def test_masks(address, video, mask):
+    values = {"prompt": "x", "mask_mode": "edit_white", "mask": json.dumps(mask)}
+    check(httpx.post(f"{address}/v1/videos", data=values, files={"source_video": video}, timeout=60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(body=st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_votes(address, body):
+    check(httpx.post(f"{address}/v1/arena/votes", content=body, headers={"content-type": "application/json"}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(name=st.sampled_from(["file", "x", ""]), data=st.binary(max_size=60), purpose=st.text(max_size=80))
+def test_files(address, name, data, purpose):
+    check(httpx.post(f"{address}/v1/files", files={name: data}, data={"purpose": purpose}, timeout=60))

@@ -1,6 +1,7 @@
 """The life of a job: whatever happens in whichever order, one result is committed and progress never falls."""
 
 import threading
+import uuid
 
 import pytest
 import sqlalchemy as sa
@@ -8,12 +9,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from skyreels.serving.artifacts import new_id
 from skyreels.serving.errors import ServingError
-from skyreels.serving.leases import LeaseLost, Leases
-from skyreels.serving.records import NewJob, State, StoredFile
-from skyreels.serving.schema import metadata
-from skyreels.serving.store import JobStore
+from skyreels.serving.store.artifacts import new_id
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.leases import LeaseLost, Leases
+from skyreels.serving.store.quotas import Quotas
+from skyreels.serving.store.records import NewJob, State, StoredFile
+from skyreels.serving.store.schema import metadata
+from tests.skyreels.serving.postgres import postgres, programs
 
 STAGES = ("base", "refine")
 
@@ -30,9 +33,30 @@ def clock():
     return Clock()
 
 
+@pytest.fixture(scope="module")
+def server():
+    if programs() is None:
+        pytest.skip("needs Debian's postgresql")
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.db"
+    server, name = request.getfixturevalue("server"), f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server}/{name}"
+
+
 @pytest.fixture
-def store(tmp_path, clock):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", clock=clock, queue=6, queue_per_owner=4, keep_s=100)
+def store(database, clock):
+    store = JobStore(database, clock=clock, quotas=Quotas(queue=6, queue_per_owner=4), keep_s=100)
     yield store
     store.close()
 
@@ -101,8 +125,8 @@ def test_whoever_falls_silent_loses_the_job_and_can_no_longer_write(store, worke
     assert "from" not in store.job("me", job.id).facts
 
 
-def test_many_workers_at_once_claim_each_job_once(tmp_path):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db")
+def test_many_workers_at_once_claim_each_job_once(database):
+    store = JobStore(database)
     wanted = {made(store).id for _ in range(12)}
     claimed = []
 
@@ -349,8 +373,41 @@ class Life(RuleBasedStateMachine):
             self.before[job.id] = job
 
 
-def test_whatever_happens_a_job_ends_once(tmp_path):
-    Life.store = JobStore(f"sqlite:///{tmp_path}/jobs.db")
+def test_many_requests_at_once_are_no_more_than_the_quotas_let_in(database):
+    store = JobStore(database, quotas=Quotas(queue_per_owner=3))
+    told = []
+
+    def ask():
+        for _ in range(3):
+            try:
+                told.append(made(store).id)
+            except ServingError as error:
+                told.append(error.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(told), told.count("queue_full")) == (18, 15)
+    store.close()
+
+
+def test_one_key_sent_many_times_at_once_makes_one_job(database):
+    store = JobStore(database)
+    told = []
+    ask = lambda: told.append(made(store, idempotency_key="k", fingerprint="f").id)  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(told), len(set(told))) == (8, 1)
+    store.close()
+
+
+def test_whatever_happens_a_job_ends_once(database):
+    Life.store = JobStore(database)
     try:
         case = Life.TestCase()
         case.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

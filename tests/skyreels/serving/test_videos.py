@@ -96,6 +96,7 @@ REFUSED = {
     "file url": ({"prompt": "x", "first_frame": "file:///etc/passwd"}, "first_frame", "url_refused"),
     "inside": ({"prompt": "x", "first_frame": "http://169.254.169.254/"}, "first_frame", "url_refused"),
     "file id": ({"prompt": "x", "first_frame": {"file_id": "file_1"}}, "first_frame", "invalid_value"),
+    "no such file": ({"prompt": "x", "first_frame": {"file_id": "file_" + "0" * 32}}, None, "not_found"),
     "not base64": ({"prompt": "x", "first_frame": "data:image/png;base64,§§"}, "first_frame", "invalid_url"),
     "no picture": ({"prompt": "x", "first_frame": "data:image/png;base64,AAAA"}, "first_frame", "invalid_media"),
     "webhook": ({"prompt": "x", "webhook_url": "http://10.0.0.1/"}, "webhook_url", "url_refused"),
@@ -300,3 +301,18 @@ def test_pages_of_other_origins_and_other_host_names_are_refused(http):
     for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
         answer = http.post("/v1/videos", json={"prompt": "x"}, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+
+
+def test_how_a_job_stands_can_be_seen_while_it_is_made(http, ended):
+    job = http.post("/v1/videos", json={"prompt": "slow show red"}).json()
+    assert job["preview"] is None
+    assert http.get(f"/v1/videos/{job['id']}/content", params={"variant": "preview"}).status_code == 404
+    seen = {}
+    while http.get(f"/v1/videos/{job['id']}").json()["state"] in ("queued", "running"):
+        told = http.get(f"/v1/videos/{job['id']}").json()
+        if told["preview"]:
+            answer = http.get(f"/v1/videos/{job['id']}/content", params={"variant": "preview"})
+            seen[told["preview"]] = Image.open(io.BytesIO(answer.content)).convert("L").getpixel((5, 5))
+    assert len(seen) >= 3
+    assert all(value % 40 in (0, 1, 39) for value in seen.values())
+    assert ended(job["id"])["status"] == "completed"

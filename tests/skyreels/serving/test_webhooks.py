@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from skyreels.config import ConfigError
-from skyreels.serving.schema import outbox
-from skyreels.serving.server import ServingConfig, build_server
-from skyreels.serving.store import JobStore
-from skyreels.serving.webhooks import Webhooks, secret_in
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.dispatch.webhooks import Webhooks, secret_in
+from skyreels.serving.server import build_server
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.schema import outbox
 from tests.skyreels.serving.clips import Clips
 from tests.skyreels.serving.conftest import running
 
@@ -49,7 +50,7 @@ def test_what_became_of_a_job_is_told_and_the_official_client_believes_it(receiv
     secret = secret_in(tmp_path / "secret")
     assert secret_in(tmp_path / "secret") == secret
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
-    config = ServingConfig(str(tmp_path / "files"), webhooks=(allowed,), webhook_secret=secret)
+    config = ServingConfig(files=str(tmp_path / "files"), webhooks=(allowed,), webhook_secret=secret)
     with running(Clips(), config) as url, httpx.Client(base_url=url, timeout=60) as http:
         jobs = {
             prompt: http.post("/v1/videos", json={"prompt": prompt, "webhook_url": f"{allowed}{prompt}"}).json()["id"]
@@ -116,7 +117,7 @@ def test_failures_are_told_again(told, answers, times, ended):
 
 @pytest.mark.parametrize("prefix", ["https://example.com", "ftp://example.com/", "https://a@example.com/", "/x/"])
 def test_what_may_be_called_must_end_its_host(tmp_path, prefix):
-    config = ServingConfig(str(tmp_path), webhooks=(prefix,), webhook_secret="x")
+    config = ServingConfig(files=str(tmp_path), webhooks=(prefix,), webhook_secret="x")
     with pytest.raises(ConfigError, match="whose host ends with a slash"):
         build_server(Clips(), config)
 

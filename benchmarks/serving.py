@@ -1,0 +1,184 @@
+"""What the service adds to the generator, and what a long queue costs: each beside a baseline of the same run.
+
+    python benchmarks/serving.py --model runs/train/model
+    python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart
+
+overhead: a clip over HTTP against the same call of the generator, with its file; and from the base's commit to the
+refiner's claim. queue: a status read with no job ahead and with a hundred, in turn. restart: a killed service started
+again, until it works on the job that was killed.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+# This file is called as a script: its own folder would be first on the path, and it holds a `model` too.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from pipelines.generation.render import origin, write_clip
+from pipelines.generation.service import GenerationService, ModelSettings
+from skyreels.serving.config import ServingConfig
+from skyreels.serving.http.app import build_app
+from skyreels.serving.http.service import open_service
+from skyreels.serving.server import build_server
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENT = httpx.Client(timeout=None)  # one: making one reads certificates, which takes longer than a request
+ASKED = {"prompt": "a red ball falls with a thud", "seed": 1}
+PORT_LINE = " on http://"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("runs/train/model"))
+    parser.add_argument("--clips", type=int, default=6, help="per figure, after one to warm up (default: %(default)s)")
+    parser.add_argument("--only", default="overhead,queue,restart")
+    arguments = parser.parse_args()
+    parts: dict[str, Callable[[argparse.Namespace], None]] = {"overhead": overhead, "queue": queue, "restart": restart}
+    for name in arguments.only.split(","):
+        parts[name](arguments)
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """Median seconds of a clip, bare and served, in turn."""
+    service = GenerationService(ModelSettings(folder=str(arguments.model)))
+    with TemporaryDirectory() as folder:
+        config = ServingConfig(files=folder)
+        with answering(build_server(service, config)) as url:
+            pairs = [(bare(service, Path(folder)), served(url)) for _ in range(arguments.clips + 1)][1:]
+            store = config.open_store()
+            gaps = [handed_on(store, url) for _ in range(arguments.clips)] if service.spec.refines else []
+            store.close()
+    alone, over = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(f"a clip, bare: {alone:.3f} s; over HTTP: {over:.3f} s; more: {1000 * (over - alone):.0f} ms, ", end="")
+    print(f"ratio {over / alone:.3f} (goal: 1.05, or 150 ms)")
+    if gaps:
+        print(f"from the base's end to the refiner's start: {1000 * statistics.median(gaps):.0f} ms (goal: 100)")
+
+
+def bare(service: GenerationService, folder: Path) -> float:
+    """Seconds of the generator's own call, with its file."""
+    generator = service._generator
+    start = time.perf_counter()
+    made = generator(ASKED["prompt"], seed=ASKED["seed"])
+    write_clip(made, "video", folder / "bare.mp4", origin({}, 1))
+    return time.perf_counter() - start
+
+
+def served(url: str, **more: object) -> float:
+    """Seconds from the request to the clip's last byte."""
+    start = time.perf_counter()
+    job = ask(url, **more)
+    with CLIENT.stream("GET", f"{url}/v1/videos/{job}/events") as events:
+        events.read()
+    CLIENT.get(f"{url}/v1/videos/{job}/content").raise_for_status()
+    return time.perf_counter() - start
+
+
+def handed_on(store, url: str) -> float:
+    """Seconds between two events: the base is committed, the refiner's stage is claimed."""
+    job = ask(url, refine=True)
+    with CLIENT.stream("GET", f"{url}/v1/videos/{job}/events") as events:
+        events.read()
+    at = {(event.stage, str(event.state)): event.at for event in reversed(store.events(job))}
+    return at["refine", "running"] - at["refine", "queued"]
+
+
+def queue(arguments: argparse.Namespace) -> None:
+    """Medians of status reads, with nobody at work."""
+    service = GenerationService(ModelSettings(folder=str(arguments.model)), ())
+    with TemporaryDirectory() as folder:
+        config = ServingConfig(files=folder, queue_per_owner=1000)
+        opened = open_service(service, config, config.open_store(), lambda: True)
+        with answering(build_app(opened)) as url, httpx.Client(base_url=url) as client:
+            first = ask(url)
+            asked = time.perf_counter()
+            last = [ask(url) for _ in range(100)][-1]
+            asked = time.perf_counter() - asked
+            pairs = [(read(client, first), read(client, last)) for _ in range(200)]
+    one, many = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(f"a status read: {1000 * one:.2f} ms with none ahead, {1000 * many:.2f} ms with 100 ahead, ", end="")
+    print(f"ratio {many / one:.2f} (goal: 1.2); a request is accepted in {10 * asked:.0f} ms")
+
+
+def read(client: httpx.Client, job: str) -> float:
+    start = time.perf_counter()
+    client.get(f"/v1/videos/{job}").raise_for_status()
+    return time.perf_counter() - start
+
+
+def restart(arguments: argparse.Namespace) -> None:
+    """From the start of the process to the claim, and to the end of the job that was killed."""
+    with TemporaryDirectory() as folder:
+        words = [sys.executable, str(ROOT / "jobs/serve.py"), "--model", str(arguments.model), "--files", folder]
+        words += ["--port", "0", "service.lease_s=3"]
+        with started(words) as (process, url):
+            job = ask(url)
+            until(url, job, lambda told: told["state"] == "running")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        begun = time.perf_counter()
+        with started(words) as (_, url):
+            until(url, job, lambda told: told["attempts"] > 1)
+            claimed = time.perf_counter() - begun
+            until(url, job, lambda told: told["state"] == "completed")
+            print(f"killed and started again: at work after {claimed:.1f} s (goal: 15), ", end="")
+            print(f"done after {time.perf_counter() - begun:.1f} s")
+
+
+def ask(url: str, **more: object) -> str:
+    answer = CLIENT.post(f"{url}/v1/videos", json={**ASKED, **more})
+    answer.raise_for_status()
+    return str(answer.json()["id"])
+
+
+def until(url: str, job: str, holds: Callable[[dict], bool]) -> None:
+    while not holds(told := CLIENT.get(f"{url}/v1/videos/{job}").json()):
+        assert told["status"] != "failed", told
+        time.sleep(0.02)
+
+
+@contextmanager
+def answering(app: FastAPI) -> Iterator[str]:
+    """The address of a service in this process."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def started(words: list[str]) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A process of its own, and its address."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        yield process, "http://" + line.partition(PORT_LINE)[2].partition(";")[0]
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()

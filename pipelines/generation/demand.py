@@ -1,0 +1,132 @@
+"""What a prepared call will take, from its shapes: operations by stage, and memory at the height of each.
+
+Operations are counted by `model.costs.flops`; how long one takes is learned where the call is served. Memory is that of
+weights, of what a layer holds for all tokens of all passes, and of the clip's pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.checkpoint import stored_config
+from model.conditioning import ImageReference, Reference, VideoReference
+from model.config import TransformerConfig
+from model.costs.flops import Workload, forward_flops
+from model.costs.memory import SAVED_BYTES, layer_tokens
+from model.folder import ENCODER, REFINER, TRANSFORMER, ModelIndex
+from model.generation.prepared import GeneratorSpec, Prepared
+from model.network.keyframes import keyframe_indices
+from model.sampling.guidance import guidance_passes
+from model.shapes import ClipShape
+
+_PIXEL_BYTES = 3 * (4 + 4 + 1)  # decoded, scaled and as bytes
+_PIXEL_WORK = 1000.0  # operations of a codec per value: the unit is learned anyway
+_TOKENS_PER_WORD = 1.5
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`work` in operations by stage; `memory` in bytes of the largest stage, weights of all parts included."""
+
+    work: Mapping[str, float]
+    memory: float
+
+
+@dataclass(frozen=True)
+class DemandModel:
+    """What predicting needs of a model's folder: configurations, and bytes of weights."""
+
+    spec: GeneratorSpec
+    base: TransformerConfig
+    refiner: TransformerConfig | None
+    weights: float
+
+    @classmethod
+    def of(cls, folder: Path, spec: GeneratorSpec) -> "DemandModel":
+        """Reads no weights, only how large they are."""
+        index = ModelIndex.read(folder)
+        refiner = stored_config(TransformerConfig, index.part(folder, REFINER)) if REFINER in index.parts else None
+        parts = (index.part(folder, name) for name in {*index.parts, TRANSFORMER, ENCODER})
+        weights = sum(file.stat().st_size for part in parts for file in Path(part).rglob("*.safetensors"))
+        return cls(spec, stored_config(TransformerConfig, index.part(folder, TRANSFORMER)), refiner, float(weights))
+
+    def demand(self, prepared: Prepared) -> Demand:
+        """Of all stages."""
+        passes = self._passes(prepared)
+        base = self._workload(prepared)
+        work = {"base": float(prepared.settings.steps * passes * forward_flops(self.base, base))}
+        held = [passes * _activations(self.base, base)]
+        clip = prepared.clip
+        if prepared.refined is not None and self.refiner is not None:
+            clip = prepared.refined
+            settings = self.spec.config.refiner
+            refined = replace(
+                base, grid=self._grid(clip), keyframes=0, video_references=0, audio=0, audio_references=0,
+                sparsity=settings.sparsity,
+            )  # fmt: skip
+            work["refine"] = float(settings.steps * forward_flops(self.refiner, refined))
+            held.append(_activations(self.refiner, refined))
+        pixels = clip.frames * clip.height * clip.width
+        work["decode"] = _PIXEL_WORK * (3 * pixels + clip.audio_samples)
+        return Demand(work, self.weights + max(*held, float(_PIXEL_BYTES * pixels)))
+
+    def longest(self, prepared: Prepared, memory: float) -> float | None:
+        """Seconds of the longest clip of this size that fits into `memory` bytes; None where none does."""
+        clip = prepared.clip
+        for latents in range(clip.latent_frames - 1, 0, -1):
+            shorter = _of_length(prepared, replace(clip, frames=clip.video.frames_of(latents)))
+            if self.demand(shorter).memory <= memory:
+                return shorter.clip.seconds
+        return None
+
+    def _passes(self, prepared: Prepared) -> int:
+        streams = frozenset({"video", "audio"} if prepared.clip.audio is not None else {"video"})
+        tags = [reference.tag for reference in prepared.references]
+        return len(guidance_passes(prepared.scales, streams, references=tags, joint=self.base.joint))
+
+    def _grid(self, clip: ClipShape) -> tuple[int, int, int]:
+        _, frames, height, width = clip.video_latent_shape
+        return frames, height // self.base.patch[1], width // self.base.patch[2]
+
+    def _workload(self, prepared: Prepared) -> Workload:
+        clip = prepared.clip
+        grid = self._grid(clip)
+        area = grid[1] * grid[2]
+        frames = sum(_latents_of(reference, clip) for reference in prepared.references)
+        frames += grid[0] if prepared.media.video is not None and prepared.media.video_use == "edit" else 0
+        keyframes = 0
+        if prepared.refined is not None and prepared.settings.keyframes:
+            large = self._grid(prepared.large)
+            keyframes = (
+                large[1]
+                * large[2]
+                * len(keyframe_indices(clip.latent_frames, self.spec.config.refiner.keyframe_spacing))
+            )
+        return Workload(
+            text=round(_TOKENS_PER_WORD * len(prepared.prompt.split())) + 1,
+            grid=grid,
+            keyframes=keyframes,
+            video_references=frames * area,
+            audio=clip.audio_latent_length,
+        )
+
+
+def _latents_of(reference: Reference, clip: ClipShape) -> int:
+    """Latent frames that a reference takes: one for each picture."""
+    if isinstance(reference, VideoReference):
+        return 1 + int(reference.frames.shape[1]) // clip.video.stride[0]
+    return len(reference.images) if isinstance(reference, ImageReference) else 0
+
+
+def _activations(config: TransformerConfig, work: Workload) -> float:
+    """What one layer holds for all tokens. A forward pass frees some of it earlier: an upper bound."""
+    tokens, kind = layer_tokens(work)
+    return float(tokens * config.width * SAVED_BYTES["bf16"][kind])
+
+
+def _of_length(prepared: Prepared, clip: ClipShape) -> Prepared:
+    refined = prepared.refined
+    if refined is not None:
+        share = clip.frames / prepared.clip.frames
+        refined = replace(refined, frames=refined.video.nearest_frames(share * refined.frames))
+    return replace(prepared, clip=clip, refined=refined)

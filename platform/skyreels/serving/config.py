@@ -1,0 +1,77 @@
+"""How a service is run, in one process or on Ray Serve: where its files and jobs are, who may ask, who works."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from skyreels.config import Config, ConfigError
+from skyreels.serving.intake.media_check import UploadLimits
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.jobs import JobStore
+from skyreels.serving.store.quotas import Quotas
+from skyreels.storage import Storage
+
+
+class Pool(Config):
+    """Replicas that work on `stages`, one at a time each: how many, what each takes of a cluster, how they end."""
+
+    stages: tuple[str, ...] = Field(min_length=1)
+    min_replicas: int = Field(0, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    resources: Mapping[str, float] = Field({}, description="of the cluster's own names, such as those of a node pool")
+    drain_s: float = Field(1800.0, gt=0, description="how long a replica that is to go may finish: above a stage's p99")
+    idle_s: float = Field(600.0, ge=0, description="how long a replica without work stays")
+
+
+class ServingConfig(Config):
+    """Of one service. At an orderly end what runs has `grace_s` to be done; `pools` are for Ray Serve alone."""
+
+    files: str = Field("runs/serve", description="a folder or s3://… for what is made")
+    database: str = Field("", description='an SQLAlchemy URL; "" is SQLite beside local files')
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    lease_s: float = Field(30.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    grace_s: float = Field(600.0, ge=0)
+    queue: int = Field(500, ge=1, description="open jobs of all")
+    queue_per_owner: int = Field(20, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1, description="of one key; none: no limit")
+    seconds_per_day: float | None = Field(None, gt=0, description="of video, of one key; none: no limit")
+    keep_s: float = Field(7 * 86400.0, gt=0)
+    webhooks: tuple[str, ...] = Field(
+        (), description="what a webhook's URL may begin with; each ends a host with a slash. None: they are refused"
+    )
+    webhook_secret: str = Field("", repr=False)
+    limits: UploadLimits = UploadLimits()
+    rubric: tuple[str, ...] = Field(("overall",), description="what may be judged in the arena")
+    ingress_replicas: int = Field(1, ge=1)
+    ingress_cpus: float = Field(1.0, ge=0)
+    pools: Mapping[str, Pool] = {}
+
+    def check(self) -> None:
+        """ConfigError where what webhooks may call is left open, or cannot be signed."""
+        for prefix in self.webhooks:
+            if not re.fullmatch(r"https?://[^/@\\?#]+/[^?#]*", prefix):
+                raise ConfigError(
+                    f"{prefix!r} must be a URL whose host ends with a slash, such as https://example.com/"
+                )
+        if self.webhooks and not self.webhook_secret:
+            raise ConfigError("webhooks are allowed, and there is no secret to sign them with")
+
+    def open_store(self) -> JobStore:
+        """The job store that this configuration names."""
+        if not self.database and not Storage(self.files).is_local:
+            raise ConfigError(f"files are at {self.files}: say which database the jobs are in, as an SQLAlchemy URL")
+        if not self.database:
+            Path(self.files).mkdir(parents=True, exist_ok=True)
+        url = self.database or f"sqlite:///{Path(self.files).resolve() / 'jobs.db'}"
+        quotas = Quotas(self.queue, self.queue_per_owner, self.requests_per_minute, self.seconds_per_day)
+        return JobStore(url, quotas=quotas, keep_s=self.keep_s)
+
+    def open_artifacts(self) -> Artifacts:
+        """The place of files."""
+        return Artifacts(Storage(self.files).sub("videos"))

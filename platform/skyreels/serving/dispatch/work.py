@@ -1,0 +1,138 @@
+"""One stage of one job, from its claim to its commit, in whichever process there is a device."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from skyreels.media.image import write_image
+from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
+from skyreels.serving.store.artifacts import Artifacts
+from skyreels.serving.store.leases import Lease, LeaseLost, Leases
+from skyreels.serving.store.records import PREVIEW
+
+logger = logging.getLogger(__name__)
+
+_BEATS_PER_LEASE = 3
+
+
+@dataclass
+class Watch:
+    """The signs of life of one lease, given beside the work; what they bring back stops it at its next step."""
+
+    leases: Leases
+    lease: Lease
+    leave: threading.Event
+    """Set where the worker is to go: the work stops, and is given back."""
+    cancelled: bool = False
+    lost: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _until: float = 0.0
+
+    def step(self, done: float) -> None:
+        """As `Work.step`."""
+        self._beat(done)
+        if self.cancelled or self.lost or self.leave.is_set():
+            raise Cancelled
+
+    def keep(self) -> None:
+        """Until `end`, for steps may take longer than a lease lasts."""
+        while not self._ended.wait(self.leases.lease_s / _BEATS_PER_LEASE):
+            self._beat(None)
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _beat(self, done: float | None) -> None:
+        now = time.monotonic()
+        self._until = self._until or now + self.leases.lease_s
+        try:
+            self.cancelled = self.leases.beat(self.lease, done) or self.cancelled
+            self._until = now + self.leases.lease_s
+        except LeaseLost:
+            self.lost = True
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            # The store may come back before the lease runs out; after that somebody else may have the job.
+            logger.warning("%s: the job store does not answer (%s)", self.lease.job.id, error)
+            self.lost = self.lost or now > self._until
+
+
+def work_on(lease: Lease, leases: Leases, artifacts: Artifacts, servable: Servable, leave: threading.Event) -> None:
+    """Do the stage and commit it before this returns; whatever goes wrong ends in the job's row.
+
+    Nothing is raised but what the store itself raises while the end is written.
+    """
+    watch = Watch(leases, lease, leave)
+    beating = threading.Thread(target=watch.keep, name=f"lease-{lease.job.id}", daemon=True)
+    beating.start()
+    try:
+        _settle(watch, artifacts, servable)
+    except LeaseLost as lost:
+        logger.warning("%s", lost)
+    finally:
+        watch.end()
+        beating.join()
+
+
+def _settle(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
+    lease, leases = watch.lease, watch.leases
+    where = f"{lease.job.id}, stage {lease.job.stage}, attempt {lease.job.stage_attempts}"
+    try:
+        _run(watch, artifacts, servable)
+    except Cancelled:
+        if watch.lost:
+            raise LeaseLost(f"{where}: taken over while it was worked on") from None
+        (leases.cancelled if watch.cancelled else leases.give_back)(lease)
+    except StageFailed as failure:
+        logger.warning("%s failed (%s): %s", where, failure.code, failure)
+        leases.fail(lease, failure.code, str(failure))
+    except (LeaseLost, sa.exc.SQLAlchemyError):
+        raise
+    except Exception as error:
+        logger.exception("%s failed", where)
+        leases.attempt_failed(lease, f"{type(error).__name__}: {error}"[:2000])
+
+
+def _run(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
+    lease, start = watch.lease, time.perf_counter()
+    job = lease.job
+    with TemporaryDirectory(prefix="skyreels-stage-") as scratch:
+        given, made = Path(scratch) / "given", Path(scratch) / "made"
+        given.mkdir()
+        made.mkdir()
+        shown = _Shown(watch, artifacts, Path(scratch))
+        facts = servable.run(Work(job.stage, _given(lease, artifacts, given), made, watch.step, shown))
+        kept = [artifacts.keep(job.id, path, stage=job.stage, fence=lease.fence) for path in sorted(made.iterdir())]
+    watch.leases.commit(lease, kept, facts, time.perf_counter() - start)
+
+
+@dataclass
+class _Shown:
+    """Pictures of how a job stands, each in a place of its own: whoever reads the one before is not disturbed."""
+
+    watch: Watch
+    artifacts: Artifacts
+    folder: Path
+    count: int = 0
+
+    def __call__(self, picture: np.ndarray) -> None:
+        lease, self.count = self.watch.lease, self.count + 1
+        path = self.folder / f"{lease.job.stage}_{self.count}.jpg"
+        write_image(path, picture)
+        kept = self.artifacts.keep(lease.job.id, path, stage=PREVIEW, fence=lease.fence)
+        self.watch.leases.show(lease, replace(kept, name="preview.jpg"))
+
+
+def _given(lease: Lease, artifacts: Artifacts, folder: Path) -> Mapping[str, Path]:
+    """Every file of the job by name, the last stage's where several made one of that name."""
+    order: dict[str, int] = {"": -1} | {stage: number for number, stage in enumerate(lease.job.stages)}
+    committed = [file for file in lease.files if file.stage != PREVIEW]
+    latest: dict[str, Any] = {file.name: file for file in sorted(committed, key=lambda file: order[file.stage])}
+    return {name: artifacts.fetch(file, folder) for name, file in latest.items()}

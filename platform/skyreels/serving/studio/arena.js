@@ -1,0 +1,47 @@
+// Two clips of one prompt, unnamed, in an order that turns from vote to vote. A vote counts once both were played.
+
+import { attempt, element, json, media, say, send } from "./api.js";
+
+const players = ["first", "second"].map((name) => document.getElementById(name));
+const dimension = document.getElementById("dimension");
+const votes = [...document.querySelectorAll("[data-verdict]")];
+let pair = null;
+const played = new Set();
+
+export function wireArena() {
+  for (const player of players) {
+    player.addEventListener("ended", () => {
+      played.add(player);
+      for (const vote of votes) vote.disabled = played.size < players.length;
+    });
+  }
+  document.getElementById("play-both").addEventListener("click", () => attempt(async () => {
+    for (const player of players) player.currentTime = 0;
+    await Promise.all(players.map((player) => player.play()));
+  }));
+  for (const vote of votes) vote.addEventListener("click", () => attempt(() => cast(vote.dataset.verdict)));
+}
+
+export async function showPair() {
+  pair = (await json("v1/arena/pair")).pair;
+  const there = pair !== null;
+  document.getElementById("pair").hidden = document.getElementById("ballot").hidden = !there;
+  document.getElementById("arena-prompt").textContent = there ? pair.item : "";
+  if (!there) {
+    say("make clips of one prompt with two models, adapters or names: then there is something to compare");
+    return;
+  }
+  played.clear();
+  for (const vote of votes) vote.disabled = true;
+  if (!dimension.children.length) dimension.append(...pair.dimensions.map((name) => element("option", { value: name }, name)));
+  for (const player of players) {
+    if (player.src) URL.revokeObjectURL(player.src);
+    player.src = await media(pair[player.id]);
+  }
+}
+
+async function cast(verdict) {
+  await send("v1/arena/votes", { first: pair.first, second: pair.second, dimension: dimension.value, verdict });
+  await showPair();
+  say("your vote is counted");
+}

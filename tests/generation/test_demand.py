@@ -1,0 +1,53 @@
+"""What a call is predicted to take, beside what it takes: operations by PyTorch's own counter."""
+
+import dataclasses
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.generation.components import read_spec
+from model.generation.prepared import prepare
+from model.generator import Generator
+from pipelines.generation.demand import DemandModel
+from pipelines.generation.service import GenerationService, ModelSettings
+from skyreels.serving.request import VideoRequest
+from skyreels.serving.servable import RequestRefused
+
+
+@pytest.mark.parametrize("asked", [{}, {"refine": True}, {"seconds": 1.0, "guidance_scale": 1.0}])
+def test_work_grows_as_the_operations_that_are_counted(model_folder, asked):
+    spec = read_spec(model_folder)
+    generator = Generator.from_pretrained(model_folder)
+    model = DemandModel.of(model_folder, spec)
+
+    def ratio(asked, stage):
+        prepared = prepare(spec, "a red ball", seed=1, **asked)
+        base = generator.sample_base(prepared)
+        with FlopCounterMode(display=False) as counter:
+            generator.sample_base(prepared) if stage == "base" else generator.refine(prepared, base)
+        return model.demand(prepared).work[stage] / counter.get_total_flops()
+
+    for stage in ("base", "refine") if asked.get("refine") else ("base",):
+        plain = {"refine": True} if stage == "refine" else {}
+        assert ratio(asked, stage) == pytest.approx(ratio({**plain, "size": (64, 64)}, stage), rel=0.5)
+
+
+def test_memory_grows_with_the_clip_and_what_never_fits_is_refused_with_what_would(model_folder, tmp_path):
+    spec = read_spec(model_folder)
+    model = DemandModel.of(model_folder, spec)
+    long = prepare(spec, "x", seconds=8.0)
+    assert model.demand(long).memory > model.demand(prepare(spec, "x", seconds=1.0)).memory > model.weights
+    room = model.demand(prepare(spec, "x", seconds=4.0)).memory
+    longest = model.longest(long, room)
+    assert 3.5 < longest < 4.5
+    service = GenerationService(ModelSettings(folder=str(model_folder), memory_gb=room / 1e9), ())
+    with pytest.raises(RequestRefused, match=rf"needs about .* GB .*{longest:.3g} s fit at this size") as caught:
+        service.plan(VideoRequest(prompt="x", seconds=8.0), {}, tmp_path)
+    assert caught.value.field == "seconds"
+    plan = service.plan(VideoRequest(prompt="x", seconds=longest), {}, tmp_path)
+    assert plan.work.keys() == {"base", "decode"}
+    small = dataclasses.replace(model, weights=0.0)
+    with pytest.raises(RequestRefused, match="no clip of 256x256 fits"):
+        tight = ModelSettings(folder=str(model_folder), memory_gb=1.01 * model.demand(prepare(spec, "x")).memory / 1e9)
+        GenerationService(tight, ()).plan(VideoRequest(prompt="x", size="256x256"), {}, tmp_path)
+    assert small.demand(long).memory < model.demand(long).memory

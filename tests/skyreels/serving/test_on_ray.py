@@ -1,0 +1,136 @@
+"""The service on a Ray cluster: replicas are killed while they work, and each job ends in one committed result."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import httpx
+import pytest
+
+from skyreels.config import ConfigError
+from skyreels.serving.config import Pool, ServingConfig
+from skyreels.serving.on_ray.application import NAME, application, deploy
+from skyreels.serving.store.records import State
+from tests.skyreels.serving.clips import Clips
+
+pytestmark = pytest.mark.slow
+
+POOLS = {"Base": Pool(stages=("base",), num_cpus=0.2), "Refiner": Pool(stages=("refine",), num_cpus=0.2)}
+
+
+class LoggedClips(Clips):
+    """Every start of a stage is written down with its process."""
+
+    def __init__(self, log, stages):
+        super().__init__(log)
+
+    def run(self, work):
+        with self.log.with_suffix(".processes").open("a") as log:
+            log.write(f"{work.stage} {os.getpid()}\n")
+        return super().run(work)
+
+
+@pytest.fixture(scope="module")
+def served(ray_cluster, tmp_path_factory):
+    """(address, config, log) of a service whose pools begin without replicas."""
+    import socket
+
+    from ray import serve
+
+    folder = tmp_path_factory.mktemp("served")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = ServingConfig(files=str(folder / "files"), port=port, lease_s=60, ingress_cpus=0.2, pools=POOLS)
+    app = application(partial(LoggedClips, folder / "log"), config, Clips.stages)
+    yield deploy(app, config), config, folder / "log"
+    serve.delete(NAME)
+    serve.shutdown()
+
+
+def until(holds, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def asked(address, prompt):
+    answer = httpx.post(f"{address}/v1/videos", json={"prompt": prompt}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def ended(address, job):
+    def look():
+        told = httpx.get(f"{address}/v1/videos/{job}", timeout=60).json()
+        return told if told["status"] in ("completed", "failed") else None
+
+    return until(look)
+
+
+def worker_of(log, stage):
+    """The process that works on the stage, once there is one."""
+    path = log.with_suffix(".processes")
+    return until(lambda: path.exists() and [line.split() for line in path.read_text().splitlines() if stage in line])[
+        -1
+    ]
+
+
+def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(served):
+    import ray
+
+    address, config, log = served
+    job = asked(address, "slow red")
+    _, process = worker_of(log, "base")
+    os.kill(int(process), signal.SIGKILL)
+    until(lambda: log.with_suffix(".processes").read_text().count("base") == 2)
+    (dispatcher,) = [
+        actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "#Dispatcher#" in actor["name"]
+    ]
+    ray.kill(ray.get_actor(dispatcher, namespace="serve"))
+    told = ended(address, job)
+    assert (told["status"], told["attempts"]) == ("completed", 3), told
+    assert httpx.get(f"{address}/v1/videos/{job}/content").status_code == 200
+    store = config.open_store()
+    made = [(file.stage, file.name) for file in store.files(job) if file.stage]
+    assert sorted(made) == [("base", "latents.npy"), ("refine", "thumbnail.jpg"), ("refine", "video.mp4")]
+    states = [event.state for event in store.events(job)]
+    assert states.count(State.COMPLETED) == 1
+    progress = [event.progress for event in store.events(job)]
+    assert progress == sorted(progress)
+    store.close()
+
+
+def test_a_cancel_reaches_a_replica_within_a_step(served):
+    address, _, log = served
+    starts = log.with_suffix(".processes").read_text().count("base")
+    job = asked(address, "slow green")
+    until(lambda: log.with_suffix(".processes").read_text().count("base") > starts)
+    start = time.monotonic()
+    assert httpx.post(f"{address}/v1/videos/{job}/cancel").status_code == 200
+    assert ended(address, job)["state"] == "cancelled"
+    assert time.monotonic() - start < 3, "a step takes half a second"
+
+
+def test_a_redeploy_lets_what_runs_end_and_serves_on(served):
+    address, config, log = served
+    starts = log.with_suffix(".processes").read_text().count("base")
+    job = asked(address, "slow blue")
+    until(lambda: log.with_suffix(".processes").read_text().count("base") > starts)
+    deploy(application(partial(LoggedClips, log.with_name("second")), config, Clips.stages), config)
+    told = ended(address, job)
+    assert (told["status"], told["attempts"]) == ("completed", 2), "no attempt was lost"
+    assert ended(address, asked(address, "red"))["status"] == "completed"
+    assert log.with_name("second.processes").exists(), "the new replicas work"
+
+
+def test_without_keys_only_this_machine_is_answered(served):
+    address, _, _ = served
+    assert httpx.get(f"{address}/healthz", headers={"host": "example.com"}).status_code == 403
+
+
+def test_every_stage_needs_a_pool(tmp_path):
+    with pytest.raises(ConfigError, match="no pool works on refine"):
+        application(Clips, ServingConfig(files=str(tmp_path), pools={"Base": POOLS["Base"]}), Clips.stages)

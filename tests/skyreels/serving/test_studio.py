@@ -1,0 +1,109 @@
+"""The page as it is served: whole, from here alone; and the arena behind it, read by the evaluation."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines.evaluation.people.records import read_records
+from skyreels.serving import studio
+
+PAGE = Path(studio.__file__).parent
+
+
+def test_the_page_comes_whole_and_under_a_policy_that_lets_nothing_else_in(http):
+    page = http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+    assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+    wanted = set(re.findall(r'(?:src|href)="(studio/[^"]+)"', page.text))
+    served = {}
+    while wanted - served.keys():
+        name = (wanted - served.keys()).pop()
+        answer = http.get(f"/{name}")
+        assert answer.status_code == 200, name
+        served[name] = answer
+        wanted |= {f"studio/{found}" for found in re.findall(r'from "\./([^"]+)"', answer.text)}
+    kinds = {name.rpartition(".")[2]: answer.headers["content-type"].split(";")[0] for name, answer in served.items()}
+    assert kinds == {"css": "text/css", "js": "text/javascript"}
+    assert {f"studio/{path.name}" for path in PAGE.iterdir() if path.suffix in (".js", ".css")} == served.keys()
+
+
+def test_nothing_of_the_page_is_loaded_from_elsewhere_and_no_text_becomes_markup():
+    for path in PAGE.iterdir():
+        if path.suffix in (".js", ".css", ".html"):
+            text = path.read_text()
+            assert re.findall(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text) == []
+            assert "style=" not in text, "the policy lets no inline style in"
+    page = (PAGE / "index.html").read_text()
+    ids = set(re.findall(r'id="([\w-]+)"', page))
+    asked = {
+        name for path in PAGE.glob("*.js") for name in re.findall(r'getElementById\("([\w-]+)"\)', path.read_text())
+    }
+    assert asked <= ids
+    assert "onclick=" not in page
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node to parse the modules")
+@pytest.mark.parametrize("path", sorted(PAGE.glob("*.js")), ids=lambda path: path.name)
+def test_every_module_parses(path, tmp_path):
+    copy = tmp_path / f"{path.stem}.mjs"
+    copy.write_text(path.read_text())
+    checked = subprocess.run(["node", "--check", str(copy)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("name", ["index.html", "__init__.py", "..%2fconfig.py", "x", "studio.js/x"])
+def test_only_the_page_is_served(http, name):
+    assert http.get(f"/studio/{name}").status_code == 404
+
+
+def test_votes_are_blind_turn_the_order_and_are_what_the_evaluation_ranks(http, ended, tmp_path):
+    prompt = "red arena"
+    for name in ("ours", "theirs"):
+        answer = http.post("/v1/videos", json={"prompt": prompt, "metadata": {"arena": name}})
+        assert ended(answer.json()["id"])["status"] == "completed"
+    orders = Counter()
+    for _ in range(6):
+        pair = http.get("/v1/arena/pair").json()["pair"]
+        assert pair.keys() == {"item", "first", "second", "dimensions"}
+        names = [http.get(f"/v1/videos/{pair[side]}").json()["metadata"]["arena"] for side in ("first", "second")]
+        verdict = "good" if names[0] == "ours" else "bad"
+        said = {"first": pair["first"], "second": pair["second"], "verdict": verdict}
+        told = http.post("/v1/arena/votes", json=said).json()
+        assert [told["first"], told["second"]] == names
+        orders[tuple(names)] += 1
+    assert set(orders.values()) == {3}
+    path = tmp_path / "votes.jsonl"
+    path.write_text(http.get("/v1/arena/votes").text)
+    records = read_records(path)
+    assert len(records) == 6
+    assert all(record.seen_from("ours") == "good" for record in records)
+
+
+@pytest.mark.parametrize(
+    ("vote", "status", "field"),
+    [
+        ({"first": "x", "second": "y", "verdict": "good"}, 404, None),
+        ({"first": "x", "second": "y", "verdict": "best"}, 400, "verdict"),
+        ({"first": "x", "verdict": "good"}, 400, "second"),
+        ({"first": "x", "second": "y", "verdict": "good", "dimension": "luck"}, 400, "dimension"),
+        ([], 400, None),
+    ],
+)
+def test_a_vote_on_nothing_is_refused(http, vote, status, field):
+    answer = http.post("/v1/arena/votes", content=json.dumps(vote), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, field)
+
+
+def test_clips_of_one_model_are_not_compared(http, ended):
+    jobs = [http.post("/v1/videos", json={"prompt": "red twice"}).json()["id"] for _ in range(2)]
+    for job in jobs:
+        ended(job)
+    answer = http.post("/v1/arena/votes", json={"first": jobs[0], "second": jobs[1], "verdict": "same"})
+    assert answer.status_code == 400
+    assert "different models" in answer.json()["error"]["message"]
