@@ -1,6 +1,6 @@
 """Judge models on suites of prompts with known truth, with 95 % intervals, controls and targets.
 
-    python jobs/evaluate.py --model runs/tiny/train/model --suite all --output runs/evaluation
+    python jobs/evaluate.py --model model/shipped/tiny --suite all --output runs/evaluation
     python jobs/evaluate.py --model runs/a/model --model runs/b/model --suite t2v,t2av --n 40 --output runs/compared
     python jobs/evaluate.py --model truth --suite all --n 20 --output runs/judge        # how well the judge sees
     python jobs/evaluate.py --files clip.mp4 other.mp4                  # sync, sharpness, flicker, loudness, clipping
@@ -9,20 +9,22 @@ Written: metrics.json (every score of every clip), report.html (one file; clips 
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
 
-from model.checksums import CheckpointError
-from model.generator import Generator
 from pipelines.evaluation.evaluate import (
     TRUTH,
     Contender,
     EvaluationError,
+    contender,
     evaluate,
+    evaluate_beside,
     flat_metrics,
     suites_named,
     write_report,
@@ -30,7 +32,7 @@ from pipelines.evaluation.evaluate import (
 from pipelines.evaluation.files import measure_file
 from pipelines.evaluation.report.table import text_table
 from pipelines.evaluation.run import SuiteResult
-from pipelines.evaluation.suites import MISSING, SUITES
+from pipelines.evaluation.suites import MISSING, SUITES, Suite
 from skyreels.command_line import exit_status
 from skyreels.media.errors import MediaError
 from skyreels.progress import Progress
@@ -62,18 +64,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     cv2.setNumThreads(1)
     results: dict[str, list[SuiteResult]] = {}
     for name, folder in names.items():
-        contender = _contender(name, folder, arguments)
+        make = _maker(name, folder, arguments)
         asked = {"suite": arguments.suite, "n": arguments.n, "noise_seed": arguments.noise_seed, "model": folder}
         bar = Progress(name, arguments.n * len(suites), "clips", quiet=arguments.quiet)
         with track("evaluation", run_name=name, params=asked, enabled=arguments.tracking) as run:
-            results[name] = evaluate(
-                contender,
-                suites,
-                arguments.n,
-                output / "media" / name,
-                noise_seed=arguments.noise_seed,
-                progress=lambda bar=bar: bar.update(1),  # type: ignore[misc]
-            )
+            results[name] = _results(make, suites, output / "media" / name, arguments, bar)
             bar.close()
             rows = write_report(output, results, asked)
             run.metrics(flat_metrics(results[name]))
@@ -106,13 +101,22 @@ def _names(folders: Sequence[str]) -> dict[str, str]:
     raise EvaluationError("the models cannot be told apart: name each folder once")
 
 
-def _contender(name: str, folder: str, arguments: argparse.Namespace) -> Contender:
-    if folder == TRUTH:
-        return Contender.truth()
-    if not Path(folder, "model_index.json").is_file():
-        raise CheckpointError(f"{folder} holds no model_index.json: name the folder of a model, or `{TRUTH}`")
+def _maker(name: str, folder: str, arguments: argparse.Namespace) -> Callable[[], Contender]:
+    """How a process makes the model; what is no model is told now."""
     settings = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
-    return Contender.of(name, Generator.from_pretrained(folder, arguments.device), settings)
+    make = partial(contender, name, folder, arguments.device, settings)
+    make()
+    return make
+
+
+def _results(
+    make: Callable[[], Contender], suites: Sequence[Suite], media: Path, arguments: argparse.Namespace, bar: Progress
+) -> list[SuiteResult]:
+    workers = arguments.workers or (1 if arguments.device != "cpu" else min(os.cpu_count() or 1, len(suites)))
+    seed = arguments.noise_seed
+    if workers == 1:
+        return evaluate(make(), suites, arguments.n, media, noise_seed=seed, progress=lambda: bar.update(1))
+    return evaluate_beside(make, suites, arguments.n, media, workers, noise_seed=seed, progress=bar.update)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--noise-seed", type=int, default=0, help="another draw of the models' noise (default: 0)")
     parser.add_argument("--steps", type=int, help="of sampling, in the place of the model's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=int, help="suites judged beside each other (default: a core each; 1 on a GPU)"
+    )
     parser.add_argument("--no-tracking", dest="tracking", action="store_false", help="no MLflow run")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -2,10 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
+
+from model.checksums import CheckpointError
 from model.generator import Generator
 from pipelines.evaluation.films import Format
 from pipelines.evaluation.make import format_of, make_clip
@@ -44,6 +52,15 @@ class Contender:
         return cls(name, answer, format_of(generator), generator.components.spec.refines)
 
 
+def contender(name: str, folder: str, device: str, settings: Mapping[str, Any]) -> Contender:
+    """The model in `folder`, or the truth. Raises CheckpointError where there is none."""
+    if folder == TRUTH:
+        return Contender.truth()
+    if not Path(folder, "model_index.json").is_file():
+        raise CheckpointError(f"{folder} holds no model_index.json: name the folder of a model, or `{TRUTH}`")
+    return Contender.of(name, Generator.from_pretrained(folder, device), settings)
+
+
 def suites_named(names: str) -> list[Suite]:
     """Of "all" or a list with commas. Raises EvaluationError naming what there is."""
     if names == "all":
@@ -55,7 +72,7 @@ def suites_named(names: str) -> list[Suite]:
 
 
 def evaluate(
-    contender: Contender,
+    asked: Contender,
     suites: Sequence[Suite],
     count: int,
     media: Path,
@@ -65,10 +82,46 @@ def evaluate(
 ) -> list[SuiteResult]:
     """Every suite that the model has the parts for."""
     return [
-        run_suite(suite, contender.answer, contender.form, count, noise_seed=noise_seed, media=media, progress=progress)
+        run_suite(suite, asked.answer, asked.form, count, noise_seed=noise_seed, media=media, progress=progress)
         for suite in suites
-        if contender.refines or suite.way != "refiner"
+        if asked.refines or suite.way != "refiner"
     ]
+
+
+def evaluate_beside(
+    make: Callable[[], Contender],
+    suites: Sequence[Suite],
+    count: int,
+    media: Path,
+    workers: int,
+    *,
+    noise_seed: int = 0,
+    progress: Callable[[int], None] = lambda clips: None,
+) -> list[SuiteResult]:
+    """The same by `workers` processes of one thread, each with the contender that `make` makes and a suite at a time.
+
+    `progress` is told of the clips of every suite that is done.
+    """
+    ask = partial(evaluate, count=count, media=media, noise_seed=noise_seed)
+    results: list[SuiteResult] = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
+        for told in pool.map(_asked, repeat(ask), [suite.name for suite in suites]):
+            results += told
+            progress(count)
+    return results
+
+
+_here: list[Contender] = []  # of a process of the pool, the one that it asks
+
+
+def _start(make: Callable[[], Contender]) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _here.append(make())
+
+
+def _asked(ask: Callable[[Contender, Sequence[Suite]], list[SuiteResult]], name: str) -> list[SuiteResult]:
+    return ask(_here[0], [SUITES[name]])
 
 
 def write_report(output: Path, results: Mapping[str, Sequence[SuiteResult]], asked: Mapping[str, Any]) -> list[Row]:

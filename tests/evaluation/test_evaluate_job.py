@@ -76,3 +76,19 @@ def test_files_of_unknown_truth_are_measured(tmp_path, capsys):
 def test_mistakes_are_named_with_what_to_do(tmp_path, capsys, words, told):
     assert evaluate.main([*words, "--output", str(tmp_path), "--no-tracking", "--quiet"]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_suites_beside_each_other_score_what_they_score_one_by_one(random_model, tmp_path):
+    words = ["--model", str(random_model), "--suite", "t2v,i2v,t2a", "--n", "2", "--no-tracking", "--quiet"]
+    for workers in ("1", "2"):
+        assert evaluate.main([*words, "--workers", workers, "--output", str(tmp_path / workers)]) == 0
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text())["models"] for name in "12")
+    (one,), (two,) = one.values(), two.values()
+    assert list(one) == list(two)
+    for suite in one:
+        for mine, theirs in zip(one[suite]["cases"], two[suite]["cases"], strict=True):
+            assert mine["prompt"] == theirs["prompt"]
+            assert mine["scores"].keys() == theirs["scores"].keys()
+            for name, score in mine["scores"].items():
+                expected = theirs["scores"][name]
+                assert score is expected or score == pytest.approx(expected, rel=1e-3, nan_ok=True), name

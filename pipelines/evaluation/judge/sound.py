@@ -15,6 +15,7 @@ BANDS = 28
 FLOOR_DB = -75.0
 RISE_DB = 7.0  # mean over the bands from which a rise is an onset
 RISE_S = 0.03
+CUT_OFF_S = 0.02  # before the end of the file, which cuts a sound off with a click
 APART_S = 0.09
 EXAMPLES = 20  # rendered per sound, to learn what it is like
 DEVELOPMENT_SEED = 800_000_000
@@ -32,7 +33,7 @@ def onsets(audio: np.ndarray, sample_rate: int) -> tuple[float, ...]:
     rise = np.maximum(padded[:, lag:] - padded[:, :-lag], 0.0).mean(0)
     near = max(1, round(APART_S / step))
     found: list[float] = []
-    for place in np.flatnonzero(rise >= RISE_DB):
+    for place in np.flatnonzero(rise[: len(rise) - round(CUT_OFF_S / step)] >= RISE_DB):
         around = rise[max(0, place - near) : place + near + 1]
         if rise[place] == around.max() and (not found or place * step - found[-1] > APART_S / 2):
             start = place
