@@ -60,7 +60,8 @@ def test_sounds_and_when_they_begin_are_told(films):
         assert sound_class(film.clip.audio, film.clip.sample_rate) == film.truth.sound, film.truth.prompt
         if film.truth.hits:
             heard = onsets(film.clip.audio, film.clip.sample_rate)
-            assert [round(abs(a - b), 3) <= 0.02 for a, b in zip(heard, film.truth.hits, strict=True)]
+            hits = [hit for hit in film.truth.hits if hit < film.clip.seconds - 0.02]
+            assert all(round(abs(a - b), 3) <= 0.02 for a, b in zip(heard, hits, strict=True))
 
 
 def test_noise_and_black_show_nothing():
