@@ -50,23 +50,31 @@ ON_A_GPU = (
 
 STEPS = {
     #          two cores, a GPU
-    "codecs": (900, 1200),
-    "video-1": (3000, 1500),
-    "video-2": (2500, 2000),
-    "video-3": (1500, 2000),
-    "video-4": (100, 100),
-    "video-5": (100, 100),
-    "video-6": (500, 500),
-    "audio": (2500, 2000),
-    "joint": (7000, 9000),
-    "sft-1": (2500, 4000),
-    "sft-2": (500, 1000),
-    "keyframes": (600, 600),
-    "refiner": (600, 1500),
+    "codecs": (900, 900),
+    "video-1": (3000, 750),
+    "video-2": (2500, 950),
+    "video-3": (1500, 950),
+    "video-4": (100, 50),
+    "video-5": (100, 50),
+    "video-6": (500, 300),
+    "audio": (2500, 950),
+    "joint": (7000, 4500),
+    "sft-1": (2500, 1900),
+    "sft-2": (1000, 600),
+    "keyframes": (600, 300),
+    "refiner": (600, 600),
 }
 
 _ONE_CACHE = ("sizes=[480]", "latents=plain")  # 64 px, as everything that follows
-_MORE_GIVEN = ("tasks.t2v=0.1", "tasks.t2a=0.1", "tasks.v2a=0.12", "tasks.a2v=0.06", "tasks.i2v=0.1", "tasks.edit=0.08")
+_MORE_GIVEN = (
+    "tasks.t2v=0.1",
+    "tasks.t2a=0.1",
+    "tasks.v2a=0.12",
+    "tasks.a2v=0.06",
+    "tasks.i2v=0.1",
+    "tasks.edit=0.08",
+    "tasks.t2i=0.1",
+)
 """Few steps leave too few of them for the shares of the recipes to be learned."""
 _BOTH_FORMS = ("captions.short=0.5", "captions.structured=0.5")
 
