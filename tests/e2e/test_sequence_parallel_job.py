@@ -24,7 +24,7 @@ from skyreels.training.checkpoints import Checkpoints, PieceReader
 pytestmark = pytest.mark.e2e
 
 STAGE, STEPS = "sft-1", 4
-GIVEN = ("v2a", "a2v", "i2v", "start_end", "keyframes_at", "extend", "inpaint", "edit")
+GIVEN = ("v2a", "a2v", "i2v", "start_end", "keyframes_at", "extend", "inpaint", "edit", "image_audio_ref")
 MIX = [f"tasks.{task}=1" for task in ("t2av", "image_ref", "video_ref", "audio_ref")]
 MIX += [f"tasks.{task}=0" for task in GIVEN]
 """Each of four tasks in one of four steps."""

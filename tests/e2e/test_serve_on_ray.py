@@ -11,7 +11,8 @@ import httpx
 import pytest
 import yaml
 
-pytest_plugins = ("tests.generation.conftest",)
+from tests.generation.conftest import model_folder  # noqa: F401 (a fixture)
+
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,9 +45,9 @@ def cluster(tmp_path_factory):
     log = (tmp_path_factory.mktemp("cluster") / "log").open("w")
     head = subprocess.Popen(words, env=starting, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
-        until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 120)
+        until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 240)
         trial = {"args": ["ray", "job", "submit", "--", "true"], "env": environment, "capture_output": True}
-        until(lambda: subprocess.run(**trial, timeout=120, check=False).returncode == 0, 120)  # its agent is up
+        until(lambda: subprocess.run(**trial, timeout=120, check=False).returncode == 0, 240)  # its agent is up
 
         def run(*words):
             done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
@@ -76,14 +77,17 @@ def until(holds, seconds):
 def clip(url):
     """The bytes of a clip that is asked for there."""
     job = httpx.post(f"{url}/v1/videos", json={"prompt": "a red ball", "seed": 1, "refine": True}, timeout=60).json()
-    until(lambda: httpx.get(f"{url}/v1/videos/{job['id']}").json()["status"] not in ("queued", "in_progress"), 240)
-    told = httpx.get(f"{url}/v1/videos/{job['id']}").json()
+    until(
+        lambda: httpx.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()["status"] not in ("queued", "in_progress"),
+        240,
+    )
+    told = httpx.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()
     assert told["error"] is None, told
     assert told["timings"].keys() == {"queue", "base", "refine", "decode"}
     return httpx.get(f"{url}/v1/videos/{job['id']}/content").content
 
 
-def test_a_submitted_job_and_a_deployed_file_serve_the_same_clip(cluster, model_folder, tmp_path):
+def test_a_submitted_job_and_a_deployed_file_serve_the_same_clip(cluster, model_folder, tmp_path):  # noqa: F811
     (port,) = free_ports(1)
     config = yaml.safe_load((REPOSITORY / "cluster/serve.yaml").read_text())
     arguments = config["applications"][0]["args"]

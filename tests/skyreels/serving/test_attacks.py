@@ -16,10 +16,9 @@ from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.on_ray.application import application
 from skyreels.serving.server import build_server
 from skyreels.serving.store.keys import Keys
+from tests.generation.conftest import model_folder  # noqa: F401 (a fixture)
 from tests.skyreels.serving.clips import Clips
 from tests.skyreels.serving.conftest import running
-
-pytest_plugins = ("tests.generation.conftest",)
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["same", "pytorch_model.bin"])
-def test_weights_that_are_a_pickle_run_nothing(model_folder, tmp_path, name):
+def test_weights_that_are_a_pickle_run_nothing(model_folder, tmp_path, name):  # noqa: F811
     shutil.copytree(model_folder, tmp_path / "model")
     (weights,) = (tmp_path / "model/transformer").glob("*.safetensors")
     weights.unlink()

@@ -214,16 +214,16 @@ def test_files_go_with_what_is_over(place, tmp_path):
 def test_a_bucket_holds_the_files_of_jobs_and_loses_them_with_the_jobs(s3_root, tmp_path):
     config = ServingConfig(files=f"{s3_root}/serve", database=f"sqlite:///{tmp_path}/jobs.db", grace_s=5)
     store, artifacts = config.open_store(), config.open_artifacts()
-    with running(Clips(), config) as url:
-        sent = httpx.post(f"{url}/v1/files", files={"file": red_picture()}).json()["id"]
-        job = httpx.post(f"{url}/v1/videos", json={"prompt": "red", "first_frame": sent}).json()["id"]
-        until(lambda: httpx.get(f"{url}/v1/videos/{job}").json()["status"] == "completed")
-        whole = httpx.get(f"{url}/v1/videos/{job}/content").content
-        part = httpx.get(f"{url}/v1/videos/{job}/content", headers={"range": "bytes=5-20"})
+    with running(Clips(), config) as url, httpx.Client(timeout=60) as client:  # the bucket is in this process as well
+        sent = client.post(f"{url}/v1/files", files={"file": red_picture()}).json()["id"]
+        job = client.post(f"{url}/v1/videos", json={"prompt": "red", "first_frame": sent}).json()["id"]
+        until(lambda: client.get(f"{url}/v1/videos/{job}").json()["status"] == "completed")
+        whole = client.get(f"{url}/v1/videos/{job}/content").content
+        part = client.get(f"{url}/v1/videos/{job}/content", headers={"range": "bytes=5-20"})
         assert (part.status_code, part.content) == (206, whole[5:21])
         assert artifacts.jobs() == {sent, job}
-        httpx.delete(f"{url}/v1/files/{sent}")
-        httpx.delete(f"{url}/v1/videos/{job}")
+        client.delete(f"{url}/v1/files/{sent}")
+        client.delete(f"{url}/v1/videos/{job}")
         sweep(store, artifacts)
     assert artifacts.jobs() == set()
     store.close()
