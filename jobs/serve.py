@@ -35,7 +35,8 @@ from skyreels.storage import normalise
 CONFIG = Path(__file__).resolve().with_name("serve.yaml")
 _TRY = """\
 try it:
-  id=$(curl -s {url}/v1/videos -F 'prompt=A red circle bounces, flat blue background, metal impacts.' | grep -o 'video_[0-9a-f]*' | head -n 1); \\
+  id=$(curl -s {url}/v1/videos -F 'prompt=A red circle bounces, flat blue background, metal impacts.' | \\
+    grep -o 'video_[0-9a-f]*' | head -n 1); \\
   curl -sN {url}/v1/videos/$id/events; curl -sf {url}/v1/videos/$id/content -o clip.mp4 && ls -l clip.mp4"""
 
 

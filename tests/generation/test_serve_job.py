@@ -54,7 +54,7 @@ def test_the_guide_and_the_printed_line_work_as_pasted(place, shell):
     (_, start), *steps = BLOCKS
     process = shell.start(start)
     try:
-        said = [process.stdout.readline() for _ in range(4)]
+        said = [process.stdout.readline() for _ in range(5)]
         assert said[0].startswith("serving runs/train/model as skyreels on http://127.0.0.1:")
         for kind, text in steps:
             shell(text if kind == "shell" else f"python - <<'PYTHON'\n{text}PYTHON")
