@@ -26,6 +26,7 @@ from pipelines.evaluation.evaluate import (
     evaluate,
     evaluate_beside,
     flat_metrics,
+    require_model,
     suites_named,
     write_report,
 )
@@ -103,10 +104,9 @@ def _names(folders: Sequence[str]) -> dict[str, str]:
 
 def _maker(name: str, folder: str, arguments: argparse.Namespace) -> Callable[[], Contender]:
     """How a process makes the model; what is no model is told now."""
+    require_model(folder)
     settings = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
-    make = partial(contender, name, folder, arguments.device, settings)
-    make()
-    return make
+    return partial(contender, name, folder, arguments.device, settings)
 
 
 def _results(

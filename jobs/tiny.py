@@ -8,6 +8,7 @@ The same command goes on where it was stopped. Nothing runs on Ray but curation:
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ ON_A_GPU = (
     "tokens_per_slot=20000",  # 130 clips with their sound: launches cost as much as these
     "checkpoint.every_steps=2000",
     "captured=true",
-    "readers=12",
+    f"readers={max(1, min(12, (os.cpu_count() or 2) - 1))}",
 )
 
 STEPS = {

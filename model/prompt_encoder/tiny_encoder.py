@@ -96,6 +96,7 @@ def build_tiny_encoder(
     return MLLMEncoder.load(directory, config)
 
 
+_ROPE_THETA = 10000.0
 _SHARPNESS = 60.0
 """Of the attention to the word before: all others together get less than a hundredth."""
 _WORD_BEFORE = 0.5
@@ -112,7 +113,7 @@ def _add_word_before(text: Any) -> None:
     attention, width = layer.self_attn, words.shape[1]
     half = width // heads // 2
     near = min(3, half)  # rotations that tell near positions apart
-    turns = 1.0 / 10000.0 ** (torch.arange(near) / half)  # per position
+    turns = 1.0 / _ROPE_THETA ** (torch.arange(near) / half)  # per position
     query, key = torch.zeros(2 * half), torch.zeros(2 * half)
     query[:near] = _SHARPNESS**0.5
     key[:near], key[half : half + near] = _SHARPNESS**0.5 * turns.cos(), _SHARPNESS**0.5 * turns.sin()
@@ -195,7 +196,7 @@ def _config(tokenizer: Any, width: int, layers: int) -> Any:
             "initializer_range": 0.2,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 10000.0,
+                "rope_theta": _ROPE_THETA,
                 "mrope_section": [head // 8, head // 8, head // 2 - 2 * (head // 8)],
             },
         },

@@ -14,6 +14,7 @@ import cv2
 import torch
 
 from model.checksums import CheckpointError
+from model.folder import INDEX
 from model.generator import Generator
 from pipelines.evaluation.films import Format
 from pipelines.evaluation.make import format_of, make_clip
@@ -52,12 +53,16 @@ class Contender:
         return cls(name, answer, format_of(generator), generator.components.spec.refines)
 
 
+def require_model(folder: str) -> None:
+    """Raises CheckpointError for what is neither a model's folder nor the truth; no weights are read."""
+    if folder != TRUTH and not Path(folder, INDEX).is_file():
+        raise CheckpointError(f"{folder} holds no {INDEX}: name the folder of a model, or `{TRUTH}`")
+
+
 def contender(name: str, folder: str, device: str, settings: Mapping[str, Any]) -> Contender:
-    """The model in `folder`, or the truth. Raises CheckpointError where there is none."""
+    """The model in `folder`, or the truth."""
     if folder == TRUTH:
         return Contender.truth()
-    if not Path(folder, "model_index.json").is_file():
-        raise CheckpointError(f"{folder} holds no model_index.json: name the folder of a model, or `{TRUTH}`")
     return Contender.of(name, Generator.from_pretrained(folder, device), settings)
 
 

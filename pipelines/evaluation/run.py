@@ -17,7 +17,7 @@ from pipelines.evaluation.suites import Ask, Suite
 from pipelines.evaluation.summary import Score, summarise
 
 SHOWN = 8  # clips of a suite that are kept for people to look at
-LEAST_CONTROLS = 12  # films: of fewer, two that happen to be alike would make a shuffled prompt right
+LEAST_CONTROLS = 40  # films: of few, one that is hard to read would be a twelfth of what must reach 0.97
 
 Answer = Callable[[Suite, Ask, int], Clip]
 

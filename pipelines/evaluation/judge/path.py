@@ -12,7 +12,9 @@ import numpy as np
 GRAVITY = 4.0  # heights/s^2, that of `pipelines.synthesis.film.Scene`
 PERIODS = np.linspace(0.8, 1.7, 19)  # seconds
 TURNS = 0.02  # seconds between the times tried for hits
-LEAST_FALL = 0.25  # seconds before the first hit, and between two
+EARLIEST_HIT = 0.1  # seconds
+LEAST_FLIGHT = 0.25  # seconds between two hits
+MOST_HITS = 3
 LEAST_REBOUND = 0.5  # heights/s that a hit gives upwards
 LEAST_REACH = 0.08  # heights: what moves less rests
 FEWER_UNKNOWNS = 0.004  # heights: a straight line is believed at a misfit that much larger
@@ -126,10 +128,11 @@ def _circles(frames: int, fps: float) -> list[_Plan]:
 def _bounces(frames: int, fps: float) -> list[_Plan]:
     """Unknowns: x and its speed (2), y, its speed, then by how much each hit changes it. Times of hits are tried."""
     t, one = np.arange(frames) / fps, np.ones(frames)
-    times = np.arange(LEAST_FALL, t[-1] - 1.0 / fps, TURNS)
+    times = np.arange(EARLIEST_HIT, t[-1] - 1.0 / fps, TURNS)
     chosen: list[tuple[float, ...]] = [(time,) for time in times]
     coarse = times[::2]
-    chosen += [pair for pair in combinations(coarse, 2) if pair[1] - pair[0] >= LEAST_FALL]
+    for count in range(2, MOST_HITS + 1):
+        chosen += [some for some in combinations(coarse, count) if np.diff(some).min() >= LEAST_FLIGHT]
     fall = np.concatenate([np.zeros(frames), 0.5 * GRAVITY * t**2])
     return [
         _plan(
