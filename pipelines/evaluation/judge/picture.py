@@ -70,7 +70,7 @@ def look(frames: np.ndarray) -> Picture:
         tuple(None if rough else _nearest(colour) for colour, rough in zip(behind, uneven, strict=True)),
         np.array(centres, np.float64).reshape(-1, 2),
         _subject_colour(pixels) if len(pixels) else None,
-        _shape(distance, largest),
+        _shape(_opacity(small, behind, np.median(pixels, axis=0)), largest) if len(pixels) else None,
         np.array(counts),
         _cuts(small),
     )
@@ -111,11 +111,24 @@ def _subject_colour(pixels: np.ndarray) -> str:
     return SUBJECT_COLOURS[int(np.argmin(np.median(distances, axis=0)))]
 
 
-def _shape(distance: np.ndarray, largest: np.ndarray) -> str | None:
+def _opacity(frames: np.ndarray, behind: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """(F, H, W) from 0 to 1: how far each pixel is on the line from the colour behind, (F, 3), to the subject's, (3,).
+
+    What differs from both, such as the hole of a ring that a codec left too bright, is no part of the subject.
+    """
+    line = subject - behind
+    along = np.einsum("fhwc,fc->fhw", frames - behind[:, None, None], line)
+    return np.clip(along / np.maximum((line**2).sum(-1), 1.0)[:, None, None], 0.0, 1.0)
+
+
+def _shape(opacity: np.ndarray, largest: np.ndarray) -> str | None:
     """The outline that the subject, brought to one place and size and averaged over the frames, is most like."""
-    seen = [_normalised(np.where(cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, values, 0.0))
-            for values, region in zip(distance, largest, strict=True)
-            if region.any() and not _touches_rim(region)]  # fmt: skip
+    near = [cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0 for region in largest]
+    seen = [
+        _normalised(np.where(around, alpha, 0.0))
+        for alpha, around, region in zip(opacity, near, largest, strict=True)
+        if (alpha[around] > 0).any() and not _touches_rim(region)
+    ]
     if not seen:
         return None
     average = _standardised(np.median(seen, axis=0))
@@ -128,9 +141,9 @@ def _touches_rim(region: np.ndarray) -> bool:
     return bool(region[0].any() or region[-1].any() or region[:, 0].any() or region[:, -1].any())
 
 
-def _normalised(values: np.ndarray) -> np.ndarray:
-    """(GRID, GRID) of opacities 0 to 1, with its centre in the middle and the area of a disc of RADIUS."""
-    alpha = np.clip(values / max(float(np.percentile(values[values > 0], 60)), 1.0), 0.0, 1.0).astype(np.float32)
+def _normalised(alpha: np.ndarray) -> np.ndarray:
+    """Opacities (H, W) as (GRID, GRID), with their centre in the middle and the area of a disc of RADIUS."""
+    alpha = alpha.astype(np.float32)
     moments = cv2.moments(alpha)
     scale = RADIUS / np.sqrt(moments["m00"] / np.pi)
     x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
@@ -144,7 +157,7 @@ def _outlines() -> dict[str, np.ndarray]:
     """Every shape of the world, normalised and standardised."""
     y, x = np.mgrid[-1.2:1.2:48j, -1.2:1.2:48j].astype(np.float32)
     alphas = {shape: np.clip(0.5 - 20 * signed_distance(shape, x, y), 0.0, 1.0) for shape in SHAPES}
-    return {shape: _standardised(_normalised(alpha.astype(np.float32))) for shape, alpha in alphas.items()}
+    return {shape: _standardised(_normalised(alpha)) for shape, alpha in alphas.items()}
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

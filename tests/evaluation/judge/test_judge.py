@@ -1,5 +1,6 @@
 """The judge sees and hears what was drawn and played, and does not see what is not there."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -26,6 +27,28 @@ def test_shapes_colours_and_backgrounds_are_told(films):
     for picture, film in zip(seen, films, strict=True):
         found = (picture.shape, picture.colour, picture.background, picture.count, picture.cuts)
         assert found == (film.truth.shape, film.truth.colour, film.truth.background, 1, ()), film.truth.prompt
+
+
+@pytest.mark.parametrize(("filled_with", "told"), [("neither", "ring"), ("subject", "circle")])
+def test_a_hole_of_another_colour_is_a_hole(films, filled_with, told):
+    rings = [film for film in films if film.truth.shape == "ring"][:6]
+    for film in rings:
+        frames = film.clip.frames.astype(np.float32)
+        behind = np.median(frames[:, :2].reshape(-1, 3), axis=0)
+        subject = np.abs(frames - behind).sum(-1) > 60
+        colour = np.median(frames[subject], axis=0)
+        line = colour - behind
+        across = np.cross(line, np.where(np.arange(3) == np.argmin(np.abs(line)), 1.0, 0.0))
+        other = behind + 0.8 * np.linalg.norm(line) * across / np.linalg.norm(across)
+        hole = np.stack([_enclosed(one) for one in subject])
+        frames[hole] = colour if filled_with == "subject" else other
+        assert look(frames.clip(0, 255).astype(np.uint8)).shape == told, film.truth.prompt
+
+
+def _enclosed(subject: np.ndarray) -> np.ndarray:
+    """(H, W) bool of what (H, W) bool surrounds."""
+    _, outside = cv2.connectedComponents((~subject).astype(np.uint8), connectivity=4)
+    return ~subject & (outside != outside[0, 0])
 
 
 def test_places_are_within_a_pixel(films):
