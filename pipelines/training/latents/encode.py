@@ -3,7 +3,8 @@ a causal codec carries what came before, and what lies beside, into every latent
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,22 +89,29 @@ def encode_extensions(
 def encode_texts(
     placed: Placed, seconds: float, references: Sequence[Reference], spec: LatentSpec, encoders: Encoders
 ) -> dict[str, Tensor]:
-    """Hidden states of the captions that the clip has, as they are true of a window of `seconds`, by form; and of the
-    fullest of them read with each reference."""
+    """Hidden states of the captions that the clip has, as they are true of a window of `seconds`, by form; and of one
+    form, drawn by the clip's key, read with each reference."""
     asked: frozenset[str] = frozenset(spec.captions)
     captions = placed.clip.captions_between(placed.start_s, placed.start_s + seconds)
     said: dict[str, str] = {form: captions[form] for form in CAPTION_FORMS if form in asked and form in captions}
     texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
-    fullest = list(said)[-1]
+    subject = _main_subject(captions)
     shown: dict[str, list[Reference]] = {}
     for reference in references:
         shown.setdefault(kind_of(reference), []).append(reference)
     if {"image", "audio"} <= shown.keys():
         shown[IMAGE_AND_AUDIO] = [*shown["image"], *shown["audio"]]
     for kind, together in shown.items():
-        told = told_with(said[fullest], together, spec.seed, placed.key)
-        texts[f"{fullest}+{kind}"] = encoders.text_states(told, together)
+        form = list(said)[int(drawn_by(spec.seed, placed.key, "told", kind).integers(len(said)))]
+        told = told_with(said[form], together, spec.seed, placed.key, subject)
+        texts[f"{form}+{kind}"] = encoders.text_states(told, together)
     return texts
+
+
+def _main_subject(captions: Mapping[str, str]) -> str:
+    """As the structured caption tells it, where there is one: "a blue metal ring"."""
+    told = re.search(r"(?m)^Main subject: ([^\n]+)", captions.get("structured", ""))
+    return told[1] if told else ""
 
 
 def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: Encoders) -> LatentSample:

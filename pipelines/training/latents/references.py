@@ -79,25 +79,32 @@ def encode_references(references: list[Reference], shape: ClipShape | None, enco
     return {kind: torch.cat(parts, 1) for kind, parts in latents.items()}
 
 
-def told_with(text: str, references: Sequence[Reference], seed: int, key: str) -> str:
-    """A caption that names each reference by its tag, as users do: behind what it shows or sounds, or at the end.
+def told_with(text: str, references: Sequence[Reference], seed: int, key: str, subject: str = "") -> str:
+    """A caption that names each reference by its tag, as users do: in the place of what it shows or sounds, behind it,
+    or at the end.
 
     What is seen is the subject of a structured caption, a motion its action, a voice or sound a line of sound; in prose
-    it is told in a sentence.
+    it is the noun that begins it, where that is `subject`'s, or told in a sentence.
     """
     for reference in references:
         generator = drawn_by(seed, key, "tag", reference.tag)
-        told = _within(text, reference, generator) if generator.random() < _INSIDE_SHARE else text
+        told, drawn = None, generator.random()
+        if drawn < _INSTEAD_SHARE:
+            told = _instead(text, reference, subject, generator)
+        if told is None:
+            told = _within(text, reference, generator) if drawn < _INSTEAD_SHARE + _BEHIND_SHARE else text
         text = tagged(told, reference)
     return text
 
 
-_INSIDE_SHARE = 0.75
+# A reference beside words that tell all it shows need not be looked at, so many captions leave that to it.
+_INSTEAD_SHARE, _BEHIND_SHARE = 0.45, 0.35
 _LINES: dict[ReferenceKind, str] = {
-    "image": r"(?m)^(?:Main subject|Subject|Environment): [^\n]*",
-    "video": r"(?m)^(?:Action|Camera|Main subject): [^\n]*",
-    "audio": r"(?<=<dialogue>)[^:<\n]+|(?:(?<=<sfx>)|(?<=<bgm>)|(?<=<singing>))[^<\n]+",
+    "image": r"(?m)^(?P<label>Main subject: |Subject: |Environment: )(?P<told>[^\n]*)",
+    "video": r"(?m)^(?P<label>Action: |Camera: |Main subject: )(?P<told>[^\n]*)",
+    "audio": r"(?P<label><dialogue>)(?P<told>[^:<\n]+)|(?:(?<=<sfx>)|(?<=<bgm>)|(?<=<singing>))[^<\n]+",
 }
+_KIND_OF_SUBJECT = re.compile(r"\nType: [^\n]*")
 _SENTENCES: dict[ReferenceKind, tuple[str, ...]] = {
     "image": ("{before} It looks as in {tag}.", "As in {tag}: {before}", "{head} of {tag}{rest}"),
     "video": ("{before} It moves as in {tag}.", "As in {tag}: {before}", "{head} as in {tag}{rest}"),
@@ -107,6 +114,23 @@ _SENTENCES: dict[ReferenceKind, tuple[str, ...]] = {
         "{head} heard as {tag}{rest}",
     ),
 }
+
+
+def _instead(text: str, reference: Reference, subject: str, generator: np.random.Generator) -> str | None:
+    """Without the words that the reference stands for; None: there are none that can be told apart."""
+    kind = kind_of(reference)
+    lines = [line for line in re.finditer(_LINES[kind], text) if "@" not in line.group()]
+    if lines:
+        line = lines[int(generator.integers(len(lines)))]
+        behind = text[line.end() :]
+        if kind == "image" and (what := _KIND_OF_SUBJECT.match(behind)):
+            behind = behind[what.end() :]
+        return text[: line.start()] + (line["label"] or "") + reference.tag + behind
+    noun = subject.rpartition(" ")[2]
+    if kind != "image" or not noun or "\n" in text:
+        return None
+    begins = re.match(rf"(?:an?|the)\s(?:[\w-]+\s){{0,5}}?{re.escape(noun)}\b", text, re.IGNORECASE)
+    return reference.tag + text[begins.end() :] if begins else None
 
 
 def _within(text: str, reference: Reference, generator: np.random.Generator) -> str:

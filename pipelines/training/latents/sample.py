@@ -56,8 +56,8 @@ class LatentSample:
     audio: Tensor | None = None
     """(Ca, L); None where the clip is silent."""
     texts: Mapping[str, Tensor] = field(default_factory=dict)
-    """Hidden states (S, D) by form: short, long, structured, or a pair's instruction; and of the fullest form, as
-    `structured+image`, read together with a reference."""
+    """Hidden states (S, D) by form: short, long, structured, or a pair's instruction; and of one of them, as
+    `short+image`, read together with a reference."""
     stills: Tensor | None = None
     """(C, T, h, w): the last frame of each latent encoded alone as an image: what a given image at that place is."""
     extensions: tuple[Extension, ...] = ()
