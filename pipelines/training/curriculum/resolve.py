@@ -17,7 +17,7 @@ from pipelines.training.latents.index import LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.latents.union import LatentUnion
 from pipelines.training.learners.network import Branches
-from pipelines.training.tasks import BOTH, HALVES, TASKS, Dropout, TaskSettings, TrainingTask
+from pipelines.training.tasks import BOTH, HALVES, TASKS, Described, Dropout, TaskSettings, TrainingTask
 from skyreels.config import ConfigError, build
 from skyreels.training.config import EngineConfig
 from skyreels.training.errors import TrainingError
@@ -138,7 +138,7 @@ def sampler_for(
     sampler = Sampler[IndexedSample](
         _samples_of(stage, index),
         stage.mix,
-        usable=lambda task, entry: entry.key not in held and _usable(stage, task, entry),
+        usable=partial(_usable, stage),
         tokens=tokens,
         slots=stage.recipe.slots,
         tokens_per_slot=stage.recipe.tokens_per_slot,
@@ -146,6 +146,7 @@ def sampler_for(
         optional=_optional(stage),
         needs={task: _needs_in_words(TASKS[task], stage) for task in stage.mix},
         heirs=HALVES,
+        held=held,
     )
     return sampler if stage.steps else sampler.by_epochs()
 
@@ -168,8 +169,8 @@ def _samples_of(stage: Stage, index: LatentIndex | LatentUnion) -> dict[str, Seq
     return {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
 
 
-def _usable(stage: Stage, task: str, entry: IndexedSample) -> bool:
-    return TASKS[task].usable(entry, stage.streams)
+def _usable(stage: Stage, task: str, sample: Described) -> bool:
+    return TASKS[task].usable(sample, stage.streams)
 
 
 def _mix(recipe: StageRecipe) -> dict[str, float]:
