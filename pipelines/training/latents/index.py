@@ -93,6 +93,11 @@ class LatentIndex:
             raise LatentError(f"{where}: the sample is damaged (its CRC-32 is another); {remedy}")
         return unpack({"json": data[: entry.json_size], "safetensors": tensors})
 
+    @property
+    def made(self) -> dict[str, LatentSpec]:
+        """By folder, how each cache that is read was made."""
+        return {self.storage.root: self.record.spec}
+
     @cached_property
     def shapes(self) -> dict[str, Bucket]:
         """Size and length of each bucket, by name."""

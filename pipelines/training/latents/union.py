@@ -12,7 +12,7 @@ from pipelines.training.latents.index import CacheRecord, LatentIndex, open_late
 from pipelines.training.latents.rows.joined import Rows
 from pipelines.training.latents.rows.table import IndexEntry, LatentError, Table
 from pipelines.training.latents.sample import LatentSample
-from pipelines.training.latents.spec import Bucket
+from pipelines.training.latents.spec import Bucket, LatentSpec
 
 Caches = str | Mapping[str, str]
 """The folder of one cache; or the folders of several, by the names of their datasets."""
@@ -35,6 +35,11 @@ class LatentUnion:
             for bucket, table in cache.tables.items():
                 tables.setdefault(bucket, {})[name] = table
         self.buckets = {bucket: Rows(held) for bucket, held in tables.items()}
+
+    @property
+    def made(self) -> dict[str, LatentSpec]:
+        """By folder, how each cache that is read was made."""
+        return {where: spec for cache in self._caches.values() for where, spec in cache.made.items()}
 
     @cached_property
     def shapes(self) -> dict[str, Bucket]:

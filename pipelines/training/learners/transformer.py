@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.network.inputs import AUDIO, VIDEO, JointOutputs
 from model.network.mmdit import MMDiT
-from pipelines.training.curriculum.resolve import Stage, held_out_of, sampler_for
+from pipelines.training.curriculum.resolve import Stage, check_cached, held_out_of, sampler_for
 from pipelines.training.data.assembler import Assembler, IndexedSample
 from pipelines.training.data.sampler import SHARES_PER, Draw, Sampler
 from pipelines.training.data.selection import selectable
@@ -24,7 +24,7 @@ from pipelines.training.latents.union import Caches, open_caches
 from pipelines.training.learners.asked import write_asked
 from pipelines.training.learners.network import STREAMS, freeze, network_config
 from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
-from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.learners.warm_start import StartWeights, warm_start
 from pipelines.training.tasks import TASKS
 from pipelines.training.tasks.batch import Target, TrainingBatch
 from skyreels.training.trainable import Slot, StepLoss
@@ -74,7 +74,7 @@ class TransformerStage:
             model.share_sequences(ranks)
         return model
 
-    def initial_weights(self) -> Mapping[str, Tensor]:
+    def initial_weights(self) -> StartWeights:
         return warm_start(network_config(self.assembler.preset, self.assembler.branches), self.starts_from)
 
     def batch(self, slot: Slot) -> TrainingBatch:
@@ -173,6 +173,8 @@ class StageMaker:
     def __call__(self) -> TransformerStage:
         stage, recipe = self.stage, self.stage.recipe
         index = open_caches(self.latents)
+        for where, spec in index.made.items():
+            check_cached(stage, spec, where)
         assembler = Assembler(
             stage.preset,
             stage.branches,

@@ -223,6 +223,18 @@ def test_tags_stand_inside_what_they_show_and_not_at_the_end_alone(text):
     assert told == [told_with(text, references, seed=0, key=f"k{number}") for number in range(80)]
 
 
+def test_regions_are_encoded_for_the_kinds_that_draw_them_alone(dataset, spec, encoders):
+    kept = {
+        kinds: [
+            len(encode_sample(_placed(dataset, of, encoders, key), dataset.storage, of, encoders).regions)
+            for key in ("clip", "picture")
+        ]
+        for kinds in (("image", "video"), ("image",))
+        if (of := spec.model_copy(update={"region_kinds": kinds}))
+    }
+    assert kept == {("image", "video"): [1, 1], ("image",): [0, 1]}
+
+
 def test_a_silent_clip_a_picture_and_a_sound(dataset, spec, encoders):
     silent, picture, sound = (
         encode_sample(_placed(dataset, spec, encoders, key), dataset.storage, spec, encoders)

@@ -132,7 +132,9 @@ def test_every_setting_but_the_name_makes_another_cache(made, encoders, spec):
         return cache_location("/out", spec.model_copy(update=settings), encoders.identities, "d").partition("-")[2]
 
     assert folder() == folder(name="other")
-    assert len({folder(), folder(fps=8.0), folder(seed=1), folder(regions=2), folder(sizes=(48,))}) == 5
+    others = ({"fps": 8.0}, {"seed": 1}, {"regions": 2}, {"sizes": (48,)}, {"region_kinds": ("image",)})
+    assert len({folder(), *(folder(**settings) for settings in others)}) == 6
+    assert "region_kinds" not in spec.identity  # as they were before there was a choice, caches keep their names
 
 
 @pytest.mark.parametrize("found", [b"", b"{}", b'{"spec": 1}'])

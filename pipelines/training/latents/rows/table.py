@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from pipelines.training.latents.sample import LatentKind
 from skyreels.commits import CommittedFile
 from skyreels.config import Config
 from skyreels.shards import Member
-from skyreels.storage import Storage
+from skyreels.storage import DamageError, Storage
 
 BLOCK = 1 << 13
 """Rows that are written, and checked, together."""
@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
 )
 _OPEN_BLOCKS = 256  # views into the map that are kept
 
+N = TypeVar("N", bound=np.generic)
 Wanted = tuple[int, ...]
 """Numbers of contents."""
 
@@ -114,9 +115,9 @@ class Table:
         self._rows = pa.ipc.open_file(self._mapped(facts.rows))
         self._shards = pa.ipc.open_file(self._mapped(facts.shards))
         blocks = pa.ipc.open_file(self._mapped(facts.blocks, whole=True)).get_batch(0)
-        self._crc32: NDArray[np.uint32] = blocks["crc32"].to_numpy()
+        self._crc32 = numbers(blocks["crc32"], np.uint32)
         self._first = blocks["first"]
-        self._before: NDArray[np.int64] = blocks["before"].flatten().to_numpy().reshape(len(blocks), -1)
+        self._before = numbers(blocks["before"].values, np.int64).reshape(len(blocks), -1)
         self._sound: set[int] = set()
         self._block = lru_cache(_OPEN_BLOCKS)(self._read_block)
         self._names = lru_cache(_OPEN_BLOCKS)(self._read_names)
@@ -179,7 +180,9 @@ class Table:
             yield from self._read_block(number)["key"].to_pylist()
 
     def _within(self, number: int, wanted: Wanted) -> NDArray[np.bool_]:
-        return np.isin(self._block(number)["contents"].to_numpy(), np.array(wanted, np.uint16))
+        among: NDArray[np.bool_] = np.zeros(len(self.facts.contents), bool)
+        among[list(wanted)] = True
+        return among[numbers(self._block(number)["contents"], np.uint16)]
 
     @cached_property
     def _contents(self) -> list[dict[str, Any]]:
@@ -204,15 +207,23 @@ class Table:
         where = self.storage.location(file.name)
         try:
             path = at_hand(self.storage, file)
+            size = path.stat().st_size
         except FileNotFoundError as error:
             raise LatentError(f"{where} is missing: {self._remedy}") from error
-        if path.stat().st_size != file.bytes:
-            raise LatentError(f"{where} is damaged ({path.stat().st_size} of {file.bytes} bytes): {self._remedy}")
+        except DamageError as error:
+            raise LatentError(f"{error}: {self._remedy}") from error
+        if size != file.bytes:
+            raise LatentError(f"{where} is damaged ({size} of {file.bytes} bytes): {self._remedy}")
         mapped = pa.memory_map(str(path))
         if whole and hashlib.sha256(mapped.read_buffer()).hexdigest() != file.sha256:
             raise LatentError(f"{where} is damaged (it differs from its checksum): {self._remedy}")
         mapped.seek(0)
         return mapped
+
+
+def numbers(column: pa.Array, kind: type[N]) -> NDArray[N]:
+    """A column of a block as it lies in memory. (pyarrow's own way imports pandas: a second of a worker's start.)"""
+    return np.frombuffer(column.buffers()[1], kind, len(column), column.offset * np.dtype(kind).itemsize)
 
 
 def checksum(block: pa.RecordBatch) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.training.data.held_out import smallest_of
-from pipelines.training.latents.rows.table import BLOCK, SCHEMA, Contents, IndexEntry, TableFacts, checksum
+from pipelines.training.latents.rows.table import BLOCK, SCHEMA, Contents, IndexEntry, TableFacts, checksum, numbers
 from pipelines.training.latents.spec import clip_of
 from skyreels.commits import CommittedFile, describe
 from skyreels.storage import Storage
@@ -105,7 +105,7 @@ def summarised(path: Path, contents: int) -> tuple[pa.Schema, list[pa.RecordBatc
             block = rows.get_batch(number)
             crc32.append(checksum(block))
             first.append(block["key"][0].as_py())
-            before.append(before[-1] + np.bincount(block["contents"].to_numpy(), minlength=contents))
+            before.append(before[-1] + np.bincount(numbers(block["contents"], np.uint16), minlength=contents))
     counted = pa.FixedSizeListArray.from_arrays(np.concatenate(before[:-1]), contents)
     return schema, [pa.RecordBatch.from_arrays([pa.array(crc32, pa.uint32()), pa.array(first), counted], schema=schema)]
 
