@@ -9,6 +9,7 @@ transformer/checksums.json                                       of the weights,
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -124,9 +125,12 @@ class StoredState(Mapping[str, Tensor]):
     def __init__(self, directory: str | Path) -> None:
         check(directory, whole=False)
         self._files: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for path in _weight_files(Path(directory)):
             with _opened(path) as file:
-                self._files |= dict.fromkeys(file.keys(), path)
+                keys = file.keys()
+                self._files |= dict.fromkeys(keys, path)
+                self._shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in keys}
 
     def __getitem__(self, key: str) -> Tensor:
         with _opened(self._files[key]) as file:
@@ -139,10 +143,24 @@ class StoredState(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def piece(self, key: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened tensor. Of the file, the rows that hold them are read."""
+        shape = self.shape(key)
+        if not shape:
+            return self[key].reshape(-1)[start:stop]
+        row = max(1, math.prod(shape[1:]))
+        first = start // row
+        return self.rows(key, first, -(-stop // row)).reshape(-1)[start - first * row : stop - first * row]
+
+    def rows(self, key: str, first: int, last: int) -> Tensor:
+        """Rows [first, last) of a tensor, and no others, from the file."""
+        with _opened(self._files[key]) as file:
+            tensor: Tensor = file.get_slice(key)[first:last]
+        return tensor
+
     def shape(self, key: str) -> tuple[int, ...]:
         """Without reading the tensor."""
-        with _opened(self._files[key]) as file:
-            return tuple(file.get_slice(key).get_shape())
+        return self._shapes[key]
 
 
 def load_into(module: nn.Module, directory: str | Path) -> None:

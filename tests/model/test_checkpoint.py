@@ -139,6 +139,46 @@ def test_of_weights_that_are_read_one_by_one_the_sizes_are_compared(tmp_path: Pa
         StoredState(tmp_path)
 
 
+class Watched(StoredState):
+    """Counts the elements that are read."""
+
+    count = 0
+
+    def rows(self, key: str, first: int, last: int) -> torch.Tensor:
+        found = super().rows(key, first, last)
+        self.count += found.numel()
+        return found
+
+
+@pytest.mark.parametrize("max_shard_bytes", [2**30, 20_000])
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_pieces_of_all_ranks_make_up_the_whole_and_none_reads_what_is_anothers(
+    tmp_path: Path, max_shard_bytes: int, world: int
+) -> None:
+    one = model()
+    save_transformer(one, tmp_path, max_shard_bytes=max_shard_bytes)
+    ranks = [Watched(tmp_path) for _ in range(world)]
+    spare = 0
+    for name, tensor in one.state_dict().items():
+        size = -(-tensor.numel() // world)
+        bounds = [(min(rank * size, tensor.numel()), min((rank + 1) * size, tensor.numel())) for rank in range(world)]
+        pieces = [state.piece(name, *span) for state, span in zip(ranks, bounds, strict=True)]
+        assert torch.equal(torch.cat(pieces), tensor.reshape(-1))
+        assert ranks[0].shape(name) == tuple(tensor.shape)
+        spare += 2 * (tensor[0].numel() if tensor.dim() else 1)
+    share = sum(tensor.numel() for tensor in one.state_dict().values()) / world
+    assert all(state.count <= share + spare for state in ranks)
+
+
+def test_a_scalar_and_nothing_are_pieces_too(tmp_path: Path) -> None:
+    module = torch.nn.Module()
+    module.scale = torch.nn.Parameter(torch.tensor(2.5))
+    save_module(module, {}, tmp_path)
+    state = StoredState(tmp_path)
+    assert state.piece("scale", 0, 1).tolist() == [2.5]
+    assert state.piece("scale", 1, 1).tolist() == []
+
+
 def test_an_unknown_setting_in_the_config_is_named(tmp_path: Path) -> None:
     save_transformer(model(), tmp_path)
     values = read_config(tmp_path)

@@ -13,11 +13,11 @@ from pipelines.training.data.assembler import IndexedSample, SparsitySchedule
 from pipelines.training.data.epochs import steps_in_all
 from pipelines.training.data.held_out import held_out
 from pipelines.training.data.sampler import Sampler, handed_on
-from pipelines.training.latents.index import LatentIndex
+from pipelines.training.latents.index import LatentError, LatentIndex
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from pipelines.training.latents.union import LatentUnion
 from pipelines.training.learners.network import Branches
-from pipelines.training.tasks import BOTH, HALVES, TASKS, Dropout, TaskSettings, TrainingTask
+from pipelines.training.tasks import BOTH, HALVES, TASKS, Described, Dropout, TaskSettings, TrainingTask
 from skyreels.config import ConfigError, build
 from skyreels.training.config import EngineConfig
 from skyreels.training.errors import TrainingError
@@ -138,7 +138,7 @@ def sampler_for(
     sampler = Sampler[IndexedSample](
         _samples_of(stage, index),
         stage.mix,
-        usable=lambda task, entry: entry.key not in held and _usable(stage, task, entry),
+        usable=partial(_usable, stage),
         tokens=tokens,
         slots=stage.recipe.slots,
         tokens_per_slot=stage.recipe.tokens_per_slot,
@@ -146,8 +146,41 @@ def sampler_for(
         optional=_optional(stage),
         needs={task: _needs_in_words(TASKS[task], stage) for task in stage.mix},
         heirs=HALVES,
+        held=held,
     )
     return sampler if stage.steps else sampler.by_epochs()
+
+
+def check_cached(stage: Stage, spec: LatentSpec, where: str) -> None:
+    """Raises LatentError where the cache `where`, made by this spec, was made without what the stage draws."""
+    lacking = {f"captions.{form}=0": f"{form} captions" for form, share in stage.settings.captions.items()
+               if share > 0 and form not in spec.captions}  # fmt: skip
+    for name in stage.mix:
+        if name not in _optional(stage) and (parts := _uncached(TASKS[name], spec)):
+            lacking[f"tasks.{name}=0"] = f"{' and '.join(parts)} for {name}"
+    if lacking:
+        raise LatentError(
+            f"{where} was made without {', '.join(lacking.values())}, which {stage.name} draws. Cache the data for "
+            f"this recipe: run jobs/train.py, or jobs/cache.py --stage {stage.name}, without settings of latents "
+            f"(the preset's training.latents, or the command's) that leave it out; or draw none of it: "
+            f"{' '.join(lacking)}"
+        )
+
+
+def _uncached(task: TrainingTask, spec: LatentSpec) -> list[str]:
+    """What of a task's needs no sample of such a cache has, in words."""
+    kinds = sorted(task.kinds & set(spec.kinds))
+    held = {
+        "stills": spec.stills,
+        "extensions": spec.extensions > 0,
+        "regions": any(spec.regions_of(kind) for kind in kinds),
+        "before": True,
+        "refined": spec.refined is not None,
+    }
+    parts = [f"{need} of {' and '.join(kinds)} samples" for need in sorted(task.needs) if not held[need]]
+    if "pair" not in task.kinds:
+        parts += [f"{kind} references" for kind in task.reference_kinds if kind not in spec.references]
+    return parts
 
 
 def steps_for(stage: Stage, sampler: Sampler[Any]) -> int:
@@ -168,8 +201,8 @@ def _samples_of(stage: Stage, index: LatentIndex | LatentUnion) -> dict[str, Seq
     return {name: index.buckets[name] for name, bucket in index.shapes.items() if stage.takes(bucket)}
 
 
-def _usable(stage: Stage, task: str, entry: IndexedSample) -> bool:
-    return TASKS[task].usable(entry, stage.streams)
+def _usable(stage: Stage, task: str, sample: Described) -> bool:
+    return TASKS[task].usable(sample, stage.streams)
 
 
 def _mix(recipe: StageRecipe) -> dict[str, float]:
@@ -251,6 +284,8 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
     kinds = {kind for task in tasks for kind in task.kinds} or {"image", "video", "audio"}
     if "video" not in streams:
         kinds -= {"video"}  # the picture of a clip would be encoded for nothing
+    undrawn = kinds & {"image", "video"} - {kind for task in tasks if "regions" in task.needs for kind in task.kinds}
+    region_kinds = sorted({"image", "video"} - undrawn) if "regions" in needs else ["image", "video"]
     refined = {"space_factor": preset.refiner.space_factor, "time_factor": preset.refiner.time_factor}
     values = {
         "name": recipe.latents,
@@ -267,6 +302,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
         "stills": "stills" in needs,
         "extensions": 2 if "extensions" in needs else 0,
         "regions": 1 if "regions" in needs else 0,
+        "region_kinds": region_kinds,
         "references": [
             kind
             for kind in ("image", "video", "audio")

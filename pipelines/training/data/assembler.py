@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from model.config import Preset, from_mapping
 from model.sampling.flow import FlowConfig
+from pipelines.training.data.selection import selectable
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.learners.network import STREAMS, Branches, network_config
@@ -109,8 +111,8 @@ class Assembler:
         clips_first = sorted(buckets, key=lambda name: (ORDER.index(buckets[name][0].kind), name))
         for name in [bucket] if bucket else clips_first:
             entries = buckets[name]
-            usable = (entry for entry in entries if TASKS[task].usable(entry, STREAMS[self.branches]))
-            samples = self.readable(usable, count)
+            places = selectable(entries).usable(partial(TASKS[task].usable, model=STREAMS[self.branches]), ())
+            samples = self.readable((entries[places[number]] for number in range(len(places))), count)
             if samples:
                 return samples
         raise ValueError(f"{bucket or 'the latents'}: no sample that {task} can use")

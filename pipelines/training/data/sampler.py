@@ -16,25 +16,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.data.draws import permuted
 from pipelines.training.data.epochs import shares_of, steps_in_all, steps_of_epoch
+from pipelines.training.data.selection import E, Places, selectable
 
 logger = logging.getLogger(__name__)
-
-
-class HasKey(Protocol):
-    """What the sampler must know of a sample."""
-
-    @property
-    def key(self) -> str: ...
-
-
-E = TypeVar("E", bound=HasKey)
 
 
 class SamplerError(ValueError):
@@ -43,7 +34,8 @@ class SamplerError(ValueError):
 
 @dataclass(frozen=True)
 class Draw(Generic[E]):
-    """The global batch of a step: equally many samples of one bucket in every slot. `epoch` is of the task's pool."""
+    """The global batch of a step: equally many samples of one bucket in every slot; or one slot of it. `epoch` is of
+    the task's pool."""
 
     step: int
     task: str
@@ -58,7 +50,7 @@ class BucketPart(Generic[E]):
 
     bucket: str
     entries: Sequence[E]
-    chosen: Sequence[int]
+    chosen: Places
     slots: int
     batch: int
 
@@ -67,11 +59,11 @@ class BucketPart(Generic[E]):
         """Global batches that hold every sample once; the last is filled up from the front of the order."""
         return math.ceil(len(self.chosen) / (self.slots * self.batch))
 
-    def take(self, number: int, *seed: object) -> list[E]:
-        """The samples of the global batch `number`, in the order that `seed` names."""
-        size, count = self.slots * self.batch, len(self.chosen)
-        places = np.arange(number * size, (number + 1) * size, dtype=np.uint64) % np.uint64(count)
-        return [self.entry(int(place)) for place in permuted(places, count, *seed, self.bucket)]
+    def take(self, number: int, slot: int, *seed: object) -> tuple[E, ...]:
+        """The samples of a slot of the global batch `number`, in the order that `seed` names."""
+        start, count = (number * self.slots + slot) * self.batch, len(self.chosen)
+        places = np.arange(start, start + self.batch, dtype=np.uint64) % np.uint64(count)
+        return tuple(self.entry(int(place)) for place in permuted(places, count, *seed, self.bucket))
 
     def entry(self, place: int) -> E:
         """The usable sample at that place."""
@@ -115,10 +107,10 @@ class Sampler(Generic[E]):
     `mix` holds the tasks' shares. `usable(task, entry)` tells what a task can use, `tokens(task, bucket)` how long a
     sample is: a slot holds as many as fit `tokens_per_slot`, at least one. Tasks of `optional` that find nothing leave
     their share to their `heirs`, or to the rest, and stand in `left_out`; any other such task is a SamplerError, in
-    which `needs` puts into words what was looked for.
+    which `needs` puts into words what was looked for. Samples whose keys are `held` are never drawn.
 
-    Building reads every entry once per task and keeps 4 bytes for each that is usable, unless a whole bucket is. A
-    draw costs the same for any number of entries.
+    Building asks buckets for the places of what is usable (`data.selection`). A draw costs the same for any number of
+    entries.
     """
 
     def __init__(
@@ -126,7 +118,7 @@ class Sampler(Generic[E]):
         buckets: Mapping[str, Sequence[E]],
         mix: Mapping[str, float],
         *,
-        usable: Callable[[str, E], bool],
+        usable: Callable[[str, Any], bool],
         tokens: Callable[[str, str], int],
         slots: int,
         tokens_per_slot: int,
@@ -134,6 +126,7 @@ class Sampler(Generic[E]):
         optional: Sequence[str] = (),
         needs: Mapping[str, str] | None = None,
         heirs: Mapping[str, Sequence[str]] | None = None,
+        held: Collection[str] = frozenset(),
     ) -> None:
         self.slots, self.seed = slots, seed
         found = {
@@ -142,7 +135,7 @@ class Sampler(Generic[E]):
                     bucket, entries, chosen, slots, _batch(len(chosen), tokens(task, bucket), slots, tokens_per_slot)
                 )
                 for bucket, entries in sorted(buckets.items())
-                if len(chosen := _usable_places(entries, partial(usable, task)))
+                if len(chosen := selectable(entries).usable(partial(usable, task), held))
             )
             for task, share in mix.items()
             if share > 0
@@ -191,16 +184,15 @@ class Sampler(Generic[E]):
         """The task of a step, counted from 0; the same for all slots."""
         return self._mix.task(step)
 
-    def draw(self, step: int) -> Draw[E]:
-        """The global batch of a step."""
+    def draw(self, step: int, slot: int | None = None) -> Draw[E]:
+        """The global batch of a step, or one slot of it."""
         task = self._mix.task(step)
         pool = self._pool_of[task]
         epoch, place = divmod(self._mix.earlier(step, pool.tasks), pool.batches)
         seed = (self.seed, pool.name, epoch)
         part, number = pool.find(int(permuted(np.array([place], np.uint64), pool.batches, *seed)[0]))
-        entries = part.take(number, *seed)
-        slots = tuple(tuple(entries[start : start + part.batch]) for start in range(0, len(entries), part.batch))
-        return Draw(step, task, part.bucket, epoch, slots)
+        slots = range(self.slots) if slot is None else (slot,)
+        return Draw(step, task, part.bucket, epoch, tuple(part.take(number, one, *seed) for one in slots))
 
     def replacement(self, draw: Draw[E], entry: E, attempt: int) -> E:
         """Another sample of the draw's task and bucket, for one that cannot be read; `attempt` counts from 1.
@@ -239,12 +231,6 @@ def _batch(samples: int, tokens: int, slots: int, tokens_per_slot: int) -> int:
     return max(1, min(tokens_per_slot // max(tokens, 1), math.ceil(samples / slots)))
 
 
-def _usable_places(entries: Sequence[E], usable: Callable[[E], bool]) -> Sequence[int]:
-    """Places of the usable entries; a range where all are."""
-    places = np.fromiter((place for place, entry in enumerate(entries) if usable(entry)), dtype=np.uint32)
-    return range(len(entries)) if len(places) == len(entries) else places  # type: ignore[return-value]
-
-
 def _pools(parts: Mapping[str, tuple[BucketPart[E], ...]]) -> tuple[Pool[E], ...]:
     """Tasks with equal parts together."""
     groups: dict[object, list[str]] = {}
@@ -254,8 +240,11 @@ def _pools(parts: Mapping[str, tuple[BucketPart[E], ...]]) -> tuple[Pool[E], ...
     return tuple(Pool(tuple(sorted(tasks)), parts[tasks[0]]) for tasks in groups.values())
 
 
-def _identity(chosen: Sequence[int]) -> object:
-    return chosen if isinstance(chosen, range) else hashlib.blake2b(np.asarray(chosen).tobytes()).digest()
+def _identity(chosen: Places) -> object:
+    """Equal for equal places of one bucket."""
+    if isinstance(chosen, np.ndarray):
+        return hashlib.blake2b(chosen.tobytes()).digest()
+    return getattr(chosen, "identity", chosen)
 
 
 def _refuse(

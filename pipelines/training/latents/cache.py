@@ -1,9 +1,11 @@
 """The cache job at work: encode what is missing on Ray Data, commit it part by part, and finish the cache."""
 
+import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,14 +23,15 @@ from pipelines.training.latents.index import (
     INDEX,
     REMAKE,
     CacheRecord,
-    IndexEntry,
-    LatentError,
+    IndexRecord,
     LatentIndex,
     decode_entry,
-    encode_entries,
+    index_problems,
     open_latents,
 )
 from pipelines.training.latents.job import CacheJob, CachePlan, Part, plan_cache, store_plan
+from pipelines.training.latents.rows.table import IndexEntry, LatentError
+from pipelines.training.latents.rows.write import write_tables
 from pipelines.training.latents.spec import Bucket
 from pipelines.training.latents.write import PartResult, Sources, write_constants, write_part
 from skyreels import leftovers, parts
@@ -40,6 +43,7 @@ from skyreels.storage import DamageError, Storage
 logger = logging.getLogger(__name__)
 
 REJECTS = "rejects.parquet"
+_READERS, _READ_AHEAD = 16, 256  # of commit records
 _REJECT_COLUMNS = dict.fromkeys(("key", "stage", "reason", "remedy", "detail"), pa.string())
 
 Work = Part | tuple[Bucket, ...]
@@ -105,7 +109,10 @@ def _whole(storage: Storage) -> tuple[LatentIndex, list[Row]] | None:
     try:
         if CONSTANTS_PART not in CommitLog(storage).intact():
             return None
-        return open_latents(storage.root), _rejects(storage)
+        index = open_latents(storage.root)
+        for problem in index_problems(index):
+            raise LatentError(problem)
+        return index, _rejects(storage)
     except (LatentError, DamageError, FileNotFoundError) as error:
         logger.warning("the cache is completed anew: %s", error)
         return None
@@ -176,16 +183,25 @@ def _one_thread() -> Iterator[None]:
 
 def _finish(plan: CachePlan, storage: Storage) -> None:
     """Index and rejects, and last the record that makes the cache one."""
-    commits = _commits(plan, storage)
+    files: list[tuple[str, str]] = []
+    unread: list[Row] = []
+
+    def written() -> Iterator[tuple[str, list[IndexEntry]]]:
+        for part, commit in zip(plan.latents.parts, _commits(plan, storage), strict=True):
+            files.extend((file.name, file.sha256) for file in commit.files)
+            unread.extend({"key": k, "stage": "read", **why} for k, why in commit.facts.get("rejected", {}).items())
+            yield part.samples[0].clip.key, _entries(commit, storage)
+
+    index = IndexRecord(tables=write_tables(storage, written()))
+    files += [(file.name, file.sha256) for file in CommitLog(storage).read(CONSTANTS_PART).files]
     rejects = [{"key": key, "stage": "place", **asdict(misfit)} for key, misfit in plan.latents.misfits.items()]
-    unread = [{"key": k, "stage": "read", **why} for c in commits for k, why in c.facts.get("rejected", {}).items()]
     rejects = sorted([*rejects, *unread], key=lambda row: row["key"])
     storage.write(REJECTS, encode(pa.Table.from_pylist(rejects, pa.schema(_REJECT_COLUMNS))))
-    entries = _entries(commits, storage)
-    if len(unread) > plan.job.max_unreadable * plan.latents.samples or not entries:
+    samples = sum(sum(facts.counts) for facts in index.tables.values())
+    if len(unread) > plan.job.max_unreadable * plan.latents.samples or not samples:
         raise LatentError(_too_many(unread, plan, storage))
-    storage.write(INDEX, encode_entries(sorted(entries, key=lambda entry: entry.key)))
-    files = sorted((file.name, file.sha256) for commit in commits for file in commit.files)
+    described = index.model_dump_json(indent=1).encode()
+    storage.write(INDEX, described)
     record = CacheRecord(
         spec=plan.job.spec,
         identities=plan.identities,
@@ -193,16 +209,17 @@ def _finish(plan: CachePlan, storage: Storage) -> None:
         audio=asdict(plan.audio),
         data=plan.data,
         command=plan.job.command,
-        samples=len(entries),
+        samples=samples,
         rejected=len(rejects),
-        fingerprint=digest({"files": files}),
+        fingerprint=digest({"files": sorted(files)}),
+        index=hashlib.sha256(described).hexdigest(),
     )
     storage.write(CACHE, record.model_dump_json(indent=1).encode())
 
 
-def _entries(commits: Sequence[Commit], storage: Storage) -> list[IndexEntry]:
+def _entries(commit: Commit, storage: Storage) -> list[IndexEntry]:
     try:
-        return [decode_entry(values) for commit in commits for values in commit.facts.get("entries", [])]
+        return [decode_entry(values) for values in commit.facts.get("entries", [])]
     except TypeError as error:
         raise LatentError(f"{storage.root} is of another version ({error}): {REMAKE}") from error
 
@@ -219,15 +236,20 @@ def _too_many(unread: Sequence[Row], plan: CachePlan, storage: Storage) -> str:
     )
 
 
-def _commits(plan: CachePlan, storage: Storage) -> list[Commit]:
-    """Of this plan's parts and the constants."""
-    wanted = {part.part_id for part in plan.latents.parts} | {CONSTANTS_PART}
-    return [commit for commit in CommitLog(storage).all() if commit.part_id in wanted]
+def _commits(plan: CachePlan, storage: Storage) -> Iterator[Commit]:
+    """Of this plan's parts, in their order; some are read ahead."""
+    log = CommitLog(storage)
+    ids = [part.part_id for part in plan.latents.parts]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(ids), _READ_AHEAD):
+            yield from pool.map(log.read, ids[start : start + _READ_AHEAD])
 
 
 def _revoke_rejected(plan: CachePlan, storage: Storage) -> None:
     """Make the parts with unreadable samples not have happened; the cache is unfinished until they are made again."""
     storage.delete(CACHE)
-    for commit in _commits(plan, storage):
-        if commit.facts.get("rejected"):
-            CommitLog(storage).revoke(commit.part_id)
+    log = CommitLog(storage)
+    wanted = {part.part_id for part in plan.latents.parts}
+    for commit in log.all():
+        if commit.part_id in wanted and commit.facts.get("rejected"):
+            log.revoke(commit.part_id)

@@ -224,7 +224,7 @@ def _sound(placed: Placed, samples: int, storage: Storage, spec: LatentSpec, enc
 
 def _regions(pixels: Tensor, placed: Placed, spec: LatentSpec, encoders: Encoders) -> Iterator[Region]:
     generator = drawn_by(spec.seed, placed.key, "regions")
-    for _ in range(spec.regions):
+    for _ in range(spec.regions_of(placed.bucket.kind)):
         yield encode_region(pixels, draw_keep_mask(generator, *pixels.shape[1:]), encoders)
 
 
@@ -251,7 +251,7 @@ def _refined_regions(
 ) -> Iterator[Region]:
     """What the refiner is shown of a source, `pixels` (3, F, H, W) at its size: a source has the base's frame rate."""
     generator = drawn_by(spec.seed, placed.key, "refined regions")
-    for _ in range(spec.regions if spec.refined else 0):
+    for _ in range(spec.regions_of(placed.bucket.kind) if spec.refined else 0):
         keep = draw_refined_mask(generator, large)
         _, _, shown = refined_source(pixels[None], keep[None], fine, encoders.video_latents)
         yield Region(shown.latents[0], shown.keep_mask[0].bool())

@@ -1,55 +1,41 @@
 """A finished latent cache as a trainer opens it: one table of samples, and each of them by one ranged read.
 
 <folder>/cache.json           what made it; written last, so a folder without it is not finished
-<folder>/index.parquet        one row per sample
+<folder>/index.json, index/   one row per sample (`latents.rows`)
 <folder>/constants.safetensors  black latents per bucket and the empty prompt
 <folder>/rejects.parquet      what is not in, and why
 <folder>/shards/<bucket>/     WebDataset shards: safetensors + json per sample
 """
 
+import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
-from pipelines.dataset.tables import Row, decode, encode
 from pipelines.training.latents.components import Identities
-from pipelines.training.latents.sample import LatentKind, LatentSample, unpack
+from pipelines.training.latents.rows.joined import ALONE, Rows
+from pipelines.training.latents.rows.table import IndexEntry, LatentError, Table, TableFacts
+from pipelines.training.latents.sample import LatentSample, unpack
 from pipelines.training.latents.spec import Bucket, LatentSpec, clip_shape, window_seconds
-from skyreels.commits import CommitLog
+from skyreels.commits import Commit, CommitLog, verify
 from skyreels.config import Config
 from skyreels.shards import Member, read_member
 from skyreels.storage import DamageError, MissingError, Storage, normalise
 
 CACHE = "cache.json"
-INDEX = "index.parquet"
+INDEX = "index.json"
 CONSTANTS = "constants.safetensors"
 CONSTANTS_PART = "constants"
 """The part that commits them."""
 NULL_TEXT = "null_text"
-_ENTRY_COLUMNS = {
-    **dict.fromkeys(("key", "kind", "bucket", "shard"), pa.string()),
-    "has_audio": pa.bool_(),
-    "seconds": pa.float64(),
-    "texts": pa.list_(pa.string()),
-    "references": pa.list_(pa.string()),
-    **dict.fromkeys(("extensions", "regions"), pa.int32()),
-    "refined": pa.bool_(),
-    **dict.fromkeys(("json_offset", "json_size", "offset", "size", "crc32"), pa.int64()),
-}
-
-
-class LatentError(ValueError):
-    """A latent cache, or a sample of it, that cannot be used: which file, why, and what to do."""
 
 
 class StaleLatents(LatentError):
@@ -68,48 +54,24 @@ class CacheRecord(Config):
     samples: int
     rejected: int
     fingerprint: str
+    index: str
+    """SHA-256 of `index.json`."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """What the sampler knows of a sample without reading it. `seconds` is its nominal length, 0 for a picture.
+class IndexRecord(Config):
+    """`index.json`: the tables of a cache, by bucket."""
 
-    `texts` and `references` name what `LatentSample` holds of them; `extensions` and `regions` count.
-    """
-
-    key: str
-    kind: LatentKind
-    bucket: str
-    has_audio: bool
-    seconds: float
-    texts: tuple[str, ...]
-    references: tuple[str, ...]
-    extensions: int
-    regions: int
-    refined: bool
-    shard: str
-    json_offset: int
-    json_size: int
-    offset: int
-    size: int
-    crc32: int
-
-    @property
-    def members(self) -> dict[str, Member]:
-        """Where its two files lie."""
-        return {
-            "json": Member(self.shard, self.json_offset, self.json_size),
-            "safetensors": Member(self.shard, self.offset, self.size),
-        }
+    tables: dict[str, TableFacts]
 
 
 class LatentIndex:
-    """An open cache. `buckets`: entries by bucket name, in order of key; `fingerprint` changes with any byte of it."""
+    """An open cache. `buckets`: samples by bucket name, in order of key; `fingerprint` changes with any byte of it."""
 
-    def __init__(self, storage: Storage, record: CacheRecord, entries: Mapping[str, tuple[IndexEntry, ...]]) -> None:
+    def __init__(self, storage: Storage, record: CacheRecord, tables: Mapping[str, Table]) -> None:
         self.storage = storage
         self.record = record
-        self.buckets = dict(entries)
+        self.tables = dict(tables)
+        self.buckets = {name: Rows({ALONE: table}) for name, table in self.tables.items()}
         self.fingerprint = record.fingerprint
         self.video = VideoCodecSpec(**{**record.video, "stride": tuple(record.video["stride"])})
         self.audio = AudioCodecSpec(**record.audio)
@@ -130,6 +92,11 @@ class LatentIndex:
         if zlib.crc32(tensors) != entry.crc32:
             raise LatentError(f"{where}: the sample is damaged (its CRC-32 is another); {remedy}")
         return unpack({"json": data[: entry.json_size], "safetensors": tensors})
+
+    @property
+    def made(self) -> dict[str, LatentSpec]:
+        """By folder, how each cache that is read was made."""
+        return {self.storage.root: self.record.spec}
 
     @cached_property
     def shapes(self) -> dict[str, Bucket]:
@@ -166,6 +133,7 @@ class LatentIndex:
 
 
 REMAKE = "delete the cache folder and run jobs/cache.py again"
+REWRITE = "run jobs/cache.py again, which writes it anew"
 
 
 def open_latents(
@@ -205,7 +173,9 @@ def open_latents(
             f"{storage.root} was made with {'; with '.join(stale)}. Make it anew with the components in use: "
             f"{record.command}"
         )
-    return LatentIndex(storage, record, _entries(storage))
+    found = index_record(storage, record).tables
+    tables = {name: Table(storage, name, facts, record.fingerprint, REWRITE) for name, facts in found.items()}
+    return LatentIndex(storage, record, tables)
 
 
 def black_name(bucket: str, *, large: bool) -> str:
@@ -213,31 +183,25 @@ def black_name(bucket: str, *, large: bool) -> str:
     return f"black/{bucket}/large" if large else f"black/{bucket}"
 
 
-def encode_entries(entries: list[IndexEntry]) -> bytes:
-    """`index.parquet`."""
-    rows = [{name: getattr(entry, name) for name in _ENTRY_COLUMNS} for entry in entries]
-    return encode(pa.Table.from_pylist(rows, pa.schema(_ENTRY_COLUMNS)))
-
-
 def decode_entry(values: Mapping[str, Any]) -> IndexEntry:
-    """From a row of `index.parquet`, or from the facts of a commit."""
+    """From the facts of a commit."""
     lists = {name: tuple(values[name]) for name in ("texts", "references")}
     return IndexEntry(**{**values, **lists})
 
 
-def _entries(storage: Storage) -> dict[str, tuple[IndexEntry, ...]]:
-    by_bucket: dict[str, list[IndexEntry]] = {}
-    for row in _index_rows(storage):
-        by_bucket.setdefault(row["bucket"], []).append(decode_entry(row))
-    return {name: tuple(sorted(found, key=lambda entry: entry.key)) for name, found in sorted(by_bucket.items())}
-
-
-def _index_rows(storage: Storage) -> list[Row]:
-    where, remedy = storage.location(INDEX), "run jobs/cache.py again, which writes it anew"
+def index_record(storage: Storage, record: CacheRecord) -> IndexRecord:
+    """The tables of a finished cache. Raises LatentError where `index.json` is not as it was written."""
+    where = storage.location(INDEX)
     try:
-        rows: list[Row] = decode(storage.read(INDEX), where, remedy).to_pylist()
+        data = storage.read(INDEX)
     except FileNotFoundError as error:
-        raise LatentError(f"{where} is missing: {remedy}") from error
-    except DamageError as error:
-        raise LatentError(str(error)) from error
-    return rows
+        raise LatentError(f"{where} is missing: {REWRITE}") from error
+    if hashlib.sha256(data).hexdigest() != record.index:
+        raise LatentError(f"{where} is damaged (it differs from its checksum): {REWRITE}")
+    return IndexRecord.model_validate_json(data)
+
+
+def index_problems(index: LatentIndex) -> list[str]:
+    """What of an open cache's tables is not as it was written, in words; every byte is read."""
+    files = [file for table in index.tables.values() for file in table.facts.files]
+    return verify(index.storage, Commit(part_id=INDEX, files=tuple(files)))

@@ -154,8 +154,7 @@ def plan_cache(job: CacheJob) -> CachePlan:
 
 def cache_location(output: str, spec: LatentSpec, identities: Identities, data: str) -> str:
     """The folder of a cache below an output folder."""
-    settings = spec.model_dump(mode="json", exclude={"name"})
-    identity = digest({"spec": settings, "identities": identities.model_dump(), "data": data})
+    identity = digest({"spec": spec.identity, "identities": identities.model_dump(), "data": data})
     return Storage(normalise(output)).location(f"latents/{spec.name}-{identity}")
 
 

@@ -82,7 +82,8 @@ def pack(sample: LatentSample, dtype: str) -> dict[str, bytes]:
     """File contents by extension; latents and embeddings stored as `dtype`, masks as bytes. The same sample gives
     the same bytes."""
     tensors = {name: getattr(sample, name) for name in _PLAIN if getattr(sample, name) is not None}
-    tensors |= {f"text/{form}": hidden for form, hidden in sample.texts.items()}
+    same = _same(sample.texts)
+    tensors |= {f"text/{form}": hidden for form, hidden in sample.texts.items() if form not in same}
     tensors |= {f"reference/{kind}": latents for kind, latents in sample.references.items()}
     tensors |= {f"extension/{place}": extension.latents for place, extension in enumerate(sample.extensions)}
     for prefix, regions in (("", sample.regions), ("refined_", sample.refined_regions)):
@@ -98,6 +99,7 @@ def pack(sample: LatentSample, dtype: str) -> dict[str, bytes]:
         "bucket": sample.bucket,
         "shape": None if sample.shape is None else asdict(sample.shape),
         "extensions_at_end": [extension.at_end for extension in sample.extensions],
+        **({"same_texts": same} if same else {}),
     }
     return {"safetensors": save(stored), "json": stable_json(described)}
 
@@ -108,18 +110,30 @@ def unpack(files: Mapping[str, bytes]) -> LatentSample:
     tensors = load(files["safetensors"])
     floats = {name: tensor.float() for name, tensor in tensors.items() if tensor.dtype != torch.uint8}
     at_end = described["extensions_at_end"]
+    texts = _below(floats, "text/")
+    texts |= {form: texts[other] for form, other in described.get("same_texts", {}).items()}
     return LatentSample(
         key=described["key"],
         kind=described["kind"],
         bucket=described["bucket"],
         shape=_shape(described["shape"]),
-        texts=_below(floats, "text/"),
+        texts=texts,
         references=_below(floats, "reference/"),
         extensions=tuple(map(Extension, _numbered(floats, "extension"), at_end)),
         regions=tuple(_regions(tensors, "")),
         refined_regions=tuple(_regions(tensors, "refined_")),
         **{name: floats.get(name) for name in _PLAIN},
     )
+
+
+def _same(texts: Mapping[str, Tensor]) -> dict[str, str]:
+    """Forms whose words are those of another, which is stored in their place, by that other."""
+    same: dict[str, str] = {}
+    for place, form in enumerate(forms := sorted(texts)):
+        earlier = (other for other in forms[:place] if other not in same and torch.equal(texts[other], texts[form]))
+        if (other := next(earlier, None)) is not None:
+            same[form] = other
+    return same
 
 
 def _shape(values: dict[str, Any] | None) -> ClipShape | None:

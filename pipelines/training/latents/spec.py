@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from skyreels.config import Config
 
 _SOUND_STARTS = 100.0  # places per second at which a window of sound alone may start
 _ROUNDING = 1e-6  # of a frame
+_LATER = ("region_kinds",)
 
 ROOM_SHARE = 0.5
 """Of the clips that are long enough, so many are cut to a length that leaves room for references."""
@@ -54,12 +55,26 @@ class LatentSpec(Config):
     stills: bool = True
     extensions: int = Field(2, ge=0, description="given beginnings and endings per clip, in turn")
     regions: int = Field(1, ge=0, description="regions to inpaint per clip or picture")
+    region_kinds: tuple[Literal["image", "video"], ...] = Field(
+        ("image", "video"), description="kinds of samples that have them; of a pair, the edit's own is always there"
+    )
     references: tuple[ReferenceKind, ...] = ("image", "video", "audio")
     reference_seconds: float = Field(0.5, gt=0, description="length of a video or audio reference")
     refined: RefinedSpec | None = Field(None, description="also encode clips at the refiner's size and frame rate")
     dtype: Literal["fp32", "bf16", "fp16"] = "fp16"
     seed: int = 0
     part_samples: int = Field(64, ge=1, description="samples that are committed together")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names a cache. A setting that there was not always tells only where it is not as it was without."""
+        told = self.model_dump(mode="json", exclude={"name"})
+        later = {name for name in _LATER if getattr(self, name) == LatentSpec.model_fields[name].default}
+        return {name: value for name, value in told.items() if name not in later}
+
+    def regions_of(self, kind: LatentKind) -> int:
+        """How many regions a picture or clip has."""
+        return self.regions if kind in self.region_kinds else 0
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from itertools import combinations
 
 from torch import Tensor
 
-from pipelines.training.data.datasets import key_within, name_of, together
-from pipelines.training.latents.index import CacheRecord, IndexEntry, LatentError, LatentIndex, open_latents
+from pipelines.training.data.datasets import name_of, together
+from pipelines.training.latents.index import CacheRecord, LatentIndex, open_latents
+from pipelines.training.latents.rows.joined import Rows
+from pipelines.training.latents.rows.table import IndexEntry, LatentError, Table
 from pipelines.training.latents.sample import LatentSample
-from pipelines.training.latents.spec import Bucket
+from pipelines.training.latents.spec import Bucket, LatentSpec
 
 Caches = str | Mapping[str, str]
 """The folder of one cache; or the folders of several, by the names of their datasets."""
@@ -24,15 +26,20 @@ class LatentUnion:
 
     def __init__(self, caches: Mapping[str, LatentIndex]) -> None:
         """Raises LatentError where caches do not go together, or two are the same."""
-        caches = {name: caches[name] for name in sorted(caches)}
-        _refuse(caches)
-        self._caches = {name: _renamed(name, cache) for name, cache in caches.items()}
+        self._caches = {name: caches[name] for name in sorted(caches)}
+        _refuse(self._caches)
         self.fingerprints = {name: cache.fingerprint for name, cache in self._caches.items()}
         self.fingerprint = together(self.fingerprints)
-        self.buckets: dict[str, tuple[IndexEntry, ...]] = {}
-        for cache in self._caches.values():
-            for bucket, entries in cache.buckets.items():
-                self.buckets[bucket] = self.buckets.get(bucket, ()) + entries
+        tables: dict[str, dict[str, Table]] = {}
+        for name, cache in self._caches.items():
+            for bucket, table in cache.tables.items():
+                tables.setdefault(bucket, {})[name] = table
+        self.buckets = {bucket: Rows(held) for bucket, held in tables.items()}
+
+    @property
+    def made(self) -> dict[str, LatentSpec]:
+        """By folder, how each cache that is read was made."""
+        return {where: spec for cache in self._caches.values() for where, spec in cache.made.items()}
 
     @cached_property
     def shapes(self) -> dict[str, Bucket]:
@@ -59,15 +66,6 @@ def open_caches(caches: Caches) -> LatentIndex | LatentUnion:
     if isinstance(caches, str):
         return open_latents(caches)
     return LatentUnion({name: open_latents(location) for name, location in caches.items()})
-
-
-def _renamed(name: str, cache: LatentIndex) -> LatentIndex:
-    """The cache with its dataset's name in all keys."""
-    renamed = {
-        bucket: tuple(replace(entry, key=key_within(name, entry.key)) for entry in entries)
-        for bucket, entries in cache.buckets.items()
-    }
-    return LatentIndex(cache.storage, cache.record, renamed)
 
 
 def _refuse(caches: Mapping[str, LatentIndex]) -> None:

@@ -12,8 +12,9 @@ from safetensors.torch import save
 from model.conditioning import BLACK
 from pipelines.training.latents.components import Encoders
 from pipelines.training.latents.encode import encode_sample
-from pipelines.training.latents.index import CONSTANTS, CONSTANTS_PART, NULL_TEXT, IndexEntry, black_name
+from pipelines.training.latents.index import CONSTANTS, CONSTANTS_PART, NULL_TEXT, black_name
 from pipelines.training.latents.job import Part, Sources
+from pipelines.training.latents.rows.table import IndexEntry
 from pipelines.training.latents.sample import LatentSample, pack
 from pipelines.training.latents.spec import Bucket, LatentSpec
 from skyreels.commits import Commit, CommitLog, describe

@@ -23,6 +23,7 @@ from model.costs.memory import meta_model
 from model.network.lora import ADAPTER_WEIGHTS, BASE_IDENTITY, PREFIX
 from pipelines.training.learners.network import network_config
 from pipelines.training.learners.transformer import TransformerStage
+from pipelines.training.learners.warm_start import StartWeights
 from pipelines.training.stages.export import published
 from pipelines.training.tasks.batch import TrainingBatch
 from skyreels.config import Config
@@ -117,7 +118,7 @@ def adapter_shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
 class _Wrapped(Mapping[str, Tensor]):
     """Weights of a base network under the names that they have once it is wrapped, and those of a new adapter."""
 
-    def __init__(self, base: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]], seed: int) -> None:
+    def __init__(self, base: StartWeights, shapes: Mapping[str, tuple[int, int]], seed: int) -> None:
         self._base, self._shapes, self._seed = base, shapes, seed
         self._names = {_wrapped_name(name): name for name in base}
 
@@ -125,6 +126,16 @@ class _Wrapped(Mapping[str, Tensor]):
         if name in self._shapes:
             return self._adapter(name)
         return self._base[self._names[name]]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without reading the tensor."""
+        return self._shapes[name] if name in self._shapes else self._base.shape(self._names[name])
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened tensor; of the base, what another rank holds is not read."""
+        if name in self._shapes:
+            return self._adapter(name).reshape(-1)[start:stop]
+        return self._base.piece(self._names[name], start, stop)
 
     def _adapter(self, name: str) -> Tensor:
         """As a new linear layer of torch for A, zeros for B; each from a seed of its own."""

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 
 from model.network.inputs import AUDIO, VIDEO, JointOutputs
 from model.network.mmdit import MMDiT
-from pipelines.training.curriculum.resolve import Stage, held_out_of, sampler_for
+from pipelines.training.curriculum.resolve import Stage, check_cached, held_out_of, sampler_for
 from pipelines.training.data.assembler import Assembler, IndexedSample
 from pipelines.training.data.sampler import SHARES_PER, Draw, Sampler
+from pipelines.training.data.selection import selectable
 from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.sample import LatentSample
 from pipelines.training.latents.union import Caches, open_caches
 from pipelines.training.learners.asked import write_asked
 from pipelines.training.learners.network import STREAMS, freeze, network_config
 from pipelines.training.learners.preview import Decoder, PreviewSettings, denoise
-from pipelines.training.learners.warm_start import warm_start
+from pipelines.training.learners.warm_start import StartWeights, warm_start
 from pipelines.training.tasks import TASKS
 from pipelines.training.tasks.batch import Target, TrainingBatch
 from skyreels.training.trainable import Slot, StepLoss
@@ -72,12 +74,12 @@ class TransformerStage:
             model.share_sequences(ranks)
         return model
 
-    def initial_weights(self) -> Mapping[str, Tensor]:
+    def initial_weights(self) -> StartWeights:
         return warm_start(network_config(self.assembler.preset, self.assembler.branches), self.starts_from)
 
     def batch(self, slot: Slot) -> TrainingBatch:
-        draw = self.sampler.draw(slot.step)
-        samples, skipped = self._read(draw, draw.slots[slot.index])
+        draw = self.sampler.draw(slot.step, slot.index)
+        samples, skipped = self._read(draw, draw.slots[0])
         seed = np.random.SeedSequence((self.seed, slot.step, slot.index)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(seed[0]))
         batch = self.assembler.batch(draw.task, samples, generator, slot.step)
@@ -106,7 +108,7 @@ class TransformerStage:
     def _compared(self, task: str, count: int) -> list[list[LatentSample]]:
         """Samples of the task, as they go together into a batch, from no more than `count` buckets."""
         parts = self.sampler.parts(task)[:count]
-        spared = [[entry for entry in part.entries if self._spared(task, entry)] for part in parts]
+        spared = [list(filter(partial(self._usable, task), selectable(p.entries).of_keys(self.held))) for p in parts]
         if not any(spared):
             spared = [[part.entry(place) for place in range(min(count, len(part.chosen)))] for part in parts]
         wanted = math.ceil(count / len(parts))
@@ -116,8 +118,8 @@ class TransformerStage:
         )
         return [group for group in groups if group]
 
-    def _spared(self, task: str, entry: IndexedSample) -> bool:
-        return entry.key in self.held and TASKS[task].usable(entry, STREAMS[self.assembler.branches])
+    def _usable(self, task: str, entry: IndexedSample) -> bool:
+        return TASKS[task].usable(entry, STREAMS[self.assembler.branches])
 
     def write_samples(self, module: nn.Module, step: int, folder: Path | None) -> None:
         """One file per task of the mix and sample, of the same conditions and noise at every step."""
@@ -171,6 +173,8 @@ class StageMaker:
     def __call__(self) -> TransformerStage:
         stage, recipe = self.stage, self.stage.recipe
         index = open_caches(self.latents)
+        for where, spec in index.made.items():
+            check_cached(stage, spec, where)
         assembler = Assembler(
             stage.preset,
             stage.branches,

@@ -1,4 +1,6 @@
-"""Weights that a stage starts from: those of earlier stages' exports, one tensor at a time.
+"""Weights that a stage starts from: those of earlier stages' exports, of which every rank reads its own pieces.
+
+Whoever starts the ranks compares checksums, once (`model.checksums.check`); they compare sizes.
 
 A joint model takes its video branch from the last video stage and its audio branch from the audio stage. What neither
 has, the attention between them, keeps its initial values, and those close its gates: the joint model starts out
@@ -6,10 +8,12 @@ computing exactly what its two branches compute apart. A refiner takes the base'
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from model.checkpoint import StoredState, stored_config
@@ -22,15 +26,15 @@ LATER_FIELDS = frozenset({"sparse", "sparse_cube", "sparse_min_tokens", "sparse_
 """Of the config: what a refiner changes of its base."""
 
 
-def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> Mapping[str, Tensor]:
-    """Weights for a network of `config` from transformer folders, each tensor read when asked for.
+def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> "StartWeights":
+    """Weights for a network of `config` from transformer folders, each tensor, or piece of one, read when asked for.
 
     Allowed are a network as it was, a video and an audio one into a joint one, and the video branch of any into a
     refiner. Raises CheckpointError, before anything is read, where the folders do not make up the network.
     """
     sources = [_Source.open(folder) for folder in folders]
     if not sources:
-        return {}
+        return StartWeights({}, {})
     for source in sources:
         _check_sizes(config, source)
     _check_branches(config, sources)
@@ -43,7 +47,7 @@ def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> Mapp
         elif not _is_new(name):
             folders_named = " and ".join(str(source.folder) for source in sources)
             raise CheckpointError(f"{folders_named} lacks {name}: export the stage again")
-    return _Merged(shapes, origins)
+    return StartWeights(shapes, origins)
 
 
 @dataclass(frozen=True)
@@ -57,23 +61,29 @@ class _Source:
         return cls(Path(folder), stored_config(TransformerConfig, folder), StoredState(folder))
 
 
-class _Merged(Mapping[str, Tensor]):
-    """Tensors of several folders; modulations gain the rows towards the other branch as zeros, or lose them."""
+class StartWeights(Mapping[str, Tensor]):
+    """Tensors of several folders, whole or in `Pieces`; modulations gain the rows towards the other branch as zeros, or
+    lose them."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Source]) -> None:
         self._shapes, self._origins = shapes, origins
 
     def __getitem__(self, name: str) -> Tensor:
-        stored, shape = self._origins[name].state[name], self._shapes[name]
-        if stored.shape == shape:
-            return stored
-        if ".media_modulation." not in f".{name}" or stored.shape[1:] != shape[1:]:
-            folder = self._origins[name].folder
-            raise CheckpointError(f"{name} in {folder} is {tuple(stored.shape)}, the network's is {shape}")
-        fitted = stored.new_zeros(shape)
-        rows = min(len(stored), shape[0])
-        fitted[:rows] = stored[:rows]
-        return fitted
+        return self.piece(name, 0, math.prod(self._shapes[name])).reshape(self._shapes[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without reading the tensor."""
+        return self._shapes[name]
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened tensor; what another rank holds is not read."""
+        state, shape = self._origins[name].state, self._shapes[name]
+        stored = state.shape(name)
+        if stored != shape and (".media_modulation." not in f".{name}" or stored[1:] != shape[1:]):
+            raise CheckpointError(f"{name} in {self._origins[name].folder} is {stored}, the network's is {shape}")
+        held = math.prod(stored)
+        found = state.piece(name, min(start, held), min(stop, held))
+        return torch.cat([found, found.new_zeros(stop - start - len(found))]) if len(found) < stop - start else found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._origins)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from model import checksums
 from model.checkpoint import saved_identity, stored_config
 from model.config import Preset, TransformerConfig, load_preset
 from model.costs.memory import meta_model
@@ -72,6 +73,7 @@ def finetune(request: Request) -> Finetuned:
     """Cache, train, save. Raises ConfigError, CheckpointError, CannotFit or LatentError before it trains."""
     preset = load_preset(request.preset)
     stage = _stage(request, preset)
+    checksums.check(request.model / TRANSFORMER)
     warm_start(network_config(preset, stage.branches), [request.model / TRANSFORMER])  # says now whether they fit
     check_groups(stage)
     machine = machine_for(stage.recipe.workers, request.gpu, stage.recipe.gpus_per_worker)

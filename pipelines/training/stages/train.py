@@ -123,10 +123,11 @@ def _in_words(caches: Caches) -> str:
 
 def _held(index: LatentIndex | LatentUnion) -> Samples:
     """What caches hold, as plans count it."""
-    entries = [entry for bucket in index.buckets.values() for entry in bucket]
-    kinds = Counter(entry.kind for entry in entries)
-    hours = sum(entry.seconds for entry in entries if entry.kind == "audio") / 3600
-    return Samples(kinds["image"], kinds["video"] + kinds["pair"], hours)
+    counts: Counter[str] = Counter()
+    for name, shape in index.shapes.items():
+        counts[shape.kind] += len(index.buckets[name])
+    hours = sum(len(index.buckets[name]) * s.seconds for name, s in index.shapes.items() if s.kind == "audio") / 3600
+    return Samples(counts["image"], counts["video"] + counts["pair"], hours)
 
 
 def _fit(

@@ -13,7 +13,7 @@ from model.checksums import CHECKSUMS, differences
 from model.folder import INDEX as MODEL_INDEX
 from model.folder import ModelIndex
 from pipelines.training.curriculum.order import CurriculumError
-from pipelines.training.latents.index import CACHE, LatentError, open_latents
+from pipelines.training.latents.index import CACHE, LatentError, index_problems, open_latents
 from pipelines.training.stages.prune import LATENTS, output_folder, read_finished, stage_folders
 from pipelines.training.stages.run_record import read_run
 from skyreels.commits import CommitLog, verify
@@ -54,9 +54,11 @@ def _in_cache(folder: Path) -> Iterator[Damage]:
             yield Damage("; ".join(problems), remedy, partial(log.revoke, part))
     if storage.exists(CACHE):
         try:
-            open_latents(str(folder))
+            problems = index_problems(open_latents(str(folder)))
         except LatentError as error:
-            yield Damage(str(error), remedy, partial(storage.delete, CACHE))
+            problems = [str(error)]
+        if problems:
+            yield Damage("; ".join(problems), remedy, partial(storage.delete, CACHE))
 
 
 def _problems(storage: Storage, log: CommitLog, part: str) -> list[str]:

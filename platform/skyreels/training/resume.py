@@ -15,7 +15,7 @@ from skyreels.training.errors import TrainingError
 from skyreels.training.events import CheckpointDamaged
 from skyreels.training.one_device.whole import Held, WholeModule, load_whole
 from skyreels.training.partition import bounds
-from skyreels.training.trainable import Trainable
+from skyreels.training.trainable import Pieces, Trainable
 from skyreels.training.zero import Read, Settings, build, load_pieces, partitioned, shape_of, wrap
 
 
@@ -164,6 +164,9 @@ class InitialWeights:
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor | None:
         if kind not in ("weight", "frozen") or name not in self._weights:
             return None
+        if isinstance(self._weights, Pieces):
+            self._check(name, self._weights.shape(name))
+            return self._weights.piece(name, start, stop)
         if self._last is None or self._last[0] != name:
             self._last = (name, self._checked(name))
         return self._last[1].reshape(-1)[start:stop]
@@ -173,9 +176,12 @@ class InitialWeights:
 
     def _checked(self, name: str) -> Tensor:
         tensor = self._weights[name]
-        if tuple(tensor.shape) != self._shapes[name]:
-            raise TrainingError(f"initial weight {name} is {tuple(tensor.shape)}; the module's is {self._shapes[name]}")
+        self._check(name, tuple(tensor.shape))
         return tensor
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        if shape != self._shapes[name]:
+            raise TrainingError(f"initial weight {name} is {shape}; the module's is {self._shapes[name]}")
 
 
 def load_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ what is in a slot does not. So a run that resumes, on as many workers or on fewe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,16 @@ class StepLoss:
     sums: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
 
+@runtime_checkable
+class Pieces(Protocol):
+    """Weights of which a part can be had without the whole: every rank then reads what it holds of each tensor."""
+
+    def shape(self, name: str, /) -> tuple[int, ...]: ...
+
+    def piece(self, name: str, start: int, stop: int, /) -> Tensor:
+        """Elements [start, stop) of the flattened tensor."""
+
+
 class Trainable(Protocol):
     """Made anew in every worker. All methods are functions of their arguments: no hidden state, no global generator."""
 
@@ -65,7 +75,10 @@ class Trainable(Protocol):
         """The module, parameters that do not train with `requires_grad` off. Called under `deepspeed.zero.Init`."""
 
     def initial_weights(self) -> Mapping[str, Tensor]:
-        """Weights to start from, by parameter name, read when asked for; names left out keep `build`'s values."""
+        """Weights to start from, by parameter name, read when asked for; names left out keep `build`'s values.
+
+        Where they are `Pieces` as well, a rank asks for its own piece of each parameter.
+        """
 
     def batch(self, slot: Slot) -> Batch:
         """The samples of a slot with all that is random about them drawn. Runs in a thread ahead of the step."""

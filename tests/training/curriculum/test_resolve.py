@@ -13,8 +13,9 @@ from model.shapes import ClipShape
 from pipelines.curation.recipe import load_recipe as load_curation
 from pipelines.dataset.reader import Clip
 from pipelines.training.curriculum.recipe import STAGES, load_recipe
-from pipelines.training.curriculum.resolve import load_stage, sampler_for, steps_for
+from pipelines.training.curriculum.resolve import check_cached, load_stage, sampler_for, steps_for
 from pipelines.training.data.sampler import SamplerError
+from pipelines.training.latents.index import LatentError
 from pipelines.training.latents.spec import Bucket, place
 from pipelines.training.stages.train import trained_on
 from skyreels.config import ConfigError
@@ -274,3 +275,40 @@ def test_files_of_the_refiner_s_data_are_large_enough_for_all_that_it_makes(stag
         clip = Clip("", "video", side * 16 // 9, side, 30.0, 600, 20.0, True, {"structured": "x"}, {})
         placed = [place(replace(clip, key=f"k{number}"), stage.latents, stage.preset.video) for number in range(30)]
         assert {one[0].bucket.size for one in placed} == sizes
+
+
+def test_what_no_task_draws_is_left_out_of_the_cache(stages):
+    """Regions of clips, which take as long to encode as the clips: video stages inpaint pictures alone."""
+    assert stages["v4"]["video-5"].latents.region_kinds == ("image",)
+    assert "inpaint" not in stages["v4"]["video-5"].mix
+    assert stages["v4"]["joint"].latents.region_kinds == ("image", "video")
+    assert stages["v4"]["refiner"].latents.captions == ("structured",)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", CACHED)
+def test_the_cache_that_a_stage_asks_for_holds_what_it_draws(stages, preset, stage):
+    check_cached(stages[preset][stage], stages[preset][stage].latents, "runs/latents/one")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told", "undrawn"),
+    [
+        ({"captions": ("structured",)}, "short captions, long captions", "captions.short=0 captions.long=0"),
+        ({"extensions": 0}, "extensions of video samples for extend", "tasks.extend=0"),
+        ({"region_kinds": ("image",)}, "regions of video samples for inpaint", "tasks.inpaint=0"),
+        ({"stills": False}, "stills of video samples for i2v", "tasks.i2v=0"),
+    ],
+)
+def test_a_cache_without_what_a_recipe_draws_is_refused_with_the_remedy(stages, left_out, told, undrawn):
+    stage = stages["tiny"]["joint"]
+    with pytest.raises(LatentError) as error:
+        check_cached(stage, stage.latents.model_copy(update=left_out), "runs/latents/one")
+    assert f"runs/latents/one was made without {told}" in str(error.value)
+    assert "jobs/cache.py --stage joint" in str(error.value)
+    assert undrawn in str(error.value)
+
+
+def test_what_may_be_left_out_need_not_be_cached(stages):
+    stage = load_stage("joint", load_preset("tiny"), ["optional=[edit, extend]"])
+    check_cached(stage, stage.latents.model_copy(update={"extensions": 0}), "runs/latents/one")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.training.data.sampler import Sampler, SamplerError
+from pipelines.training.data.selection import Listed
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Endless(Sequence[Item]):
 
 def test_a_draw_does_not_look_at_every_entry(monkeypatch):
     """Only building does; its scan of 10^8 entries is left out here by saying that all are usable."""
-    monkeypatch.setattr("pipelines.training.data.sampler._usable_places", lambda entries, usable: range(len(entries)))
+    monkeypatch.setattr(Listed, "usable", lambda listed, usable, held: range(len(listed)))
     sampler = make({"image-a": Endless()}, {"t2i": 1}, slots=8, tokens_per_slot=100)
     seen = [key for step in range(0, 10**6, 10**4) for key in keys(sampler.draw(step))]
     assert len(set(seen)) == len(seen) == 8000

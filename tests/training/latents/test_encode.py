@@ -249,6 +249,18 @@ def _picture() -> ImageReference:
     return ImageReference("@image_1", (torch.zeros(3, 4, 4),))
 
 
+def test_regions_are_encoded_for_the_kinds_that_draw_them_alone(dataset, spec, encoders):
+    kept = {
+        kinds: [
+            len(encode_sample(_placed(dataset, of, encoders, key), dataset.storage, of, encoders).regions)
+            for key in ("clip", "picture")
+        ]
+        for kinds in (("image", "video"), ("image",))
+        if (of := spec.model_copy(update={"region_kinds": kinds}))
+    }
+    assert kept == {("image", "video"): [1, 1], ("image",): [0, 1]}
+
+
 def test_a_silent_clip_a_picture_and_a_sound(dataset, spec, encoders):
     silent, picture, sound = (
         encode_sample(_placed(dataset, spec, encoders, key), dataset.storage, spec, encoders)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import webdataset
+from safetensors.torch import load
 
 from pipelines.training.latents.cache import cache
 from pipelines.training.latents.encode import encode_sample
@@ -30,6 +31,15 @@ def test_a_sample_comes_back(sample, dtype):
     assert files == pack(sample, dtype)
     assert_equal(back, sample, TOLERANCE[dtype])
     assert back.video.dtype == torch.float32
+
+
+def test_words_that_forms_share_are_stored_once(sample):
+    one, other = sample.texts["short"], torch.randn(3, sample.texts["short"].shape[1])
+    forms = {"short": one, "long": one.clone(), "structured": other, "structured+image": other}
+    files = pack(dataclasses.replace(sample, texts=forms), "fp32")
+    assert sum(name.startswith("text/") for name in load(files["safetensors"])) == 2
+    assert_equal(unpack(files), dataclasses.replace(sample, texts=forms))
+    assert b"same_texts" not in pack(sample, "fp32")["json"]  # where all differ, bytes are as they were
 
 
 def assert_equal(back, sample, tolerance=0.0):

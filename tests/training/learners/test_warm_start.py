@@ -104,3 +104,19 @@ def test_another_preset_is_refused_by_name(stored, small_preset):
     folder, _ = stored("video", larger)
     with pytest.raises(CheckpointError, match=r"another preset: width 64 instead of 32"):
         warm_start(network_config(small_preset, "video"), [folder])
+
+
+@pytest.mark.parametrize("branches", ["joint", "refiner"])
+def test_pieces_are_those_of_the_whole_tensors(stored, small_preset, branches):
+    """Of modulations too, which gain rows in a joint network and lose them in a refiner."""
+    kinds = ("video", "audio") if branches == "joint" else ("joint",)
+    weights = warm_start(network_config(small_preset, branches), [stored(kind)[0] for kind in kinds])
+    fitted = 0
+    for name in weights:
+        whole = weights[name].reshape(-1)
+        assert weights.shape(name) == tuple(weights[name].shape)
+        size = -(-len(whole) // 3)
+        bounds = [(min(at, len(whole)), min(at + size, len(whole))) for at in range(0, 3 * size, size)]
+        assert torch.equal(torch.cat([weights.piece(name, *span) for span in bounds]), whole)
+        fitted += ".media_modulation." in name
+    assert fitted

@@ -31,6 +31,7 @@ def write_cache(runs, name, finished=True, size=2000):
         samples=1,
         rejected=0,
         fingerprint=f"print-{name}",
+        index="",
     )
     if finished:
         (folder / "cache.json").write_text(record.model_dump_json())
