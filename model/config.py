@@ -91,7 +91,8 @@ class RefinerConfig:
 
     Sides grow by `space_factor`, the frame rate by `time_factor`. Every `keyframe_spacing`-th latent frame is made at
     high resolution by the base. `steps` are sampling steps without guidance, spaced by `shift`: the refiner is given
-    most of the picture, and what it makes itself is the detail, which is settled at low noise.
+    most of the picture, and what it makes itself is the detail, which is settled at low noise. Pictures larger than
+    `tile` pixels (height, width) are refined in overlapping tiles of that size; empty: whole.
     """
 
     space_factor: int = 2
@@ -101,6 +102,11 @@ class RefinerConfig:
     shift: float = 1.0
     sparsity: float = 0.875
     sparse_min_tokens: int = 4096
+    tile: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.tile) not in (0, 2):
+            raise ValueError(f"the refiner's tile is {self.tile}: give its height and width in pixels, or leave it out")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Video: TypeAlias = Any
 """A sequence of PIL images, numpy (F, H, W, 3) uint8 or float in [0, 1], or tensor (3, F, H, W) in [-1, 1]."""
 Mask: TypeAlias = Any
 """1 (or True, or white) = generate, as in diffusers: PIL, numpy or tensor (H, W) for all frames, or (F, H, W)."""
-OutputType = Literal["np", "pt", "pil", "latent"]
+OutputType = Literal["np", "pt", "pil", "stream", "latent"]
 
 
 def image_tensor(image: Image) -> Tensor:

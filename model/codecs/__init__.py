@@ -3,6 +3,7 @@
 Lengths, strides and rates are properties of a codec (`spec`), never literals; latents have unit variance.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,10 @@ class VideoCodec(Protocol):
         """Latents of whole-latent frames; deterministic (the posterior's mean)."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Frames in [-1, 1], in bounded memory at any length and size."""
+        """Frames in [-1, 1], all at once."""
+
+    def decode_parts(self, latents: Tensor) -> Iterator[Tensor]:
+        """The same frames (B, 3, f, H, W), some after the others: in bounded memory at any length and size."""
 
     def save(self, directory: str | Path) -> None:
         """Write config.json, the weights and the latent statistics."""

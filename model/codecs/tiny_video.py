@@ -4,6 +4,7 @@ Frames are folded into patches before any convolution, so most of the work happe
 looks back: latent 0 holds frame 0 alone, and the latents of a clip's beginning do not change when the clip goes on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,17 +48,20 @@ class TinyVideoCodec(LightCodec):
         """The latents of `frames`, normalised."""
         return self.norm.normalise(self.raw_latents(frames))
 
-    @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
         """Frames in [-1, 1]. Decodes `chunk` latent frames at a time; the result does not depend on `chunk`."""
+        return torch.cat(list(self.decode_parts(latents, chunk)), dim=2)
+
+    @torch.no_grad()
+    def decode_parts(self, latents: Tensor, chunk: int = 16) -> Iterator[Tensor]:
+        """The frames of `chunk` latent frames after the other."""
         latents = self.norm.denormalise(latents)
         context = 2 * self.config.depth  # each block looks two latents back
-        parts = []
         for start in range(0, latents.shape[2], chunk):
             seen = max(0, start - context)
             frames = self.reconstruct(latents[:, :, seen : start + chunk])
-            parts.append(frames if start == 0 else frames[:, :, -TIME * min(chunk, latents.shape[2] - start) :])
-        return torch.cat(parts, dim=2).clamp(-1, 1)
+            new = frames if start == 0 else frames[:, :, -TIME * min(chunk, latents.shape[2] - start) :]
+            yield new.clamp(-1, 1)
 
     def raw_latents(self, frames: Tensor) -> Tensor:
         """Latents (B, C, T, H/8, W/8) that are not normalised; differentiable."""

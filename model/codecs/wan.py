@@ -1,21 +1,25 @@
 """The Wan video codec of diffusers (`AutoencoderKLWan`), by hub id or path: stride 4x8x8, or 4x16x16 for Wan 2.2."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from model.checksums import check, seal
 from model.codecs.latents import LatentNorm, LatentStatistics, weights_identity
 from model.shapes import VideoCodecSpec
+from model.tiles import Tiles
 
 
 class WanVideoCodec(nn.Module):
     """Frames (B, 3, F, H, W) in [-1, 1] <-> latents (B, C, T, H / 8, W / 8) at unit variance.
 
     The network walks through time one latent at a time with cached features, so length costs no memory beyond the
-    frames themselves; frames larger than `tile` pixels a side are coded in overlapping tiles that are blended.
+    frames themselves, and `decode_parts` gives them as they are made; frames larger than `tile` pixels a side are coded
+    in overlapping tiles that are blended.
     """
 
     stored_as = "AutoencoderKLWan"
@@ -28,6 +32,7 @@ class WanVideoCodec(nn.Module):
         self.spec = VideoCodecSpec(config.z_dim, stride, causal_first=True)
         self.norm = LatentNorm(statistics or _published(config))
         vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+        self.tile = tile
 
     @property
     def identity(self) -> str:
@@ -42,11 +47,30 @@ class WanVideoCodec(nn.Module):
         latents = self.vae.encode(frames.to(self.vae.dtype)).latent_dist.mode()
         return self.norm.normalise(latents.float())
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Frames in [-1, 1], in float32."""
-        frames: Tensor = self.vae.decode(self.norm.denormalise(latents).to(self.vae.dtype)).sample
-        return frames.float().clamp(-1, 1)
+        return torch.cat(list(self.decode_parts(latents)), 2)
+
+    @torch.no_grad()
+    def decode_parts(self, latents: Tensor) -> Iterator[Tensor]:
+        """The frames of one latent after the other; what a tile's convolutions keep of the past waits on the device."""
+        values = self.norm.denormalise(latents).to(self.vae.dtype)
+        stride = self.spec.stride[1]
+        side = self.tile // stride
+        tiles = Tiles.over((values.shape[-2], values.shape[-1]), (side, side), (side - side * 3 // 4,) * 2)
+        self.vae.clear_cache()
+        pasts = [list(self.vae._feat_map) for _ in range(tiles.count)]
+        for index in range(values.shape[2]):
+            now = zip(tiles.cut(values[:, :, index : index + 1]), pasts, strict=True)
+            frames = tiles.times(stride).join([self._pixels(part, past, index == 0) for part, past in now])
+            yield frames.float().clamp(-1, 1)
+
+    def _pixels(self, latent: Tensor, past: list[Any], first: bool) -> Tensor:
+        """Frames of one tile of one latent; `past` is what its convolutions saw before, and is brought up to date."""
+        made = self.vae.decoder(self.vae.post_quant_conv(latent), feat_cache=past, feat_idx=[0], first_chunk=first)
+        size = self.vae.config.patch_size
+        frames: Tensor = made if size is None else unpatched(made, size)
+        return frames
 
     def save(self, directory: str | Path) -> None:
         """Write diffusers' folder and the latent statistics in it."""
@@ -70,6 +94,11 @@ class WanVideoCodec(nn.Module):
         check(Path(source) / options.get("subfolder", ""))
         vae = AutoencoderKLWan.from_pretrained(str(source), **options)
         return cls(vae, LatentStatistics.load(Path(source) / options.get("subfolder", "")), tile)
+
+
+def unpatched(frames: Tensor, size: int) -> Tensor:
+    """(B, 3 * size * size, F, H, W) to (B, 3, F, H * size, W * size), as Wan 2.2 folds them."""
+    return rearrange(frames, "b (c q p) f h w -> b c f (h p) (w q)", p=size, q=size)
 
 
 def _published(config: Any) -> LatentStatistics:

@@ -1,4 +1,4 @@
-"""Memory of a training step on one device, from the shapes: what ZeRO-3 shards and what it does not.
+"""Memory of a training step or a sampling step on one device, from the shapes: what is shared out and what is not.
 
 States are sharded over all devices: weights in the precision of training, and in float32 summed gradients, master
 weights, two Adam moments and, if kept, an average of the weights. The tests hold them against what DeepSpeed allocates
@@ -29,6 +29,19 @@ SAVED_BYTES: dict[Precision, dict[str, int]] = {
     "fp32": {"alone": 110, "joint": 144},
 }
 """Per token and channel, what one layer keeps for its backward pass, in one branch or in both; the tests measure it."""
+
+
+WORKING_BYTES: dict[Precision, dict[str, int]] = {
+    "bf16": {"alone": 22, "joint": 27},
+    "fp32": {"alone": 21, "joint": 25},
+}
+"""Per token and channel, what the backward pass holds beside that at its height: gradients, and values in float32."""
+
+SAMPLING_BYTES: dict[Precision, int] = {"bf16": 37, "fp32": 57}
+"""Per token and channel, what a step without gradients holds at its height: where queries and keys are rotated."""
+
+SAMPLER_COPIES = 6
+"""Copies of the latents in float32 that a solver of two orders and its guidance hold."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,31 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@dataclass(frozen=True)
+class SamplingSetup:
+    """How a clip is made: `ranks` share its sequence, `batch` passes run together."""
+
+    ranks: int = 1
+    batch: int = 1
+    precision: Precision = "bf16"
+    streamed: bool = False
+    """Whether layers come to the device one by one, the next while one works."""
+
+
+@dataclass(frozen=True)
+class SamplingMemory:
+    """Bytes on one device while a clip is made."""
+
+    weights: float
+    activations: float
+    latents: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.weights + self.activations + self.latents
+
+
 @lru_cache(maxsize=64)
 def parameter_counts(config: TransformerConfig) -> tuple[int, int]:
     """Parameters of the model, and of its largest layer."""
@@ -117,7 +155,8 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
 
     At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait
     to be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while
-    it is recomputed; without, what every layer keeps. With `offload` the optimizer and the average lie on the host.
+    it is recomputed; without, what every layer keeps; and what the backward pass works with. With `offload` the
+    optimizer and the average lie on the host.
     """
     total, layer = parameter_counts(config)
     tokens, kind = layer_tokens(work)
@@ -126,9 +165,9 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     optimizer = learning * (MASTER_BYTES + MOMENT_BYTES)
     average = learning * AVERAGE_BYTES if setup.average else 0.0
     gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers
-    saved = SAVED_BYTES[setup.precision][kind]
+    saved, working = SAVED_BYTES[setup.precision][kind], WORKING_BYTES[setup.precision][kind]
     selected = selection_bytes(config, work) * (1 if setup.checkpointing else config.layers)
-    held = config.layers * value + saved if setup.checkpointing else config.layers * saved
+    held = working + (config.layers * value + saved if setup.checkpointing else config.layers * saved)
     return Memory(
         weights=shard * value,
         gradients=learning * GRADIENT_BYTES,
@@ -137,4 +176,25 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
         gathered=value * gathered,
         activations=setup.batch * (tokens * config.width * held + selected) / setup.sequence_parallel,
         host=(optimizer + average) * (setup.offload + setup.snapshot),
+    )
+
+
+def sampling_memory(config: TransformerConfig, work: Workload, setup: SamplingSetup) -> SamplingMemory:
+    """Memory of one device while it makes a clip.
+
+    Every rank has all weights, all latents, text and sound; the video's tokens and its heads are shared out.
+    """
+    total, layer = parameter_counts(config)
+    value, (tokens, _) = VALUE_BYTES[setup.precision], layer_tokens(work)
+    own = tokens - work.video_tokens * (1 - 1 / setup.ranks)
+    texts = 2 * config.layers * work.text * config.width * value if work.video_tokens else 0
+    held = own * config.width * SAMPLING_BYTES[setup.precision] + selection_bytes(config, work) / setup.ranks
+    patch = config.patch[1] * config.patch[2]
+    values = (work.sequence + work.keyframes) * patch * config.video_channels + work.audio * config.audio_channels
+    shown = work.video_tokens * patch * (2 * config.video_channels + 1)
+    kept = total - config.layers * layer + 2 * layer if setup.streamed else total
+    return SamplingMemory(
+        weights=value * kept,
+        activations=setup.batch * (held + texts),
+        latents=4 * (SAMPLER_COPIES * values + 2 * setup.batch * shown),
     )

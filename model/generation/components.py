@@ -175,9 +175,11 @@ class Placement:
         """Pixels (B, 3, F, H, W) to latents."""
         return self._through(VIDEO_CODEC, "encode", frames)
 
-    def decode_video(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, T, h, w) to pixels."""
-        return self._through(VIDEO_CODEC, "decode", latents)
+    def decode_video(self, latents: Tensor) -> Iterator[Tensor]:
+        """Latents (B, C, T, h, w) to pixels (B, 3, f, H, W), some frames after the others."""
+        codec = self.part(VIDEO_CODEC)
+        with self.working(codec):
+            yield from codec.decode_parts(latents.to(self.device))
 
     def encode_audio(self, waveform: Tensor) -> Tensor:
         """(B, channels, samples) to latents."""

@@ -4,10 +4,11 @@ Each step is a function of what it is given and of the parts it names, so base a
 own, with `wire` between them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ from model.generation.components import Placement
 from model.generation.prepared import EDITED, Prepared, conditioned, fitted_sound, unencoded
 from model.media import OutputType, output_frames
 from model.network.keyframes import keyframe_indices
-from model.network.refiner import refined_source, refiner_condition, resampled_source
-from model.sampling.denoiser import GuidedVelocity, RunInputs, TextPair
+from model.network.refiner import refined_source, refiner_condition, refiner_tiles, resampled_source
+from model.sampling.denoiser import GuidedVelocity, RunInputs, TextPair, TiledVelocity
 from model.sampling.guidance import GuidanceScales, Streams
 from model.sampling.sampler import StepEnd, draw_noise, sample, timestep_schedule
 from model.shapes import ClipShape
@@ -74,7 +75,8 @@ class BaseLatents:
 class Generated:
     """`frames` as `output_type` says, None for sound alone; `audio` (channels, samples) in [-1, 1], None if silent.
 
-    With output_type "latent" they are normalised latents (1, C, T, H, W) and (1, C, L). `clip` tells size and rates.
+    With output_type "stream" frames are an iterator of (H, W, 3) uint8 that decodes as it is asked, once. With "latent"
+    they are normalised latents (1, C, T, H, W) and (1, C, L). `clip` tells size and rates.
     """
 
     frames: Any
@@ -131,9 +133,12 @@ def refine(
         source=shown,
     )
     run = RunInputs(text, text, frozenset({"video"}), condition, sparsity=config.sparsity)
+    tiles = refiner_tiles(refiner.config, config, clip)
     with parts.working(refiner):
         made = sample(
-            GuidedVelocity(refiner, run, UNGUIDED),
+            GuidedVelocity(refiner, run, UNGUIDED)
+            if tiles.count == 1
+            else TiledVelocity(refiner, run, UNGUIDED, tiles),
             draw_noise({"video": (1, *clip.video_latent_shape)}, generator, low.device),
             timestep_schedule(config.steps, config.shift),
             prepared.settings.solver,
@@ -150,7 +155,7 @@ def decode(parts: Placement, prepared: Prepared, streams: Streams, output_type: 
         return Generated(video, audio, clip)
     frames = sound = None
     if video is not None:
-        frames = output_frames(_pixels(parts, prepared, clip, video)[0], output_type)
+        frames = _frames(_pixels(parts, prepared, clip, video), output_type)
     if prepared.media.audio is not None:
         sound = fitted_sound(prepared.media.audio, clip)[0]
     elif audio is not None and clip.audio is not None:
@@ -234,7 +239,7 @@ def _watched(parts: Placement, prepared: Prepared, stage: str, callback: OnStep 
 
         def preview() -> Any:
             clean = step.clean.get("video")
-            return None if clean is None else output_frames(_pixels(parts, prepared, clip, clean)[0], "np")
+            return None if clean is None else _frames(_pixels(parts, prepared, clip, clean), "np")
 
         done = before + step.index + 1
         callback(Progress(stage, step, done / (prepared.settings.steps + refiner_steps), preview))
@@ -242,17 +247,31 @@ def _watched(parts: Placement, prepared: Prepared, stage: str, callback: OnStep 
     return report
 
 
-def _pixels(parts: Placement, prepared: Prepared, clip: ClipShape, latents: Tensor) -> Tensor:
-    """Decoded frames with the source's own pixels where they are kept."""
-    frames = _finite(parts, "the decoded picture", parts.decode_video(latents))
+def _frames(pixels: Iterator[Tensor], output_type: OutputType) -> Any:
+    """All frames as `output_type` says; as floats they are together where tensors are asked for, and nowhere else."""
+    if output_type == "stream":
+        return (frame for part in pixels for frame in output_frames(part[0], "np"))
+    if output_type == "pt":
+        return torch.cat([part[0] for part in pixels], 1)
+    made = [output_frames(part[0], output_type) for part in pixels]
+    return np.concatenate(made) if output_type == "np" else [frame for part in made for frame in part]
+
+
+def _pixels(parts: Placement, prepared: Prepared, clip: ClipShape, latents: Tensor) -> Iterator[Tensor]:
+    """Decoded frames (1, 3, f, H, W), some after the others, with the source's own pixels where they are kept."""
     refined = clip == prepared.refined
     kept = unencoded(prepared.media, prepared.large if refined else clip)
-    if kept.source is None or kept.source_keep is None:
-        return frames
     source, keep = kept.source, kept.source_keep
-    if refined:
+    if refined and source is not None and keep is not None:
         source, keep = resampled_source(source, keep, clip)
-    return composite(frames, source.to(frames), keep.to(frames.device))
+    done = 0
+    for part in parts.decode_video(latents):
+        frames, count = _finite(parts, "the decoded picture", part), part.shape[2]
+        if source is not None and keep is not None:
+            own = source.narrow(2, done, count).to(frames)
+            frames = composite(frames, own, keep.narrow(2, done, count).to(frames.device))
+        done += count
+        yield frames
 
 
 def _finite(parts: Placement, what: str, values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 `JointLayer` holds the same layer of both branches and fixes the order in which they read each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from model.config import TransformerConfig
 from model.network.attention import CrossAttention, KeysValues, SelfProjection, attend
-from model.network.modulation import Modulation, gated_residual, modulated_norm
+from model.network.modulation import Modulation, Vector, gated_residual, modulated_norm
 from model.network.parallel import Shards
 from model.network.rope import RotaryTable, rotate
 from model.network.sparse.attention import SparsePlan, sparse_attention
@@ -32,10 +33,10 @@ class BranchContext:
     text: Tensor
     """(B, S, width) text as projected, before any layer mixed it: what the text cross-attention reads."""
     modulation: Modulation
-    """Per media token, 6: shift, scale, gate of attention and of the MLP. In a joint model 9: then shift and scale
+    """Of the media, 6: shift, scale, gate of attention and of the MLP. In a joint model 9: then shift and scale
     towards the other branch, and what this branch's noise level adds to the gate of the other's reading of it."""
     text_modulation: Modulation
-    """6 per text token."""
+    """6 of the text."""
     embedding: Tensor
     """(B, width) of this branch's timesteps, float32."""
     shards: Shards
@@ -71,17 +72,19 @@ class DualStream(nn.Module):
         """Both streams after joint self-attention."""
         shift, scale, gate, *_ = context.modulation.select(0, 6).with_table(self.media_table)
         text_shift, text_scale, text_gate, *_ = context.text_modulation.with_table(self.text_table)
-        normed = modulated_norm(media, shift, scale)
-        parts = zip(
-            self.media_attention(normed),
-            self.text_attention(modulated_norm(text, text_shift, text_scale)),
-            strict=True,
-        )
-        q, k, v = (torch.cat(pair, 1) for pair in parts)
-        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed)
+        mixed = self._mixed(media, text, (shift, scale), (text_shift, text_scale), context)
         media_mixed, text_mixed = mixed.split((media.shape[1], text.shape[1]), 1)
         media = gated_residual(media, self.media_attention.out(media_mixed), gate)
         return media, gated_residual(text, self.text_attention.out(text_mixed), text_gate)
+
+    def _mixed(
+        self, media: Tensor, text: Tensor, to_media: Sequence[Vector], to_text: Sequence[Vector], context: BranchContext
+    ) -> Tensor:
+        """Joint attention of both streams, normed with shift and scale. Queries, keys and values end with this call."""
+        normed = modulated_norm(media, *to_media)
+        parts = zip(self.media_attention(normed), self.text_attention(modulated_norm(text, *to_text)), strict=True)
+        q, k, v = (torch.cat(pair, 1) for pair in parts)
+        return joint_attention(q, k, v, context, self.coarse_gate, normed)
 
     def feed_forward(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
         """Each stream through its own MLP."""
@@ -104,22 +107,18 @@ class SingleStream(nn.Module):
     def attend(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
         """Both parts of the sequence after self-attention."""
         tokens = torch.cat((media, text), 1)
-        shift, scale, gate, *_ = self._modulation(context, text.shape[1])
+        shift, scale, gate, *_ = context.modulation.select(0, 6).with_table(self.table)
         normed = modulated_norm(tokens, shift, scale)
-        q, k, v = self.attention(normed)
-        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed[:, : media.shape[1]])
+        mixed = joint_attention(*self.attention(normed), context, self.coarse_gate, normed[:, : media.shape[1]])
         tokens = gated_residual(tokens, self.attention.out(mixed), gate)
         return _split(tokens, media.shape[1])
 
     def feed_forward(self, media: Tensor, text: Tensor, context: BranchContext) -> tuple[Tensor, Tensor]:
         """Both parts through the one MLP."""
         tokens = torch.cat((media, text), 1)
-        *_, shift, scale, gate = self._modulation(context, text.shape[1])
+        *_, shift, scale, gate = context.modulation.select(0, 6).with_table(self.table)
         tokens = gated_residual(tokens, self.mlp(modulated_norm(tokens, shift, scale)), gate)
         return _split(tokens, media.shape[1])
-
-    def _modulation(self, context: BranchContext, text_tokens: int) -> tuple[Tensor, ...]:
-        return context.modulation.select(0, 6).padded(text_tokens).with_table(self.table)
 
 
 class BranchState(NamedTuple):
@@ -186,7 +185,7 @@ class CrossModalAttention(nn.Module):
         gate = other.modulation.noisy[:, 8:9] + self.gate.float()
         if isinstance(rows, Tensor):
             gate = gate * rows.to(gate)[:, None, None]
-        return state._replace(media=gated_residual(state.media, update, gate))
+        return state._replace(media=gated_residual(state.media, update, Vector(gate)))
 
 
 class JointLayer(nn.Module):

@@ -12,7 +12,7 @@ from model.network.attention import merge_masks
 from model.network.blocks import BranchContext, BranchState
 from model.network.inputs import JointInputs
 from model.network.keyframes import keyframe_positions
-from model.network.modulation import Modulation, ModulationProjection, TimeEmbedding, modulated_norm
+from model.network.modulation import Modulation, ModulationProjection, TimeEmbedding, Vector, modulated_norm
 from model.network.parallel import UNSHARDED, SequenceRanks, Shards
 from model.network.rope import RotaryTable, audio_times, axis_widths, grid_positions, reference_times, rotary_table
 from model.network.sparse.attention import SparsePlan
@@ -90,8 +90,7 @@ class Branch(nn.Module):
         modulation = Modulation(self.media_modulation(embedding))
         if media.references:
             clean = self.media_modulation(self.time(torch.ones_like(timesteps)))
-            is_reference = torch.arange(count, device=device) < media.references
-            modulation = Modulation(modulation.noisy, clean, media.shards.own(is_reference))
+            modulation = Modulation(modulation.noisy, clean, media.shards.own_of(media.references))
         return BranchContext(
             rotary=media.rotary.then(self.table(torch.zeros(text.shape[1], len(self.axes), device=device))),
             time_rotary=media.time_rotary,
@@ -119,7 +118,7 @@ class Branch(nn.Module):
     def project_out(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens after the last layer to latent values in float32, for a time embedding (B, width)."""
         shift, scale = self.head_modulation(embedding).unsqueeze(2).unbind(1)
-        made: Tensor = self.head(modulated_norm(tokens, shift, scale)).float()
+        made: Tensor = self.head(modulated_norm(tokens, Vector(shift), Vector(scale))).float()
         return made
 
     def table(self, positions: Tensor) -> RotaryTable:

@@ -5,7 +5,9 @@ a block a few vectors rather than a matrix. All of it runs in float32 (docs/deci
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,44 +59,63 @@ class ModulationProjection(Float32Linear):
         return made
 
 
-@dataclass(frozen=True)
-class Modulation:
-    """What the timestep says to one token sequence: (B, count, width), and which tokens are references.
+class Vector(NamedTuple):
+    """One modulation of a token sequence: `noisy` (B, 1, width) of all tokens but the first `references`.
 
-    References are clean at every step, so they follow `clean`, the modulation of t = 1.
+    Those are clean at every step and follow `clean`. Never one vector per token: six of them in float32 would be more
+    than all else that a layer holds (docs/decisions/0091).
     """
 
     noisy: Tensor
     clean: Tensor | None = None
-    is_reference: Tensor | None = None
+    references: int = 0
 
-    def with_table(self, table: Tensor) -> tuple[Tensor, ...]:
-        """`count` tensors of (B, 1, width), or (B, N, width) with references, for a block's table (count, width)."""
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the timestep says to one token sequence: (B, count, width) of noisy ones, and of references before them."""
+
+    noisy: Tensor
+    clean: Tensor | None = None
+    references: int = 0
+
+    def with_table(self, table: Tensor) -> tuple[Vector, ...]:
+        """`count` vectors, for a block's table (count, width)."""
         noisy = (self.noisy + table.float()).unsqueeze(2).unbind(1)
-        if self.clean is None or self.is_reference is None:
-            return noisy
+        if self.clean is None or not self.references:
+            return tuple(map(Vector, noisy))
         clean = (self.clean + table.float()).unsqueeze(2).unbind(1)
-        is_reference = self.is_reference[:, None]
-        return tuple(torch.where(is_reference, c, n) for c, n in zip(clean, noisy, strict=True))
+        return tuple(Vector(n, c, self.references) for n, c in zip(noisy, clean, strict=True))
 
     def select(self, start: int, stop: int) -> "Modulation":
-        """The modulations `start` to `stop` of each token."""
+        """The modulations `start` to `stop`."""
         clean = self.clean[:, start:stop] if self.clean is not None else None
-        return Modulation(self.noisy[:, start:stop], clean, self.is_reference)
-
-    def padded(self, tokens: int) -> "Modulation":
-        """The same with `tokens` more tokens, no references, at the end."""
-        if self.is_reference is None:
-            return self
-        return Modulation(self.noisy, self.clean, F.pad(self.is_reference, (0, tokens)))
+        return Modulation(self.noisy[:, start:stop], clean, self.references)
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated_norm(x: Tensor, shift: Vector, scale: Vector) -> Tensor:
     """Layer norm over channels without weights of its own, then `* (1 + scale) + shift`, in float32."""
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
-    return torch.addcmul(shift, normed, 1 + scale).to(x.dtype)
+
+    def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.addcmul(shift, normed, 1 + scale).to(x.dtype)
+
+    return _by_slice(modulated, (normed,), (shift, scale))
 
 
-def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+def gated_residual(x: Tensor, update: Tensor, gate: Vector) -> Tensor:
     """x + gate * update, summed in float32."""
-    return torch.addcmul(x.float(), update.float(), gate).to(x.dtype)
+
+    def gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        return torch.addcmul(x.float(), update.float(), gate).to(x.dtype)
+
+    return _by_slice(gated, (x, update), (gate,))
+
+
+def _by_slice(made: Callable[..., Tensor], tokens: Sequence[Tensor], vectors: Sequence[Vector]) -> Tensor:
+    """`made` of tokens (B, N, width) and vectors (B, 1, width), once for the references and once for all after them."""
+    count = vectors[0].references
+    if not count:
+        return made(*tokens, *(vector.noisy for vector in vectors))
+    clean = made(*(part[:, :count] for part in tokens), *(vector.clean for vector in vectors))
+    return torch.cat((clean, made(*(part[:, count:] for part in tokens), *(vector.noisy for vector in vectors))), 1)

@@ -43,6 +43,10 @@ class Shards:
         """This rank's tokens of all."""
         return x if self.ranks is None else self.ranks.split(x, dim)
 
+    def own_of(self, first: int) -> int:
+        """How many of the `first` tokens of all lie on this rank."""
+        return first if self.ranks is None else int((self.ranks.split(torch.arange(self.tokens), 0) < first).sum())
+
     def whole(self, x: Tensor, dim: int) -> Tensor:
         """All tokens, of this rank's."""
         return x if self.ranks is None else self.ranks.join(x, dim, self.tokens)

@@ -16,6 +16,7 @@ from model.conditioning import Encode, VideoCondition, blank, latent_keep_mask
 from model.config import RefinerConfig, TransformerConfig
 from model.media import resample_frames
 from model.shapes import ClipShape
+from model.tiles import Tiles
 
 
 def refiner_config(base: TransformerConfig, refiner: RefinerConfig) -> TransformerConfig:
@@ -35,6 +36,18 @@ def refined_clip(clip: ClipShape, refiner: RefinerConfig) -> ClipShape:
         height=clip.height * refiner.space_factor,
         width=clip.width * refiner.space_factor,
     )
+
+
+def refiner_tiles(config: TransformerConfig, refiner: RefinerConfig, clip: ClipShape) -> Tiles:
+    """Of the latents of a refined `clip`: `refiner.tile` in whole tokens, an eighth shared; one where that holds it."""
+    size, patch = clip.latent_size, config.patch[1:]
+    if not refiner.tile:
+        return Tiles.over(size, size, (1, 1))
+    strides = clip.video.stride[1:]
+    tokens = [max(side // (stride * part), 2) for side, stride, part in zip(refiner.tile, strides, patch, strict=True)]
+    rows, columns = (count * part for count, part in zip(tokens, patch, strict=True))
+    down, across = (max(count // 8, 1) * part for count, part in zip(tokens, patch, strict=True))
+    return Tiles.over(size, (rows, columns), (down, across))
 
 
 def refiner_condition(

@@ -1,7 +1,7 @@
 """The guided velocity of one sampling run: its passes as rows of batches, what no step changes computed once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import MMDiT, StepCache, predict
 from model.sampling.guidance import GuidanceScales, Pass, Streams, guidance_passes, guide
+from model.tiles import Tiles
 
 TextPair = tuple[Tensor, Tensor]
 """Hidden states (B, S, D) of the MLLM and their mask (B, S)."""
@@ -63,11 +64,29 @@ class GuidedVelocity:
         groups = [passes] if together else _by_layout(passes, run)
         self.batches = [PassBatch(model, run, group) for group in groups]
 
-    def __call__(self, latents: Streams, t: float) -> Streams:
+    def __call__(self, latents: Streams, t: float, condition: VideoCondition | None = None) -> Streams:
+        """Of the run; `condition` takes the place of its own, for `latents` of the same shape."""
         velocities: dict[Pass, Streams] = {}
         for batch in self.batches:
-            velocities.update(batch(latents, t))
+            velocities.update(batch(latents, t, condition))
         return guide(velocities, self.scales)
+
+
+class TiledVelocity:
+    """Callable as `GuidedVelocity`, of a picture too large for one pass: each tile at every step by itself, as if it
+    were the whole, and faded into its neighbours (MultiDiffusion, arXiv 2302.08113)."""
+
+    def __init__(self, model: MMDiT, run: RunInputs, scales: GuidanceScales, tiles: Tiles) -> None:
+        if run.condition is None or run.streams != {"video"} or run.video_references or run.keyframe_indices:
+            raise ValueError("only a picture without references, keyframes and sound can be made in tiles")
+        self.tiles = tiles
+        cut = zip(tiles.cut(run.condition.latents), tiles.cut(run.condition.keep_mask), strict=True)
+        self.conditions = [VideoCondition(latents, keep) for latents, keep in cut]
+        self.velocity = GuidedVelocity(model, replace(run, condition=self.conditions[0]), scales)
+
+    def __call__(self, latents: Streams, t: float) -> Streams:
+        shown = zip(self.tiles.cut(latents["video"]), self.conditions, strict=True)
+        return {"video": self.tiles.join([self.velocity({"video": part}, t, where)["video"] for part, where in shown])}
 
 
 LONG_SEQUENCE = 8192
@@ -102,25 +121,25 @@ class PassBatch:
         self.reference_rows = None if all(map(all, shown)) else self._per_row(shown)
         self.cache: StepCache | None = None
 
-    def __call__(self, latents: Streams, t: float) -> dict[Pass, Streams]:
+    def __call__(self, latents: Streams, t: float, condition: VideoCondition | None = None) -> dict[Pass, Streams]:
         """The velocity of every generated stream, by pass."""
-        inputs = self.inputs(latents, t)
+        inputs = self.inputs(latents, t, condition)
         if self.cache is None:
             self.cache = self.model.cache(inputs)
         predicted = predict(self.model, inputs, self.cache)
         by_stream = {name: velocity.chunk(len(self.passes)) for name, velocity in _streams(predicted, latents).items()}
         return {p: {name: chunks[row] for name, chunks in by_stream.items()} for row, p in enumerate(self.passes)}
 
-    def inputs(self, latents: Streams, t: float) -> JointInputs:
-        """The rows of one step."""
-        run = self.run
+    def inputs(self, latents: Streams, t: float, condition: VideoCondition | None = None) -> JointInputs:
+        """The rows of one step, with `condition` in the place of the run's."""
+        run, condition = self.run, condition or self.run.condition
         known = {name: part for name, part in {**run.given, **latents}.items() if name in self.streams}
         timesteps = torch.ones(1, 2, device=self.text.device)
         timesteps[:, VIDEO] = t if "video" in run.generates else 1.0
         timesteps[:, AUDIO] = t if "audio" in run.generates else 1.0
         video = keyframes = None
-        if "video" in known and run.condition is not None:
-            video = self._repeat(run.condition.channels(known["video"]))
+        if "video" in known and condition is not None:
+            video = self._repeat(condition.channels(known["video"]))
         if "keyframes" in known and run.keyframe_condition is not None:
             channels = run.keyframe_condition.channels(known["keyframes"])
             keyframes = KeyframeInput(self._repeat(channels), run.keyframe_indices)

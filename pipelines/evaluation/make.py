@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from model.generation.steps import BaseLatents
@@ -37,7 +38,7 @@ def _generate(generator: Generator, ask: Ask, seed: int, settings: dict[str, Any
 def _through_codecs(generator: Generator, ask: Ask, seed: int, settings: dict[str, Any]) -> Clip:
     placement, right = generator.placement, ask.right
     latents = placement.encode_video(video_tensor(right.frames)[None])
-    frames = output_frames(placement.decode_video(latents)[0], "np")
+    frames = np.concatenate([output_frames(part[0], "np") for part in placement.decode_video(latents)])
     audio = right.audio
     if audio is not None and generator.components.spec.audio is not None:
         decoded = placement.decode_audio(placement.encode_audio(torch.from_numpy(audio)[None]))[0]

@@ -118,12 +118,13 @@ def render(
 ) -> Rendered:
     """Make the clip, publish it and then its record.
 
-    The same seed gives the same file on one device. `asked` is what the record says of the request; `provenance` is
-    what it says of the model besides identities; `watch` has timed what came before. Raises ValueError.
+    Pictures are decoded as they are encoded. The same seed gives the same file on one device. `asked` is what the
+    record says of the request; `provenance` is what it says of the model besides identities; `watch` has timed what
+    came before. Raises ValueError.
     """
     watch = watch or Stopwatch()
     with watch.timing("generate"):
-        made = generator.render(prepared, callback_on_step_end=on_step_end)
+        made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
     with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
         path = Path(scratch) / output.name
         write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed))
@@ -176,7 +177,7 @@ def write_clip(made: Generated, kind: OutputKind, path: Path, told: Mapping[str,
     sound = None if made.audio is None else made.audio.numpy()
     rate = made.clip.audio.sample_rate if made.clip.audio is not None else 0
     if kind == "still":
-        write_image(path, made.frames[0])
+        write_image(path, next(iter(made.frames)))
     elif kind == "video":
         write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate, comment=json.dumps(told))
     elif sound is not None:
@@ -187,8 +188,7 @@ def clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:
     """What a record tells of a clip: sizes, rates, lengths."""
     facts: dict[str, Any] = {}
     if made.frames is not None:
-        count, height, width, _ = made.frames.shape
-        facts |= {"frames": count, "width": width, "height": height}
+        facts |= {"frames": made.clip.frames, "width": made.clip.width, "height": made.clip.height}
     if kind != "still":
         facts |= {"seconds": round(made.clip.seconds, 4), "fps": made.clip.fps}
     if made.audio is not None and made.clip.audio is not None:

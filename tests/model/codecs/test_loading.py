@@ -58,6 +58,24 @@ def test_wan_decodes_large_frames_in_blended_tiles(wan_folder):
 
 
 @pytest.mark.slow
+def test_wan_decodes_a_clip_in_parts_of_time_and_tiles_of_space_without_seams(wan_folder):
+    """Every latent's frames by themselves are those of diffusers, which holds them all. Of latents that do not change
+    along the width, a picture steps where tiles are set side by side, and not where they fade into each other."""
+    codec, whole = load_video_codec(wan_folder, tile=64), load_video_codec(wan_folder, tile=512)
+    latents = torch.randn(1, 4, 4, 8, 1).expand(-1, -1, -1, -1, 24)
+    parts = list(codec.decode_parts(latents))
+    assert [part.shape[2] for part in parts] == [1, 4, 4, 4]
+    one = torch.cat(list(whole.decode_parts(latents)), 2)
+    torch.testing.assert_close(one, whole.vae.decode(latents * 2.0 + 0.5).sample)
+    beside = torch.cat([whole.decode(part) for part in latents.split(8, -1)], -1)
+
+    def seam(frames):
+        return frames.diff(dim=-1).abs().mean((0, 1, 2, 3))[32:-32].max()
+
+    assert seam(torch.cat(parts, 2)) < 0.3 * seam(beside)
+
+
+@pytest.mark.slow
 def test_wan_2_2_codes_patches_at_twice_the_stride(tmp_path):
     from diffusers import AutoencoderKLWan
 
@@ -78,6 +96,7 @@ def test_wan_2_2_codes_patches_at_twice_the_stride(tmp_path):
     frames = torch.rand(1, 3, 5, 64, 96) * 2 - 1
     latents = codec.encode(frames)
     assert latents.shape[1:] == ClipShape(5, 16, 64, 96, codec.spec).video_latent_shape == (4, 2, 4, 6)
+    torch.testing.assert_close(codec.decode(latents[..., :4]), codec.vae.decode(latents[..., :4]).sample)
     assert codec.decode(latents).shape == frames.shape
 
 

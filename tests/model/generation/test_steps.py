@@ -154,3 +154,42 @@ def test_the_refiner_has_a_shift_of_its_own(build):
 
     assert torch.equal(refined(5.0, 1.0), refined(2.0, 1.0))
     assert not torch.allclose(refined(5.0, 1.0), refined(5.0, 5.0))
+
+
+def test_pictures_larger_than_the_refiners_tile_are_refined_in_tiles_of_it(whole):
+    parts = whole.components
+    tiled = dataclasses.replace(parts.config.refiner, tile=(32, 48))
+    apart = Generator(dataclasses.replace(parts, config=dataclasses.replace(parts.config, refiner=tiled)))
+    seen = []
+    hook = apart.components.refiner.register_forward_pre_hook(lambda _, given: seen.append(given[0].video.shape[-2:]))
+    prepared = apart.prepare("a ball", seed=1, refine=True)
+    base = apart.sample_base(prepared)
+    made = apart.refine(prepared, base)["video"]
+    hook.remove()
+    assert set(seen) == {(4, 6)}
+    assert len(seen) == 2 * 3 * 2  # steps, and rows and columns of tiles over latents of 8 x 8
+    usual = whole.refine(prepared, base)["video"]
+    assert made.shape == usual.shape
+    assert not torch.equal(made, usual)
+
+
+def test_a_streamed_picture_is_decoded_as_it_is_asked(whole, monkeypatch):
+    prepared = whole.prepare("a ball", seconds=2.0, seed=1)
+    streams = whole.sample_base(prepared).streams
+    expected = whole.decode(prepared, streams).frames
+    codec, made = whole.components.video_codec, []
+    parts = type(codec).decode_parts
+
+    def counted(self, latents):
+        for part in parts(self, latents, chunk=2):
+            made.append(part.shape[2])
+            yield part
+
+    monkeypatch.setattr(type(codec), "decode_parts", counted)
+    frames = whole.decode(prepared, streams, "stream").frames
+    assert made == []
+    first = next(frames)
+    assert len(made) == 1
+    np.testing.assert_allclose(np.stack([first, *frames]).astype(int), expected.astype(int), atol=1)
+    assert sum(made) == len(expected)
+    assert max(made) < len(expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.network.attention import attend
-from model.network.modulation import gated_residual
+from model.network.modulation import Vector, gated_residual
 
 
 def softmax_attention(q, k, v, key_mask=None):
@@ -45,6 +45,6 @@ def test_an_ungated_sum_in_low_precision_is_the_float32_sum_rounded_once():
     media, update = (torch.randn(64, 512) * 10.0**power for power in (1, -2))
     for low in (torch.bfloat16, torch.float16):
         plain = media.to(low) + update.to(low)
-        gated = gated_residual(media.to(low), update.to(low), torch.ones(()))
+        gated = gated_residual(media.to(low), update.to(low), Vector(torch.ones(())))
         assert torch.equal(plain, gated)
         assert torch.equal(plain, (media.to(low).double() + update.to(low).double()).float().to(low))

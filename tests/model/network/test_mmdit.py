@@ -10,6 +10,7 @@ from model.config import TransformerConfig
 from model.network import branch
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import AUDIO, VIDEO, JointInputs, MMDiT, predict
+from model.network.modulation import Vector, gated_residual, modulated_norm
 from model.network.rope import RotaryTable
 
 TINY = TransformerConfig(
@@ -238,10 +239,60 @@ def test_references_are_seen_as_clean_at_every_timestep() -> None:
         tokens = model.video.embed(at.video, at)
         context = model.video.context(tokens, at.timesteps[:, VIDEO], torch.zeros(2, 1, TINY.width), None)
         shift = context.modulation.with_table(torch.zeros(9, TINY.width))[0]
-        seen.append(shift)
+        seen.append(per_token(shift, tokens.count))
     per_frame = 2 * 3
     assert_same(seen[0][:, :per_frame], seen[1][:, :per_frame])
     assert differs(seen[0][:, per_frame:], seen[1][:, per_frame:])
+
+
+def per_token(vector: Vector, tokens: int) -> Tensor:
+    """(B, N, width): what each token is modulated by."""
+    if vector.clean is None:
+        return vector.noisy.expand(-1, tokens, -1)
+    is_reference = torch.arange(tokens)[None, :, None] < vector.references
+    return torch.where(is_reference, vector.clean, vector.noisy)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("references", [0, 3, 8])
+def test_modulation_by_slices_is_that_of_every_token_by_itself(references: int, precision: torch.dtype) -> None:
+    tokens, width = 8, 6
+    x, update, direction = (torch.randn(2, tokens, width, dtype=precision) for _ in range(3))
+    given = [torch.randn(2, 1, width) for _ in range(6)]
+
+    def run(sliced: bool) -> list[Tensor]:
+        leaves = [part.clone().requires_grad_() for part in (x, update, *given)]
+        vectors = [
+            Vector(n, c if references else None, references) for n, c in zip(leaves[2::2], leaves[3::2], strict=True)
+        ]
+        if not sliced:
+            vectors = [Vector(per_token(vector, tokens)) for vector in vectors]
+        shift, scale, gate = vectors
+        made = gated_residual(modulated_norm(leaves[0], shift, scale), leaves[1], gate)
+        read = leaves if references not in (0, tokens) else [*leaves[:2], *leaves[2 + (references > 0) :: 2]]
+        return [made, *torch.autograd.grad(made, read, direction)]
+
+    for ours, slow in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(ours, slow, atol=1e-6 if precision == torch.float32 else 2e-2, rtol=1e-5)
+
+
+def test_a_layer_makes_no_modulation_of_every_token() -> None:
+    """What autograd keeps beside references is what it keeps of as many tokens without any."""
+    kept = []
+    for frames, references in ((3, 2), (5, 0)):
+        model = build(dataclasses.replace(TINY, single_blocks=1, dual_blocks=1, audio_channels=0))
+        inputs = change(joint_inputs(frames=frames), audio=None)
+        inputs = change(inputs, video_references=[torch.randn(2, 3, references, 4, 6)] if references else [])
+        sizes: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: Tensor, sizes: dict[int, torch.UntypedStorage] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(inputs)
+        kept.append(sum(storage.nbytes() for storage in sizes.values()))
+    assert kept[0] == pytest.approx(kept[1], rel=0.05)
 
 
 def test_the_order_of_references_matters_and_none_collides_with_frame_zero() -> None:

@@ -1,11 +1,15 @@
+import copy
+import dataclasses
+
 import pytest
 import torch
 
 from model.conditioning import VideoCondition
 from model.config import TransformerConfig
 from model.network.mmdit import JointInputs, MMDiT
-from model.sampling.denoiser import GuidedVelocity, RunInputs, runs_together, stack_text
+from model.sampling.denoiser import GuidedVelocity, RunInputs, TiledVelocity, runs_together, stack_text
 from model.sampling.guidance import GuidanceScales
+from model.tiles import Tiles
 
 C, CA, T, H, W, L, D = 4, 3, 2, 4, 4, 7, 8
 SCALE = T / L
@@ -136,3 +140,61 @@ def test_texts_of_one_length_need_no_mask():
 )
 def test_long_sequences_are_not_masked_for_a_shorter_text(device, tokens, together):
     assert runs_together(device, tokens) is together
+
+
+def picture(width):
+    """A run of a picture alone, and its latents, which change slowly from column to column."""
+    torch.manual_seed(3)
+    slope = torch.linspace(-1, 1, width)
+    noisy, shown, mask = (torch.randn(1, channels, T, 8, 1) + 2 * slope for channels in (C, C, 1))
+    run = run_inputs(
+        prompt=texts(5, batch=1),
+        negative=texts(3, batch=1),
+        generates=frozenset({"video"}),
+        condition=VideoCondition(shown, (mask > 0).float()),
+        video_references={},
+        audio_references={},
+    )
+    return run, {"video": noisy}
+
+
+def without_attention(model):
+    """The same with nothing read from other places: text alone."""
+    built = copy.deepcopy(model)
+    for layer in built.layers:
+        attention = getattr(layer.video.streams, "attention", None) or layer.video.streams.media_attention
+        torch.nn.init.zeros_(attention.out.weight)
+    return built
+
+
+def test_tiles_of_what_no_place_reads_of_another_are_the_whole(model):
+    """Latents, conditions and masks of each place reach it, with what the first tile's step has cached."""
+    run, latents = picture(20)
+    local, scales = without_attention(model), GuidanceScales(video=3.0)
+    tiled = TiledVelocity(local, run, scales, Tiles.over((8, 20), (4, 8), (2, 4)))
+    whole = GuidedVelocity(local, run, scales)
+    for t in (0.2, 0.6):
+        torch.testing.assert_close(tiled(latents, t)["video"], whole(latents, t)["video"], atol=1e-5, rtol=1e-4)
+
+
+def test_tiles_fade_into_each_other_where_set_side_by_side_they_would_step(model):
+    """What tiles differ by from the whole changes from token to token less where they meet than it would unblended."""
+    run, latents = picture(32)
+    scales, velocity = GuidanceScales(), GuidedVelocity(model, run, GuidanceScales())
+    whole = velocity(latents, 0.3)["video"]
+    halves = []
+    for part in (slice(0, 16), slice(16, 32)):
+        condition = VideoCondition(run.condition.latents[..., part], run.condition.keep_mask[..., part])
+        alone = GuidedVelocity(model, dataclasses.replace(run, condition=condition), scales)
+        halves.append(alone({"video": latents["video"][..., part]}, 0.3)["video"])
+    faded = TiledVelocity(model, run, scales, Tiles.over((8, 32), (8, 16), (4, 8)))(latents, 0.3)["video"]
+
+    def step(made):
+        return (made - whole)[..., ::2].diff(dim=-1).abs().mean((0, 1, 2, 3)).max()
+
+    assert step(faded) < 0.5 * step(torch.cat(halves, -1))
+
+
+def test_what_reads_across_tiles_is_not_made_in_them(model):
+    with pytest.raises(ValueError, match="without references, keyframes and sound"):
+        TiledVelocity(model, run_inputs(), GuidanceScales(), Tiles.over((4, 4), (2, 4), (1, 2)))

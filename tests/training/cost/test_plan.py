@@ -40,6 +40,16 @@ def test_days_are_little_more_than_what_products_alone_take(planned):
     assert days < plan.seconds / 86400 < 1.4 * days
 
 
+def test_an_edit_of_the_longest_clip_is_refused_on_one_device_and_split_over_two(stage_of):
+    """As much reference as clip: 15 s at 480p are 193,980 tokens, which hold 120 GiB of activations."""
+    cluster = cluster_of("h200", 256)
+    alone = plan_stage(stage_of("video-4", "v4", "sequence_parallel=1"), cluster)
+    with pytest.raises(CannotFit, match=r"video-4 needs .* for edit of pair-480p-16x9-15s"):
+        alone.check()
+    assert any("sequence_parallel=2" in remedy for remedy in alone.remedies)
+    assert with_fitting_groups(stage_of("video-4", "v4"), cluster).recipe.sequence_parallel == 2
+
+
 def test_twice_the_devices_take_half_the_time(planned):
     slow, fast = (plan_stage(*planned("video-2", devices=devices)) for devices in (512, 1024))
     assert slow.seconds / fast.seconds == pytest.approx(2, rel=0.05)
