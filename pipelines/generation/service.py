@@ -149,12 +149,13 @@ class GenerationService:
             **({} if prepared.prompt == render_prompt(asked.prompt) else {"asked": prepared.prompt}),
             **({"remarks": list(prepared.remarks)} if prepared.remarks else {}),
         }
+        handed = [path]
         if request.lora is not None:
             facts |= {"lora": request.lora, "lora_scale": request.lora_scale}
-        told = folder / _ADAPTER
-        told.write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
+            handed.append(folder / _ADAPTER)
+            handed[-1].write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
-        return Plan(stages, (path, told), facts, demand.work)
+        return Plan(stages, tuple(handed), facts, demand.work)
 
     def _check_memory(self, prepared: Prepared, needed: float) -> None:
         """Raises RequestRefused for what can never fit, with what would."""
@@ -203,10 +204,10 @@ class GenerationService:
     @contextmanager
     def _adapted(self, work: Work) -> Iterator[None]:
         """The transformer with the adapter that was asked for; nothing is loaded again for the next request."""
-        asked = json.loads(work.files[_ADAPTER].read_text())
-        if asked["name"] is None:
+        if _ADAPTER not in work.files:
             yield
             return
+        asked = json.loads(work.files[_ADAPTER].read_text())
         transformer = self._generator.components.transformer
         assert transformer is not None
         with merged(transformer, self._adapters[asked["name"]], asked["scale"]):
@@ -238,8 +239,9 @@ class GenerationService:
         made = self._generator.decode(prepared, latents.streams)
         work.step(0.5)
         identities = {**_made_by(work), **self._identities}
-        asked = json.loads(work.files[_ADAPTER].read_text())
-        told = origin(identities, prepared.seed, lora=asked["name"])
+        adapter = work.files.get(_ADAPTER)
+        lora = None if adapter is None else json.loads(adapter.read_text())["name"]
+        told = origin(identities, prepared.seed, lora=lora)
         write_clip(made, "video", work.folder / "video.mp4", told)
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))

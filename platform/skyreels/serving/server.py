@@ -26,7 +26,9 @@ def build_server(servable: Servable, config: ServingConfig) -> FastAPI:
     store, artifacts = config.open_store(), config.open_artifacts()
     dispatcher = Dispatcher(store, artifacts, servable, [servable.stages], config.lease_s, config.max_attempts)
     housekeeping = Housekeeping.of(config, store, artifacts)
-    service = open_service(servable, config, store, lambda: dispatcher.alive and housekeeping.alive)
+    service = open_service(
+        servable, config, store, lambda: dispatcher.alive and housekeeping.alive, accepted=dispatcher.nudge
+    )
     if not service.keyed and not is_loopback(config.host):
         store.close()
         raise ConfigError(

@@ -1,6 +1,7 @@
 """A servable of two stages that makes real H.264 clips of plain colours: small, and open to every mishap.
 
-What goes wrong is asked for in the prompt: `slow`, `crash` (each attempt raises), `refuse` (the stage says no).
+What goes wrong is asked for in the prompt: `crash` (each attempt raises), `refuse` (the stage says no); how long a step
+takes is one of PAUSES.
 """
 
 import json
@@ -14,6 +15,7 @@ from skyreels.media.image import write_image
 from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFailed
 
 STEPS = 4
+PAUSES = {"slow": 0.5, "steady": 0.15, "brief": 0.05}
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 
 
@@ -50,7 +52,7 @@ class Clips:
             with self.log.open("a") as log:
                 log.write(f"{work.stage} {plan['prompt']}\n")
         for number in range(STEPS):
-            time.sleep(0.5 if "slow" in plan["prompt"] else 0.0)
+            time.sleep(next((pause for word, pause in PAUSES.items() if word in plan["prompt"]), 0.0))
             work.step((number + 1) / STEPS)
             if "show" in plan["prompt"]:
                 work.show(np.full((24, 32, 3), 40 * number, np.uint8))

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from skyreels.serving.store.records import NewJob, State
 from skyreels.storage import Storage
 from tests.skyreels.serving.clips import Clips
 from tests.skyreels.serving.conftest import running
+from tests.skyreels.serving.faulty import failing
 
 SERVER = """
 import sys
@@ -227,6 +229,26 @@ def test_a_bucket_holds_the_files_of_jobs_and_loses_them_with_the_jobs(s3_root, 
         sweep(store, artifacts)
     assert artifacts.jobs() == set()
     store.close()
+
+
+@pytest.mark.slow
+def test_a_bucket_that_fails_half_of_its_calls_loses_no_job(s3_root, s3_endpoint, tmp_path, monkeypatch):
+    draw = random.Random(7)
+    config = ServingConfig(files=f"{s3_root}/serve", database=f"sqlite:///{tmp_path}/jobs.db", grace_s=5)
+    with failing(s3_endpoint, lambda: draw.random() < 0.5) as (url, counts):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        with running(Clips(), config) as url, httpx.Client(base_url=url, timeout=120) as client:
+            jobs = [client.post("/v1/videos", json={"prompt": f"red {n}"}).json()["id"] for n in range(2)]
+            told = {}
+            for job in jobs:
+                until(lambda job=job: client.get(f"/v1/videos/{job}").json()["stage"] is None)
+                told[job] = client.get(f"/v1/videos/{job}").json()
+                content = client.get(f"/v1/videos/{job}/content").content
+                with av.open(io.BytesIO(content)) as clip:
+                    assert sum(1 for _ in clip.decode(video=0)) == 8
+                client.delete(f"/v1/videos/{job}")
+    assert {(job["status"], job["attempts"]) for job in told.values()} == {("completed", 2)}, "no attempt was lost"
+    assert counts["failed"] > counts["all"] / 3
 
 
 def red_picture():

@@ -36,6 +36,7 @@ class Dispatcher:
     max_attempts: int = 3
     holder: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
     _closing: threading.Event = field(default_factory=threading.Event)
+    _nudged: threading.Event = field(default_factory=threading.Event)
     _leave: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -47,9 +48,14 @@ class Dispatcher:
         for thread in self._threads:
             thread.start()
 
+    def nudge(self) -> None:
+        """There may be work: look now."""
+        self._nudged.set()
+
     def stop(self, grace_s: float) -> None:
         """Claim no more and wait until what runs is done; after `grace_s` it is given back at its next step."""
         self._closing.set()
+        self._nudged.set()
         deadline = time.monotonic() + grace_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -72,4 +78,5 @@ class Dispatcher:
             except sa.exc.SQLAlchemyError:  # the lease runs out, and the job is claimed again
                 logger.exception("the job store does not answer")
                 self._closing.wait(1.0)
-            self._closing.wait(_POLL_S)
+            self._nudged.wait(_POLL_S)
+            self._nudged.clear()

@@ -21,11 +21,16 @@ from skyreels.serving.store.records import PREVIEW
 logger = logging.getLogger(__name__)
 
 _BEATS_PER_LEASE = 3
+_LOOK_S = 0.2  # a cancel is known by then, so that a longer step is the last one
+_APART_S = 0.05  # of two writes about one job
 
 
 @dataclass
 class Watch:
-    """The signs of life of one lease, given beside the work; what they bring back stops it at its next step."""
+    """The signs of life of one lease, given by a thread of their own; what they bring back stops it at its next step.
+
+    A step waits for no database: it leaves word of how far it is, and the newest word is what is told.
+    """
 
     leases: Leases
     lease: Lease
@@ -33,29 +38,48 @@ class Watch:
     """Set where the worker is to go: the work stops, and is given back."""
     cancelled: bool = False
     lost: bool = False
-    _ended: threading.Event = field(default_factory=threading.Event)
+    _news: threading.Condition = field(default_factory=threading.Condition)
+    _done: float | None = None
+    _ended: bool = False
     _until: float = 0.0
 
     def step(self, done: float) -> None:
         """As `Work.step`."""
-        self._beat(done)
+        with self._news:
+            self._done = done
+            self._news.notify()
         if self.cancelled or self.lost or self.leave.is_set():
             raise Cancelled
 
     def keep(self) -> None:
-        """Until `end`, for steps may take longer than a lease lasts."""
-        while not self._ended.wait(self.leases.lease_s / _BEATS_PER_LEASE):
-            self._beat(None)
+        """Until `end`: tell of steps, look whether the job is to be cancelled, and prolong the lease in time."""
+        self._until = time.monotonic() + self.leases.lease_s
+        while True:
+            done = self._next()
+            if self._ended or self.lost:
+                return
+            due = self._until - time.monotonic() < self.leases.lease_s * (1 - 1 / _BEATS_PER_LEASE)
+            self._ask(done, beat=due or done is not None)
 
     def end(self) -> None:
-        self._ended.set()
+        with self._news:
+            self._ended = True
+            self._news.notify()
 
-    def _beat(self, done: float | None) -> None:
+    def _next(self) -> float | None:
+        """How far the work is, where it has gone on since; None after a moment."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended, _APART_S)
+            self._news.wait_for(lambda: self._ended or self._done is not None, _LOOK_S)
+            done, self._done = self._done, None
+            return done
+
+    def _ask(self, done: float | None, *, beat: bool) -> None:
         now = time.monotonic()
-        self._until = self._until or now + self.leases.lease_s
         try:
-            self.cancelled = self.leases.beat(self.lease, done) or self.cancelled
-            self._until = now + self.leases.lease_s
+            asked = self.leases.beat(self.lease, done) if beat else self.leases.cancel_asked(self.lease)
+            self.cancelled = asked or self.cancelled
+            self._until = now + self.leases.lease_s if beat else self._until
         except LeaseLost:
             self.lost = True
         except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
@@ -109,7 +133,7 @@ def _run(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
         made.mkdir()
         shown = _Shown(watch, artifacts, Path(scratch))
         facts = servable.run(Work(job.stage, _given(lease, artifacts, given), made, watch.step, shown))
-        kept = [artifacts.keep(job.id, path, stage=job.stage, fence=lease.fence) for path in sorted(made.iterdir())]
+        kept = artifacts.keep_all(job.id, sorted(made.iterdir()), stage=job.stage, fence=lease.fence)
     watch.leases.commit(lease, kept, facts, time.perf_counter() - start)
 
 

@@ -22,6 +22,7 @@ from skyreels.serving.http.metrics import Timed
 from skyreels.serving.http.origins import LoopbackOnly
 from skyreels.serving.http.service import Service
 from skyreels.serving.http.studio import arena_routes, studio_routes
+from skyreels.serving.http.video import video_object
 from skyreels.serving.intake.accept import output_of
 from skyreels.serving.intake.uploads import Body, read_body
 from skyreels.serving.request import VideoRequest
@@ -66,7 +67,8 @@ def _making(service: Service) -> APIRouter:
         with TemporaryDirectory(prefix="skyreels-request-") as scratch:
             body = await read_body(request, Path(scratch), intake.limits.files)
             job = await service.read(call, caller.owner, body, Path(scratch))
-        told = await run_in_threadpool(service.told, job)
+        service.accepted()
+        told = await service.told(job)
         return JSONResponse(told, headers={"Location": f"/v1/videos/{job.id}", **_waiting(told)})
 
     @router.post("/v1/videos", openapi_extra=body_of)
@@ -126,7 +128,7 @@ def _ending(service: Service) -> APIRouter:
         """Ask for a job's end; what runs stops at its next step. What is over stays as it is."""
         caller = await service.caller(request, "write")
         job = await run_in_threadpool(service.store.cancel, caller.owner, video)
-        return await run_in_threadpool(service.told, job)
+        return await service.told(job)
 
     @router.delete("/v1/videos/{video}")
     async def delete(request: Request, video: str) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _reading(service: Service) -> APIRouter:
         """The caller's jobs by their time."""
         caller = await service.caller(request, "read")
         found = await run_in_threadpool(service.store.page, caller.owner, after, limit, order == "desc")
-        told = [await run_in_threadpool(service.told, job) for job in found.jobs]
+        told = list(map(video_object, await run_in_threadpool(service.store.standings, found.jobs)))
         ends = {"first_id": told[0]["id"] if told else None, "last_id": told[-1]["id"] if told else None}
         return {"object": "list", "data": told, "has_more": found.has_more, **ends}
 
@@ -160,9 +162,9 @@ def _reading(service: Service) -> APIRouter:
     async def retrieve(request: Request, response: Response, video: str) -> dict[str, Any]:
         """One job as it stands; a failed one is answered with 200 too."""
         caller = await service.caller(request, "read")
-        job = await run_in_threadpool(service.store.job, caller.owner, video)
-        told = await run_in_threadpool(service.told, job)
-        if not job.state.is_over:
+        standing = await run_in_threadpool(service.store.standing, caller.owner, video)
+        told = video_object(standing)
+        if not standing.job.state.is_over:
             response.headers.update(_waiting(told))
         return told
 

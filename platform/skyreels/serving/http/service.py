@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from skyreels.serving.config import ServingConfig
 from skyreels.serving.http.metrics import Metrics
+from skyreels.serving.http.news import News
 from skyreels.serving.http.video import event_object, video_object
 from skyreels.serving.intake.accept import Intake
 from skyreels.serving.servable import Servable
@@ -20,15 +21,20 @@ from skyreels.serving.store.keys import ANYBODY, Caller, Keys, Scope
 from skyreels.serving.store.records import Job
 
 Value = TypeVar("Value")
-_POLL_S = 0.1
 _KEEP_ALIVE_S = 15.0
 
 
-def open_service(servable: Servable, config: ServingConfig, store: JobStore, ready: Callable[[], bool]) -> "Service":
-    """What the routes need, as the configuration says. `ready` tells whether there are workers."""
+def open_service(
+    servable: Servable,
+    config: ServingConfig,
+    store: JobStore,
+    ready: Callable[[], bool],
+    accepted: Callable[[], None] = lambda: None,
+) -> "Service":
+    """What the routes need, as the configuration says. `ready` tells whether there are workers; see `Service`."""
     artifacts = config.open_artifacts()
     intake = Intake(store, artifacts, servable, config.limits, config.webhooks)
-    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready, config.rubric)
+    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready, accepted, config.rubric)
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Service:
     intake: Intake
     keyed: bool
     ready: Callable[[], bool] = lambda: True
+    accepted: Callable[[], None] = lambda: None
+    """Called when there is a new job, so that whoever works in this process need not wait for the next look."""
     rubric: tuple[str, ...] = ("overall",)
     """What may be judged in the arena."""
     keys: Keys = field(init=False)
@@ -49,6 +57,7 @@ class Service:
     def __post_init__(self) -> None:
         self.keys = Keys(self.store)
         self.metrics = Metrics(self.store)
+        self._news = News(self.store)
         self._reading = ThreadPoolExecutor(1, "intake")
 
     async def caller(self, request: Request, scope: Scope) -> Caller:
@@ -61,27 +70,21 @@ class Service:
         """Run a part of the intake in its thread: sandboxes end with the thread that started them."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call, *arguments)
 
-    def told(self, job: Job) -> dict[str, Any]:
+    async def told(self, job: Job) -> dict[str, Any]:
         """The job as its owner sees it."""
-        files = self.store.files(job.id)
-        if job.state.is_over:
-            return video_object(job, files)
-        return video_object(job, files, self.store.ahead(job), self.store.eta(job))
+        (standing,) = await run_in_threadpool(self.store.standings, [job])
+        return video_object(standing)
 
     async def events(self, caller: Caller, identifier: str, after: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """Events of a job behind `after`, until its last; an empty one in between says that it still lives."""
-        quiet = 0.0
         while True:
-            job = await run_in_threadpool(self.store.job, caller.owner, identifier)
-            for event in await run_in_threadpool(self.store.events, identifier, after):
-                after, quiet = event.number, 0.0
+            job, found = await run_in_threadpool(self.store.news, caller.owner, identifier, after)
+            for event in found:
+                after = event.number
                 yield event.number, event_object(job, event)
             if job.state.is_over and after >= job.last_event:
                 return
-            await asyncio.sleep(_POLL_S)
-            quiet += _POLL_S
-            if quiet >= _KEEP_ALIVE_S:
-                quiet = 0.0
+            if not await self._news.behind(identifier, after, _KEEP_ALIVE_S):
                 yield 0, {}
 
     def close(self) -> None:

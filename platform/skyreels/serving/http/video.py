@@ -2,19 +2,15 @@
 
 from typing import Any
 
-from skyreels.serving.store.records import PREVIEW, Event, Job, State, StoredFile
+from skyreels.serving.store.records import PREVIEW, Event, Job, Standing, State, StoredFile
 
 _STATUS = {State.QUEUED: "queued", State.RUNNING: "in_progress", State.COMPLETED: "completed"}
 _MEDIA_TYPES = {"mp4": "video/mp4", "jpg": "image/jpeg", "png": "image/png", "json": "application/json"}
 
 
-def video_object(
-    job: Job, files: list[StoredFile], ahead: int | None = None, eta: float | None = None
-) -> dict[str, Any]:
-    """The four statuses that clients know; `state` tells cancelled and expired from failed. `ahead` is its queue.
-
-    `eta` is in seconds, None where it cannot be told.
-    """
+def video_object(standing: Standing) -> dict[str, Any]:
+    """The four statuses that clients know; `state` tells cancelled and expired from failed."""
+    job, files, eta = standing.job, standing.files, standing.eta
     facts = dict(job.facts)
     return {
         "id": job.id,
@@ -32,7 +28,7 @@ def video_object(
         "remixed_from_video_id": facts.pop("remixed_from_video_id", None),
         "error": _error(job),
         "stage": None if job.state.is_over else job.stage,
-        "queue_position": ahead,
+        "queue_position": standing.ahead,
         "eta_seconds": None if eta is None else round(eta, 1),
         "attempts": job.attempts,
         "timings": job.timings,

@@ -102,8 +102,7 @@ class Intake:
     def _accept(self, new: NewJob, paths: Sequence[Path]) -> Job:
         """Files first, then the row that makes them true; what a kill in between leaves is swept."""
         try:
-            kept = tuple(self.artifacts.keep(new.id, path) for path in paths)
-            accepted = self.store.accept(replace(new, files=kept))
+            accepted = self.store.accept(replace(new, files=self.artifacts.keep_all(new.id, paths)))
         except BaseException:
             self.artifacts.remove(new.id)
             raise

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from skyreels.serving.errors import ServingError, not_found
 from skyreels.serving.store.paces import eta, expect, forget, medians
 from skyreels.serving.store.quotas import Quotas
-from skyreels.serving.store.records import OPEN, Event, Job, Load, NewJob, Page, State, StoredFile
+from skyreels.serving.store.records import OPEN, Event, Job, Load, NewJob, Page, Standing, State, StoredFile
 from skyreels.serving.store.schema import (
     events,
     files,
@@ -102,6 +102,16 @@ class JobStore:
         with self.reader.begin() as connection:
             return eta(connection, job)
 
+    def standing(self, owner: str, identifier: str) -> Standing:
+        """All that is told of a job, as it is at one moment. ServingError (404) where this owner has no such job."""
+        with self.reader.begin() as connection:
+            return _standing(connection, self._owned(connection, owner, identifier))
+
+    def standings(self, found: Sequence[Job]) -> list[Standing]:
+        """The same of jobs that were read before."""
+        with self.reader.begin() as connection:
+            return [_standing(connection, job) for job in found]
+
     def job(self, owner: str, identifier: str) -> Job:
         """ServingError (404) where this owner has no such job."""
         with self.reader.begin() as connection:
@@ -127,10 +137,20 @@ class JobStore:
 
     def events(self, identifier: str, after: int = 0) -> list[Event]:
         """What happened to a job behind its event `after`, in order."""
-        query = sa.select(events).where(events.c.job == identifier, events.c.number > after).order_by(events.c.number)
         with self.reader.begin() as connection:
-            rows = connection.execute(query).all()
-        return [Event(row.number, row.at, row.state, row.stage, row.progress) for row in rows]
+            return _events_of(connection, identifier, after)
+
+    def news(self, owner: str, identifier: str, after: int) -> tuple[Job, list[Event]]:
+        """A job and its events behind `after`, at one moment. ServingError (404) where this owner has no such job."""
+        with self.reader.begin() as connection:
+            job = self._owned(connection, owner, identifier)
+            return job, _events_of(connection, identifier, after) if job.last_event > after else []
+
+    def last_events(self, identifiers: Collection[str]) -> dict[str, int]:
+        """Numbers of the newest events of many jobs; those that are gone are left out."""
+        query = sa.select(jobs.c.id, jobs.c.last_event).where(jobs.c.id.in_(identifiers))
+        with self.reader.begin() as connection:
+            return {row.id: row.last_event for row in connection.execute(query)}
 
     def demand(self, stages: Collection[str]) -> tuple[int, int]:
         """How many jobs wait for one of `stages`, and how many are worked on in them."""
@@ -163,12 +183,6 @@ class JobStore:
             held = (jobs.c.holder == holder) & (jobs.c.state == State.RUNNING)
             connection.execute(jobs.update().where(held).values(lease_until=0.0))
 
-    def ahead(self, job: Job) -> int:
-        """How many open jobs were accepted before this one."""
-        earlier = jobs.c.state.in_(OPEN) & (jobs.c.created_at < job.created_at)
-        with self.reader.begin() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).where(earlier)).scalar_one())
-
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
@@ -179,13 +193,13 @@ class JobStore:
     def cancel(self, owner: str, identifier: str) -> Job:
         """Ask for the job's end: at once where nobody works on it, at the next step where somebody does."""
         with self.engine.begin() as connection:
-            job = self._owned(connection, owner, identifier)
+            job = self._owned(connection, owner, identifier, locked=True)
             return self._cancelled(connection, job)
 
     def delete(self, owner: str, identifier: str) -> Job:
         """Hide the job from its owner and cancel it; its files go in the next sweep after its end."""
         with self.engine.begin() as connection:
-            job = self._cancelled(connection, self._owned(connection, owner, identifier))
+            job = self._cancelled(connection, self._owned(connection, owner, identifier, locked=True))
             connection.execute(jobs.update().where(jobs.c.id == job.id).values(hidden=True))
             return job
 
@@ -230,9 +244,11 @@ class JobStore:
     def close(self) -> None:
         self.engine.dispose()
 
-    def _owned(self, connection: sa.Connection, owner: str, identifier: str) -> Job:
+    def _owned(self, connection: sa.Connection, owner: str, identifier: str, locked: bool = False) -> Job:
+        """`locked` till the end of the transaction, which is to change the job."""
         mine = (jobs.c.id == identifier) & (jobs.c.owner == owner) & sa.not_(jobs.c.hidden)
-        row = connection.execute(sa.select(jobs).where(mine).with_for_update()).one_or_none()
+        query = sa.select(jobs).where(mine)
+        row = connection.execute(query.with_for_update() if locked else query).one_or_none()
         if row is None:
             raise not_found(f"video {identifier[:64]!r}")
         return _job(row)
@@ -269,6 +285,21 @@ def files_of(connection: sa.Connection, identifier: str) -> list[StoredFile]:
     query = sa.select(files).where(files.c.job == identifier).order_by(files.c.stage, files.c.name)
     rows = connection.execute(query).all()
     return [StoredFile(row.stage, row.name, row.place, row.bytes, row.sha256) for row in rows]
+
+
+def _standing(connection: sa.Connection, job: Job) -> Standing:
+    files = files_of(connection, job.id)
+    if job.state.is_over:
+        return Standing(job, files)
+    earlier = jobs.c.state.in_(OPEN) & (jobs.c.created_at < job.created_at)
+    ahead = connection.execute(sa.select(sa.func.count()).where(earlier)).scalar_one()
+    return Standing(job, files, int(ahead), eta(connection, job))
+
+
+def _events_of(connection: sa.Connection, identifier: str, after: int) -> list[Event]:
+    query = sa.select(events).where(events.c.job == identifier, events.c.number > after).order_by(events.c.number)
+    rows = connection.execute(query).all()
+    return [Event(row.number, row.at, row.state, row.stage, row.progress) for row in rows]
 
 
 def add_files(connection: sa.Connection, identifier: str, added: Sequence[StoredFile]) -> None:

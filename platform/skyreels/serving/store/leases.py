@@ -75,6 +75,15 @@ class Leases:
                 record_event(connection, job.id, now)
             return job.cancel_asked
 
+    def cancel_asked(self, lease: Lease) -> bool:
+        """As `beat` tells, without a sign of life: nothing is written. Raises LeaseLost."""
+        mine = (jobs.c.id == lease.job.id) & (jobs.c.fence == lease.fence) & (jobs.c.state == State.RUNNING)
+        with self.store.reader.begin() as connection:
+            asked = connection.execute(sa.select(jobs.c.cancel_asked).where(mine)).scalar_one_or_none()
+        if asked is None:
+            raise self._lost(lease)
+        return asked
+
     def show(self, lease: Lease, picture: StoredFile) -> None:
         """How the job stands is seen in this picture, no more in the one before. Raises LeaseLost."""
         with self.store.engine.begin() as connection:
@@ -160,8 +169,11 @@ class Leases:
         mine = (jobs.c.id == lease.job.id) & (jobs.c.fence == lease.fence) & (jobs.c.state == State.RUNNING)
         found = connection.execute(sa.select(jobs.c.id).where(mine).with_for_update()).first()
         if found is None:
-            raise LeaseLost(f"{lease.job.id}: the lease with fence {lease.fence} has been taken over or ended")
+            raise self._lost(lease)
         return job_of(connection, found.id)
+
+    def _lost(self, lease: Lease) -> LeaseLost:
+        return LeaseLost(f"{lease.job.id}: the lease with fence {lease.fence} has been taken over or ended")
 
 
 _FREE: dict[str, Any] = {"holder": None, "lease_until": 0.0}

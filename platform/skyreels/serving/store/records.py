@@ -1,6 +1,6 @@
 """A job and what belongs to it, as plain values; the states it can be in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -104,6 +104,19 @@ class Load:
     working: Mapping[str, int]
     pace: Mapping[str, float]
     oldest_s: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A job as it stands: its files, how many open jobs were accepted before it, and seconds till it is done.
+
+    None where it is over, or the time is not known.
+    """
+
+    job: Job
+    files: Sequence[StoredFile]
+    ahead: int | None = None
+    eta: float | None = None
 
 
 @dataclass(frozen=True)
