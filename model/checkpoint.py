@@ -137,6 +137,9 @@ class StoredState(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(key)
         return tensor
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._files  # what mappings have by themselves would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

@@ -144,6 +144,11 @@ class Watched(StoredState):
 
     count = 0
 
+    def __getitem__(self, key: str) -> torch.Tensor:
+        found = super().__getitem__(key)
+        self.count += found.numel()
+        return found
+
     def rows(self, key: str, first: int, last: int) -> torch.Tensor:
         found = super().rows(key, first, last)
         self.count += found.numel()
@@ -165,6 +170,7 @@ def test_pieces_of_all_ranks_make_up_the_whole_and_none_reads_what_is_anothers(
         pieces = [state.piece(name, *span) for state, span in zip(ranks, bounds, strict=True)]
         assert torch.equal(torch.cat(pieces), tensor.reshape(-1))
         assert ranks[0].shape(name) == tuple(tensor.shape)
+        assert name in ranks[0]
         spare += 2 * (tensor[0].numel() if tensor.dim() else 1)
     share = sum(tensor.numel() for tensor in one.state_dict().values()) / world
     assert all(state.count <= share + spare for state in ranks)

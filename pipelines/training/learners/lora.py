@@ -146,6 +146,9 @@ class _Wrapped(Mapping[str, Tensor]):
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
         return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names or name in self._shapes  # by itself a mapping would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         yield from self._names
         yield from self._shapes

@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +123,14 @@ def test_pieces_are_those_of_the_whole_tensors(stored, small_preset, branches):
         assert torch.equal(torch.cat([weights.piece(name, *span) for span in bounds]), whole)
         fitted += ".media_modulation." in name
     assert fitted
+
+
+@pytest.mark.slow
+def test_two_ranks_start_from_their_halves_of_the_weights_and_read_no_more(stored, tmp_path):
+    stored("video")
+    program = Path(__file__).with_name("start_on_ranks.py")
+    done = subprocess.run([sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        read, there = map(int, (tmp_path / f"read-{rank}").read_text().split())
+        assert read < 2 * 0.6 * there  # each piece twice: in the training precision and in fp32

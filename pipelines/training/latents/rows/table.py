@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("crc32", pa.uint32()),
     ]
 )
+_NUMBERS = {field.name: np.dtype(str(field.type)).type for field in SCHEMA if field.name != "key"}
 _OPEN_BLOCKS = 256  # views into the map that are kept
 
 N = TypeVar("N", bound=np.generic)
@@ -104,6 +105,18 @@ class IndexEntry:
         }
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Views of a block's columns."""
+
+    keys: pa.Array
+    numbers: dict[str, NDArray[Any]]
+
+    def key(self, at: int) -> str:
+        key: str = self.keys[at].as_py()
+        return key
+
+
 class Table:
     """An open bucket. Nothing here grows with its rows but views of the blocks that were touched."""
 
@@ -120,6 +133,7 @@ class Table:
         self._before = numbers(blocks["before"].values, np.int64).reshape(len(blocks), -1)
         self._sound: set[int] = set()
         self._block = lru_cache(_OPEN_BLOCKS)(self._read_block)
+        self._among = lru_cache(_OPEN_BLOCKS)(self._marked)
         self._names = lru_cache(_OPEN_BLOCKS)(self._read_names)
 
     def __len__(self) -> int:
@@ -128,9 +142,9 @@ class Table:
     def entry(self, row: int) -> IndexEntry:
         """The sample of a row."""
         block, at = self._block(row // BLOCK), row % BLOCK
-        found: dict[str, Any] = {name: block[name][at].as_py() for name in SCHEMA.names}
+        found: dict[str, Any] = {name: column.item(at) for name, column in block.numbers.items()}
         return IndexEntry(
-            key=found.pop("key"),
+            key=block.key(at),
             bucket=self.bucket,
             seconds=self.facts.seconds,
             shard=self._names(found["shard"] // BLOCK)[found.pop("shard") % BLOCK].as_py(),
@@ -139,12 +153,11 @@ class Table:
         )
 
     def key(self, row: int) -> str:
-        key: str = self._block(row // BLOCK)["key"][row % BLOCK].as_py()
-        return key
+        return self._block(row // BLOCK).key(row % BLOCK)
 
     def contents_of(self, row: int) -> int:
         """Their number."""
-        number: int = self._block(row // BLOCK)["contents"][row % BLOCK].as_py()
+        number: int = self._block(row // BLOCK).numbers["contents"].item(row % BLOCK)
         return number
 
     def search(self, key: str) -> int:
@@ -152,7 +165,7 @@ class Table:
         number = bisect_right(self._first, key, key=lambda first: first.as_py()) - 1
         if number < 0:
             return 0
-        keys = self._block(number)["key"]
+        keys = self._block(number).keys
         return number * BLOCK + bisect_left(keys, key, key=lambda other: other.as_py())
 
     def count(self, wanted: Wanted) -> int:
@@ -177,18 +190,21 @@ class Table:
     def every_key(self) -> Iterator[str]:
         """All of them, in order: O(rows)."""
         for number in range(self._rows.num_record_batches):
-            yield from self._read_block(number)["key"].to_pylist()
+            yield from self._read_block(number).keys.to_pylist()
 
     def _within(self, number: int, wanted: Wanted) -> NDArray[np.bool_]:
-        among: NDArray[np.bool_] = np.zeros(len(self.facts.contents), bool)
-        among[list(wanted)] = True
-        return among[numbers(self._block(number)["contents"], np.uint16)]
+        among: NDArray[np.bool_] = self._among(wanted)[self._block(number).numbers["contents"]]
+        return among
+
+    def _marked(self, wanted: Wanted) -> NDArray[np.bool_]:
+        """Of every number of contents, whether it is wanted."""
+        return np.isin(np.arange(len(self.facts.contents)), wanted)
 
     @cached_property
     def _contents(self) -> list[dict[str, Any]]:
         return [{name: getattr(one, name) for name in Contents.model_fields} for one in self.facts.contents]
 
-    def _read_block(self, number: int) -> pa.RecordBatch:
+    def _read_block(self, number: int) -> "_Block":
         block = self._rows.get_batch(number)
         if number not in self._sound:
             if checksum(block) != self._crc32[number]:
@@ -197,7 +213,7 @@ class Table:
                     f"{where} is damaged (the CRC-32 of rows {number * BLOCK} and following is another): {self._remedy}"
                 )
             self._sound.add(number)
-        return block
+        return _Block(block["key"], {name: numbers(block[name], kind) for name, kind in _NUMBERS.items()})
 
     def _read_names(self, number: int) -> pa.Array:
         return self._shards.get_batch(number)["shard"]
