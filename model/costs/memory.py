@@ -37,6 +37,14 @@ WORKING_BYTES: dict[Precision, dict[str, int]] = {
 }
 """Per token and channel, what the backward pass holds beside that at its height: gradients, and values in float32."""
 
+TOUCHES = {"forward": 2, "backward": 3}
+"""How often elementwise work moves what a layer keeps: written and read by the next operation; then read, and its
+gradient written and read. An assumption; `benchmarks/calibrate.py` puts what it misses into `compute_efficiency`."""
+
+EXCHANGES = {"alone": 4, "joint": 6}
+"""Tensors of (tokens, width) that sequence parallelism exchanges in a layer: q, k, v and the output of self-attention;
+with both branches also queries and outputs of those that read each other."""
+
 SAMPLING_BYTES: dict[Precision, int] = {"bf16": 37, "fp32": 57}
 """Per token and channel, what a step without gradients holds at its height: where queries and keys are rotated."""
 
@@ -112,7 +120,7 @@ class SamplingSetup:
     batch: int = 1
     precision: Precision = "bf16"
     streamed: bool = False
-    """Whether layers come to the device one by one, the next while one works."""
+    """Whether layers lie on the host, and come to the device one by one."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,13 @@ def parameter_counts(config: TransformerConfig) -> tuple[int, int]:
     """Parameters of the model, and of its largest layer."""
     model = meta_model(config)
     return count_parameters(model), max(count_parameters(layer) for layer in model.layers)
+
+
+@lru_cache(maxsize=64)
+def outside_layers(config: TransformerConfig) -> int:
+    """Parameters of embeddings, modulations and heads."""
+    model = meta_model(config)
+    return count_parameters(model) - count_parameters(model.layers)
 
 
 def layer_tokens(work: Workload) -> tuple[int, str]:
@@ -192,7 +207,7 @@ def sampling_memory(config: TransformerConfig, work: Workload, setup: SamplingSe
     patch = config.patch[1] * config.patch[2]
     values = (work.sequence + work.keyframes) * patch * config.video_channels + work.audio * config.audio_channels
     shown = work.video_tokens * patch * (2 * config.video_channels + 1)
-    kept = total - config.layers * layer + 2 * layer if setup.streamed else total
+    kept = outside_layers(config) + layer if setup.streamed else total
     return SamplingMemory(
         weights=value * kept,
         activations=setup.batch * (held + texts),
