@@ -15,12 +15,12 @@ from model.config import Preset, SamplingConfig, TransformerConfig, from_mapping
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import (
     EXCHANGES,
-    SAVED_BYTES,
     TOUCHES,
     VALUE_BYTES,
     Precision,
     SamplingSetup,
     layer_tokens,
+    layer_traffic,
     parameter_counts,
     sampling_memory,
 )
@@ -168,22 +168,24 @@ def _planned(
         setup = SamplingSetup(ranks, stage.batch, PRECISION, streamed=way == "stream")
         beside = sum(weights.values()) - weights[stage.name] if way == "resident" else 0.0
         needed.append(sampling_memory(stage.network, stage.work, setup).total + beside)
-    seconds = tuple(_seconds(stage, machine, ranks, way) for stage in stages)
+    seconds = tuple(stage.calls * call_seconds(stage.network, stage.work, machine, ranks, way) for stage in stages)
     return ClipPlan(clip, base, stages, machine, ranks, way, machine.process_bytes + max(needed), seconds)
 
 
-def _seconds(stage: Stage, machine: Machine, ranks: int, way: Way) -> float:
-    """All calls: operations, what no rank shares out, elementwise work, the exchange, and streamed weights."""
-    network, work = stage.network, stage.work
+def call_seconds(
+    network: TransformerConfig, work: Workload, machine: Machine, ranks: int = 1, way: Way = "resident"
+) -> float:
+    """One forward pass: operations, what no rank shares out, elementwise work, the exchange, and streamed weights."""
     alike = forward_flops(network, dataclasses.replace(work, grid=None, keyframes=0, video_references=0))
     shared = forward_flops(network, work) - alike
     computing = (shared / ranks + alike) / machine.compute_rate(PRECISION)
     tokens, kind = layer_tokens(work)
+    traffic = layer_traffic(network, work, PRECISION) * network.layers / ranks
+    moving = traffic * TOUCHES["forward"] / machine.memory_rate
     values = tokens * network.width * network.layers / ranks
-    moving = values * SAVED_BYTES[PRECISION][kind] * TOUCHES["forward"] / machine.memory_rate
     exchanged = values * VALUE_BYTES[PRECISION] * EXCHANGES[kind] * (ranks - 1) / ranks
     arriving = VALUE_BYTES[PRECISION] * parameter_counts(network)[0] / machine.copy_rate if way == "stream" else 0.0
-    return stage.calls * (computing + moving + exchanged / machine.link_rate(ranks) + arriving)
+    return computing + moving + exchanged / machine.link_rate(ranks) + arriving
 
 
 def _duration(plan: ClipPlan) -> str:

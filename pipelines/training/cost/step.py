@@ -13,11 +13,11 @@ from model.config import TransformerConfig
 from model.costs.flops import Workload, attention_flops, forward_flops
 from model.costs.memory import (
     EXCHANGES,
-    SAVED_BYTES,
     TOUCHES,
     VALUE_BYTES,
     TrainingSetup,
     layer_tokens,
+    layer_traffic,
     parameter_counts,
 )
 from pipelines.training.cost.cluster import ClusterSpec
@@ -98,7 +98,8 @@ def step_time(
     group = setup.sequence_parallel
     products = linear * (passes["forward"] + 1 + setup.trainable) * share / cluster.compute_rate(setup.precision)
     attention = quadratic * (passes["forward"] + 2) * share / cluster.compute_rate(setup.precision)
-    memory = values * SAVED_BYTES[setup.precision][kind] * touches / cluster.memory_rate
+    traffic = layer_traffic(config, work, setup.precision) * config.layers * share
+    memory = traffic * touches / cluster.memory_rate
     launches = config.layers * cluster.calibration.layer_overhead.value
     exchange = exchanged * (group - 1) / group / cluster.link_rate(group)
     gathering = _gathering(used, cluster, setup)
