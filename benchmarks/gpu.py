@@ -62,13 +62,13 @@ class Record:
 
 def main() -> None:
     sections = {
+        "blocks": blocks,
+        "memory": memory,
+        "joint": joint,
         "kernel": kernel,
         "sparse": sparse,
         "refiner": refiner,
-        "blocks": blocks,
         "mmdit": mmdit,
-        "memory": memory,
-        "joint": joint,
         "tune": tune,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

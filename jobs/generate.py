@@ -7,6 +7,9 @@
         --reference @room=room.mp4 --output clip.mp4
     python jobs/generate.py --model M --prompt "rain on a tin roof" --output rain.flac
 
+    python jobs/generate.py --model M --prompt "a long day" --seconds 15 --ranks 8 --output clip.mp4    on eight GPUs
+    python jobs/generate.py --preset v4 --size 1920x1088 --seconds 15 --fps 32 --refine --dry-run --gpu h200
+
 The suffix of --output says what is made: .mp4 video (with sound unless --no-sound), .wav or .flac sound alone, .png or
 .jpg one picture. A record of the request, the seed, the model and the times is written beside it as .json.
 """
@@ -15,26 +18,33 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import yaml
 
+from model.config import load_preset
 from model.generation.components import read_spec
 from model.generation.prepared import Prepared, VideoUse
 from model.generation.prompts import render_prompt
 from model.generation.steps import Progress as Step
+from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
+from model.inspect import clip_of
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
 from pipelines.generation.media import MediaReader
+from pipelines.generation.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.prepare import prepare
-from pipelines.generation.render import SUFFIXES, Rendered, Stopwatch, open_output, output_kind, render
+from pipelines.generation.ranks import Voted, follow, run_on_ranks, share
+from pipelines.generation.render import SUFFIXES, Output, Rendered, Stopwatch, open_output, output_kind, render
 from pipelines.generation.request import GenerationRequest, Holds, RequestError
+from pipelines.training.cost import cluster_of
 from skyreels.command_line import exit_status
 from skyreels.config import build
 from skyreels.progress import Progress
+from skyreels.training.ulysses import UlyssesRanks
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _REFERENCES = (
@@ -45,16 +55,36 @@ _REFERENCES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make one clip; 0 when it was written, 1 with the reason on stderr, 2 for wrong arguments."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    needed = ("preset",) if arguments.dry_run else ("model", "output")
+    if missing := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
+        parser.error(f"{', '.join(missing)} must be given {'with' if arguments.dry_run else 'without'} --dry-run")
+    if not arguments.dry_run and arguments.prompt is arguments.structured is arguments.shots is None:
+        parser.error("one of --prompt, --structured and --shots must be given")
 
     def generate() -> int:
-        print_rendered(_generate(arguments))
+        if arguments.dry_run:
+            return _plan(arguments)
+        _generate(arguments)
         return 0
 
     return exit_status(generate, (ValueError,), stopped="stopped; nothing was written")
 
 
-def _generate(arguments: argparse.Namespace) -> Rendered:
+def _plan(arguments: argparse.Namespace) -> int:
+    """Print what a finished clip would take; 1 where it fits on no number of devices."""
+    preset = load_preset(arguments.preset)
+    usual = preset.section("generation")
+    width, height = arguments.size or (usual["width"], usual["height"])
+    length, fps = arguments.seconds or usual["seconds"], arguments.fps or usual["fps"]
+    clip = clip_of(preset, length, height, width, fps, audio=arguments.sound)
+    plans = plan_clip(preset, clip, cluster_of(arguments.gpu, MOST_RANKS), refine=arguments.refine)
+    print(plan_table(plans))
+    return 0 if any(plan.fits for plan in plans) else 1
+
+
+def _generate(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     request.check()
     files = {name: Path(name) for name in request.names()}
@@ -66,21 +96,59 @@ def _generate(arguments: argparse.Namespace) -> Rendered:
         enhance = asked_enhancer(arguments, arguments.device)
         prepared = prepare(request, files, read_spec(arguments.model), reader, enhance)
     print_asked(request, prepared)
+    asked = request.model_dump(mode="json", exclude_defaults=True)
+    if arguments.ranks == 1:
+        _render(arguments, arguments.device, prepared, output, asked, watch)
+    else:
+        told = (arguments, to_bytes(prepared), output, asked, watch)
+        run_on_ranks(arguments.ranks, arguments.device, _render_on_rank, *told)
+
+
+def _render(
+    arguments: argparse.Namespace,
+    device: str,
+    prepared: Prepared,
+    output: Output,
+    asked: Mapping[str, Any],
+    watch: Stopwatch,
+    ranks: UlyssesRanks | None = None,
+) -> None:
+    """Load the model and make the clip; beside the first of several `ranks`, help that one to."""
     start = time.perf_counter()
     generator = Generator.from_pretrained(  # last: it may take minutes
         arguments.model,
-        arguments.device,
+        device,
         _DTYPES.get(arguments.dtype),
         arguments.offload,
+        arguments.stream_layers,
         lora=arguments.lora,
         lora_scale=arguments.lora_scale,
     )
     provenance = {"folder": arguments.model, "load_seconds": round(time.perf_counter() - start, 3)}
     if arguments.lora is not None:
         provenance |= {"lora": arguments.lora, "lora_scale": arguments.lora_scale}
-    asked = request.model_dump(mode="json", exclude_defaults=True)
+    if ranks is not None:
+        share(generator, ranks)
+    if ranks is not None and ranks.rank:
+        follow(generator, prepared, ranks)
+        return
     with _Bars(arguments.quiet) as bars:
-        return render(generator, prepared, output, asked=asked, on_step_end=bars, provenance=provenance, watch=watch)
+        watched = bars if ranks is None else Voted(ranks, bars)
+        made = render(generator, prepared, output, asked=asked, on_step_end=watched, provenance=provenance, watch=watch)
+    print_rendered(made)
+
+
+def _render_on_rank(
+    ranks: UlyssesRanks,
+    device: str,
+    arguments: argparse.Namespace,
+    prepared: bytes,
+    output: Output,
+    asked: Mapping[str, Any],
+    watch: Stopwatch,
+) -> None:
+    """`_render` in a process of its own."""
+    _render(arguments, device, from_bytes(Prepared, prepared), output, asked, watch, ranks)
 
 
 def request_of(arguments: argparse.Namespace) -> GenerationRequest:
@@ -153,9 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobs/generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder of a model, as training exports it")
-    parser.add_argument("--output", required=True, help=f"a path or s3://… that ends in {', '.join(SUFFIXES)}")
-    words = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--model", help="folder of a model, as training exports it")
+    parser.add_argument("--output", help=f"a path or s3://… that ends in {', '.join(SUFFIXES)}")
+    words = parser.add_mutually_exclusive_group()
     words.add_argument("--prompt", help="what is seen and heard, in words; references are named by their @tags")
     words.add_argument("--structured", metavar="YAML", help="keys picture, text, sfx, dialogue, singing, bgm")
     words.add_argument("--shots", metavar="YAML", help="a list of {prompt: words or structured, seconds: length}")
@@ -167,7 +235,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     run.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")
+    run.add_argument("--stream-layers", action="store_true", help="keep layers on the host, and bring them one by one")
+    run.add_argument(
+        "--ranks", type=_count, default=1, help="processes that share the clip, on a GPU each (default: 1)"
+    )
     run.add_argument("--quiet", action="store_true", help="no progress bars")
+    plan = parser.add_argument_group("a plan instead of a clip")
+    told = "say on how many GPUs, in what memory and time; --size and --fps are then those of the finished clip"
+    plan.add_argument("--dry-run", action="store_true", help=told)
+    plan.add_argument("--preset", help="of what size the model is: tiny, small, base, v4 or a YAML file")
+    plan.add_argument("--gpu", default="h200", help="a file of cluster/calibration, or its name (default: h200)")
     return parser
 
 
@@ -230,6 +307,12 @@ def _scales(given: Sequence[tuple[str, float]]) -> float | dict[str, float] | No
     if "" in by_tag and len(given) > 1:
         raise RequestError("reference_guidance_scale", "give one for all references, or one for each by its tag")
     return by_tag.get("", by_tag or None)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, such as 8")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:

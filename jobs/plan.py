@@ -10,9 +10,9 @@ cluster/calibration: published figures, assumptions, and what `benchmarks/calibr
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from model.config import load_preset
+from model.config import Preset, load_preset
 from model.inspect import TEXT_TOKENS
 from pipelines.training.cost import (
     CannotFit,
@@ -24,6 +24,8 @@ from pipelines.training.cost import (
     with_fitting_groups,
 )
 from pipelines.training.cost.cluster import CALIBRATIONS
+from pipelines.training.cost.drivers import drivers
+from pipelines.training.cost.levers import price
 from pipelines.training.cost.plot import plot_plans
 from pipelines.training.cost.report import assumptions, breakdown, table
 from pipelines.training.curriculum.recipe import stages_of
@@ -39,12 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_plans(arguments: argparse.Namespace, settings: tuple[str, ...]) -> int:
     cluster = cluster_of(arguments.gpu, arguments.gpus, price_per_hour=arguments.price)
-    plans = [_plan(stage, cluster, arguments, settings) for stage in _stages(arguments.stage)]
+    preset, spread = load_preset(arguments.preset), Samples(sizes=arguments.sizes, lengths=arguments.lengths)
+
+    def planned(preset: Preset, spread: Samples) -> list[StagePlan]:
+        return [_plan(stage, preset, cluster, spread, arguments, settings) for stage in _stages(arguments.stage)]
+
+    plans = planned(preset, spread)
     print(f"{arguments.preset} on {cluster.devices} {cluster.name}\n")
     print(table(plans))
     for plan in plans if len(plans) == 1 else []:
         print("\n" + breakdown(plan))
-    print("\n" + assumptions(plans, arguments.text_tokens))
+    print("\n" + drivers(plans))
+    if arguments.levers:
+        print("\n" + price(planned, preset, spread))
+    given = bool(arguments.sizes or arguments.lengths)
+    print("\n" + assumptions(plans, arguments.text_tokens, spread_given=given))
     if arguments.plot:
         plot_plans(plans, arguments.plot)
         print(f"\nplot      {arguments.plot}")
@@ -56,13 +67,22 @@ def _stages(name: str) -> list[str]:
     return [stage for stage in stages_of(name) if stage != "codecs"]
 
 
-def _plan(name: str, cluster: ClusterSpec, arguments: argparse.Namespace, settings: tuple[str, ...]) -> StagePlan:
-    preset = load_preset(arguments.preset)
+def _plan(
+    name: str,
+    preset: Preset,
+    cluster: ClusterSpec,
+    spread: Samples,
+    arguments: argparse.Namespace,
+    settings: tuple[str, ...],
+) -> StagePlan:
     stage = load_stage(name, preset, settings)
     if not any("sequence_parallel=" in setting for setting in settings):
         stage = with_fitting_groups(stage, cluster, text_tokens=arguments.text_tokens)
     given = (arguments.images, arguments.clips, arguments.hours)
-    samples = Samples(*(value or 0.0 for value in given)) if any(value is not None for value in given) else None
+    data = stage.recipe.data
+    if not any(value is not None for value in given):
+        given = (data.images, data.clips, data.hours)
+    samples = Samples(*(value or 0.0 for value in given), spread.sizes, spread.lengths)
     return plan_stage(stage, cluster, samples, text_tokens=arguments.text_tokens)
 
 
@@ -90,9 +110,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=float, help="pictures there are, instead of the paper's")
     parser.add_argument("--clips", type=float, help="clips there are")
     parser.add_argument("--hours", type=float, help="hours of sound alone there are")
+    parser.add_argument("--sizes", type=_shares(int), default=(), metavar="256=4,1080=1", help=_SPREAD.format("sizes"))
+    parser.add_argument(
+        "--lengths", type=_shares(float), default=(), metavar="5=3,15=1", help=_SPREAD.format("lengths")
+    )
+    parser.add_argument("--levers", action="store_true", help="also price what would make it cheaper")
     parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, help="of a prompt")
     parser.add_argument("--plot", help="also draw the plan: a .png or .svg file")
     return parser
+
+
+_SPREAD = "{} of the samples by their shares; others have none (default: all come equally often)"
+
+
+def _shares(kind: Callable[[str], float]) -> Callable[[str], tuple[tuple[float, float], ...]]:
+    """Reads VALUE=SHARE,..."""
+
+    def read(text: str) -> tuple[tuple[float, float], ...]:
+        try:
+            pairs = [
+                (kind(value), float(share)) for value, _, share in (part.partition("=") for part in text.split(","))
+            ]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=SHARE,..., such as 256=4,1080=1") from error
+        if not all(share >= 0 for _, share in pairs) or not sum(share for _, share in pairs):
+            raise argparse.ArgumentTypeError(f"{text!r}: shares must be at least 0, and one of them more")
+        return tuple(pairs)
+
+    return read
 
 
 if __name__ == "__main__":

@@ -31,11 +31,17 @@ from model.sampling.guidance import Streams
 
 
 class Generator:
-    """Components on a device and the call that runs them. See `components.Placement` for `offload`."""
+    """Components on a device and the call that runs them. See `components.Placement` for `offload` and `stream`."""
 
-    def __init__(self, components: Components, device: str | torch.device = "cpu", offload: bool = False) -> None:
+    def __init__(
+        self,
+        components: Components,
+        device: str | torch.device = "cpu",
+        offload: bool = False,
+        stream: bool = False,
+    ) -> None:
         self.components = components
-        self.placement = Placement(components, device, offload)
+        self.placement = Placement(components, device, offload, stream)
 
     @classmethod
     def from_pretrained(
@@ -44,6 +50,7 @@ class Generator:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         offload: bool = False,
+        stream: bool = False,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
         only: Collection[str] = PARTS,
@@ -59,7 +66,7 @@ class Generator:
         components = Components.load(directory, dtype, only)
         if adapter is not None and components.transformer is not None:
             merge_lora(components.transformer, adapter, lora_scale)
-        return cls(components, device, offload)
+        return cls(components, device, offload, stream)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a folder per component and `model_index.json`."""

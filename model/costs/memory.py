@@ -37,6 +37,18 @@ WORKING_BYTES: dict[Precision, dict[str, int]] = {
 }
 """Per token and channel, what the backward pass holds beside that at its height: gradients, and values in float32."""
 
+TOUCHES = {"forward": 2, "backward": 3}
+"""How often elementwise work moves what a layer keeps: written and read by the next operation; then read, and its
+gradient written and read. An assumption; `benchmarks/calibrate.py` puts what it misses into `compute_efficiency`."""
+
+EXCHANGES = {"alone": 4, "joint": 6}
+"""Tensors of (tokens, width) that sequence parallelism exchanges in a layer: q, k, v and the output of self-attention;
+with both branches also queries and outputs of those that read each other."""
+
+SPARSE_TRAFFIC = 190
+"""Per token of the grid and channel, what a layer's sparse attention writes beside what it keeps: means of cubes,
+gates, coarse output, ragged cubes. What forward passes of 22,440 and 83,640 tokens took longer on an H100."""
+
 SAMPLING_BYTES: dict[Precision, int] = {"bf16": 37, "fp32": 57}
 """Per token and channel, what a step without gradients holds at its height: where queries and keys are rotated."""
 
@@ -112,7 +124,7 @@ class SamplingSetup:
     batch: int = 1
     precision: Precision = "bf16"
     streamed: bool = False
-    """Whether layers come to the device one by one, the next while one works."""
+    """Whether layers lie on the host, and come to the device one by one."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +148,25 @@ def parameter_counts(config: TransformerConfig) -> tuple[int, int]:
     return count_parameters(model), max(count_parameters(layer) for layer in model.layers)
 
 
+@lru_cache(maxsize=64)
+def outside_layers(config: TransformerConfig) -> int:
+    """Parameters of embeddings, modulations and heads."""
+    model = meta_model(config)
+    return count_parameters(model) - count_parameters(model.layers)
+
+
 def layer_tokens(work: Workload) -> tuple[int, str]:
     """Tokens of one sample that a layer holds, text once per branch, and the key in `SAVED_BYTES`."""
     branches = [count for count in (work.video_tokens, work.audio_tokens) if count]
     return sum(branches) + work.text * len(branches), "joint" if len(branches) == 2 else "alone"
+
+
+def layer_traffic(config: TransformerConfig, work: Workload, precision: Precision) -> float:
+    """Bytes that elementwise work of one layer writes, of one sample; they are touched as `TOUCHES` says."""
+    tokens, kind = layer_tokens(work)
+    plan = sparse_plan(config, work)
+    beside = SPARSE_TRAFFIC * work.sequence if plan is not None and plan.sparsity else 0
+    return float(config.width * (tokens * SAVED_BYTES[precision][kind] + beside))
 
 
 def selection_bytes(config: TransformerConfig, work: Workload) -> int:
@@ -192,7 +219,7 @@ def sampling_memory(config: TransformerConfig, work: Workload, setup: SamplingSe
     patch = config.patch[1] * config.patch[2]
     values = (work.sequence + work.keyframes) * patch * config.video_channels + work.audio * config.audio_channels
     shown = work.video_tokens * patch * (2 * config.video_channels + 1)
-    kept = total - config.layers * layer + 2 * layer if setup.streamed else total
+    kept = outside_layers(config) + layer if setup.streamed else total
     return SamplingMemory(
         weights=value * kept,
         activations=setup.batch * (held + texts),

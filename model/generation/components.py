@@ -16,6 +16,7 @@ from model.conditioning import Reference
 from model.config import GenerationConfig, TransformerConfig
 from model.folder import AUDIO_CODEC, ENCODER, PARTS, REFINER, TRANSFORMER, VIDEO_CODEC, ModelIndex
 from model.generation.prepared import GeneratorSpec
+from model.generation.streaming import stream_layers
 from model.network.mmdit import MMDiT
 from model.prompt_encoder.encoder import EncoderConfig, MLLMEncoder, PromptEncoder
 from model.sampling.denoiser import TextPair
@@ -137,19 +138,27 @@ def _spec(
 
 
 class Placement:
-    """Keeps components on `device`; with `offload`, each one only while it works, so the largest bounds the memory."""
+    """Keeps components on `device`; with `offload`, each one only while it works, so the largest bounds the memory.
 
-    def __init__(self, components: Components, device: str | torch.device, offload: bool) -> None:
+    With `stream` the layers of the networks lie on the host, and come to the device one by one.
+    """
+
+    def __init__(
+        self, components: Components, device: str | torch.device, offload: bool = False, stream: bool = False
+    ) -> None:
         self.components = components
-        self.device, self.offload = torch.device(device), offload
+        self.device, self.offload, self.stream = torch.device(device), offload, stream
         home = torch.device("cpu") if offload else self.device
         for part in components.parts.values():
-            _move(part, home)
+            if self._streamed(part):
+                stream_layers(part, self.device)
+            else:
+                _move(part, home)
 
     @contextmanager
     def working(self, component: Any) -> Iterator[None]:
         """`component` is on the device inside."""
-        if not self.offload:
+        if not self.offload or self._streamed(component):
             yield
             return
         _move(component, self.device)
@@ -157,6 +166,9 @@ class Placement:
             yield
         finally:
             _move(component, torch.device("cpu"))
+
+    def _streamed(self, component: Any) -> bool:
+        return self.stream and isinstance(component, MMDiT)
 
     def part(self, name: str) -> Any:
         """A component by its name. Raises ValueError where it was not loaded."""

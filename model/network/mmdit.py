@@ -39,8 +39,9 @@ class StepCache:
 class MMDiT(nn.Module):
     """M dual-stream, then N single-stream layers of a video and an audio branch of equal width.
 
-    `gradient_checkpointing` recomputes each layer in the backward pass. Parameters may be kept in bfloat16:
-    modulation, rotation, norms and residual sums are float32 all the same.
+    `gradient_checkpointing` recomputes each layer in the backward pass. `keeps_text_keys` lets `cache` hold keys and
+    values of the text of every layer, for which it reads their weights. Parameters may be kept in bfloat16: modulation,
+    rotation, norms and residual sums are float32 all the same.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -48,6 +49,7 @@ class MMDiT(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.sequence_ranks: SequenceRanks | None = None
+        self.keeps_text_keys = True
         if config.video_channels:
             self.video = VideoBranch(config)
         if config.audio_channels:
@@ -85,8 +87,8 @@ class MMDiT(nn.Module):
     def cache(self, inputs: JointInputs) -> StepCache:
         """From the inputs of any step: later ones may differ from it in timesteps and noisy latents alone."""
         video, audio = self._enter_video(inputs, None), self._enter_audio(inputs, None)
-        if video is None:
-            return StepCache(audio=audio)
+        if video is None or not self.keeps_text_keys:
+            return StepCache(video, audio)
         layers = cast(Iterable[JointLayer], self.layers)
         keys_values = tuple(layer.video.text_attention.keys_values(video.context.text) for layer in layers)
         return StepCache(video, audio, keys_values)

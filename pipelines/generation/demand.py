@@ -1,7 +1,7 @@
 """What a prepared call will take, from its shapes: operations by stage, and memory at the height of each.
 
 Operations are counted by `model.costs.flops`; how long one takes is learned where the call is served. Memory is that of
-weights, of what a layer holds for all tokens of all passes, and of the clip's pixels.
+weights, of what a step holds for all tokens of all passes, and of the clip's pixels.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from model.checkpoint import stored_config
 from model.conditioning import ImageReference, Reference, VideoReference
 from model.config import TransformerConfig
 from model.costs.flops import Workload, forward_flops
-from model.costs.memory import SAVED_BYTES, layer_tokens
+from model.costs.memory import SamplingSetup, sampling_memory
 from model.folder import ENCODER, REFINER, TRANSFORMER, ModelIndex
 from model.generation.prepared import GeneratorSpec, Prepared
 from model.network.keyframes import keyframe_indices
@@ -55,7 +55,7 @@ class DemandModel:
         passes = self._passes(prepared)
         base = self._workload(prepared)
         work = {"base": float(prepared.settings.steps * passes * forward_flops(self.base, base))}
-        held = [passes * _activations(self.base, base)]
+        held = [_held(self.base, base, passes)]
         clip = prepared.clip
         if prepared.refined is not None and self.refiner is not None:
             clip = prepared.refined
@@ -65,7 +65,7 @@ class DemandModel:
                 sparsity=settings.sparsity,
             )  # fmt: skip
             work["refine"] = float(settings.steps * forward_flops(self.refiner, refined))
-            held.append(_activations(self.refiner, refined))
+            held.append(_held(self.refiner, refined, 1))
         pixels = clip.frames * clip.height * clip.width
         work["decode"] = _PIXEL_WORK * (3 * pixels + clip.audio_samples)
         return Demand(work, self.weights + max(*held, float(_PIXEL_BYTES * pixels)))
@@ -118,10 +118,10 @@ def _latents_of(reference: Reference, clip: ClipShape) -> int:
     return len(reference.images) if isinstance(reference, ImageReference) else 0
 
 
-def _activations(config: TransformerConfig, work: Workload) -> float:
-    """What one layer holds for all tokens. A forward pass frees some of it earlier: an upper bound."""
-    tokens, kind = layer_tokens(work)
-    return float(tokens * config.width * SAVED_BYTES["bf16"][kind])
+def _held(config: TransformerConfig, work: Workload, passes: int) -> float:
+    """What a step of all passes together holds beside weights."""
+    memory = sampling_memory(config, work, SamplingSetup(batch=passes))
+    return memory.activations + memory.latents
 
 
 def _of_length(prepared: Prepared, clip: ClipShape) -> Prepared:

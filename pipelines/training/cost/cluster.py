@@ -92,6 +92,17 @@ class ClusterSpec:
         return self.calibration.host_memory.value * self.calibration.usable_memory.value
 
     @property
+    def process_bytes(self) -> float:
+        """Bytes that a process takes before any tensor."""
+        return self.calibration.process_bytes.value
+
+    @property
+    def copy_rate(self) -> float:
+        """Bytes/s from the host to a device."""
+        link = self.calibration.host_link
+        return self.memory_rate if link is None else link.value
+
+    @property
     def memory_rate(self) -> float:
         """Bytes/s of elementwise work."""
         return self.calibration.memory_bandwidth.value * self.calibration.memory_efficiency.value

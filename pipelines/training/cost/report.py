@@ -72,9 +72,10 @@ def summary(plan: StagePlan | None) -> str:
     )
 
 
-def assumptions(plans: Sequence[StagePlan], text_tokens: int = TEXT_TOKENS) -> str:
+def assumptions(plans: Sequence[StagePlan], text_tokens: int = TEXT_TOKENS, *, spread_given: bool = False) -> str:
     """What the numbers rest on, assumed figures first."""
     plan = plans[0]
+    spread = "as often as --sizes and --lengths say" if spread_given else "equally often"
     facts = dict(plan.cluster.calibration.facts())
     assumed = [f"  {name} {fact.value:g}: {fact.source}" for name, fact in facts.items() if fact.basis == "assumed"]
     known = {
@@ -85,7 +86,7 @@ def assumptions(plans: Sequence[StagePlan], text_tokens: int = TEXT_TOKENS) -> s
     lines += [f"from the vendor: {known['vendor']}"] if known["vendor"] else []
     lines += [f"measured: {known['measured']}"] if known["measured"] else []
     lines += [
-        f"samples are {ASPECT}, prompts {text_tokens} tokens; a stage's sizes and lengths come equally often;",
+        f"samples are {ASPECT}, prompts {text_tokens} tokens; sizes and lengths come {spread};",
         "steps by epochs: as many samples as there are, of every kind that no task joins with another;",
         "global batches hold whole multiples of the devices' slots; stages run one after the other;",
         "not counted: curation, the latent cache (codecs and encoder), codecs, evaluation, failed experiments",

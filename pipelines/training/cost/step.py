@@ -11,16 +11,16 @@ from functools import lru_cache
 
 from model.config import TransformerConfig
 from model.costs.flops import Workload, attention_flops, forward_flops
-from model.costs.memory import SAVED_BYTES, VALUE_BYTES, TrainingSetup, layer_tokens, parameter_counts
+from model.costs.memory import (
+    EXCHANGES,
+    TOUCHES,
+    VALUE_BYTES,
+    TrainingSetup,
+    layer_tokens,
+    layer_traffic,
+    parameter_counts,
+)
 from pipelines.training.cost.cluster import ClusterSpec
-
-TOUCHES = {"forward": 2, "backward": 3}
-"""How often elementwise work moves what a layer keeps: written and read by the next operation; then read, and its
-gradient written and read. An assumption; `benchmarks/calibrate.py` puts what it misses into `compute_efficiency`."""
-
-EXCHANGES = {"alone": 4, "joint": 6}
-"""Tensors of (tokens, width) that sequence parallelism exchanges in a layer: q, k, v and the output of self-attention;
-with both branches also queries and outputs of those that read each other."""
 
 OPTIMIZER_TRAFFIC, AVERAGE_TRAFFIC = 34, 12
 """Moved per parameter of a shard by one step of AdamW (gradient, master weight and two moments read, all but the
@@ -98,7 +98,8 @@ def step_time(
     group = setup.sequence_parallel
     products = linear * (passes["forward"] + 1 + setup.trainable) * share / cluster.compute_rate(setup.precision)
     attention = quadratic * (passes["forward"] + 2) * share / cluster.compute_rate(setup.precision)
-    memory = values * SAVED_BYTES[setup.precision][kind] * touches / cluster.memory_rate
+    traffic = layer_traffic(config, work, setup.precision) * config.layers * share
+    memory = traffic * touches / cluster.memory_rate
     launches = config.layers * cluster.calibration.layer_overhead.value
     exchange = exchanged * (group - 1) / group / cluster.link_rate(group)
     gathering = _gathering(used, cluster, setup)

@@ -29,15 +29,26 @@ REFINING = ("refine", "refine_inpaint")
 
 @dataclass(frozen=True)
 class Samples:
-    """How much data there is: pictures, clips, and hours of sound alone."""
+    """How much data there is: pictures, clips, and hours of sound alone; and how they spread.
+
+    `sizes` (short sides in pixels) and `lengths` (seconds) are relative shares, of which a stage has those that it
+    trains at; what is not named has none. Empty: all come equally often.
+    """
 
     images: float = 0.0
     clips: float = 0.0
     hours: float = 0.0
+    sizes: tuple[tuple[int, float], ...] = ()
+    lengths: tuple[tuple[float, float], ...] = ()
 
     def of(self, kind: str, seconds: float) -> float:
         """Samples of a kind; sound is counted in pieces of `seconds`."""
         return {"image": self.images, "video": self.clips, "audio": self.hours * 3600 / max(seconds, 1e-6)}[kind]
+
+    def weight(self, size: int, seconds: float) -> float:
+        """The relative share of one size and length; 0 stands for what has none: a picture's length, a sound's size."""
+        of_size = dict(self.sizes).get(size, 0.0) if self.sizes and size else 1.0
+        return of_size * (dict(self.lengths).get(seconds, 0.0) if self.lengths and seconds else 1.0)
 
 
 @dataclass(frozen=True)
@@ -61,10 +72,18 @@ def stage_items(stage: Stage, slots: int, samples: Samples, text: int = TEXT_TOK
     """The global batches of a stage, `slots` micro-batches each.
 
     Where the stage sets its steps, they are split by the tasks' shares. Otherwise every kind of samples comes `epochs`
-    times, as the sampler has it (`data/epochs.py`). All sizes and lengths of a task hold equally many samples.
+    times, as the sampler has it (`data/epochs.py`). Sizes and lengths hold samples by the shares of `samples`.
     """
     items = [item for task in stage.mix for item in _items(stage, task, text)]
-    return _by_share(items, stage.mix, stage.steps) if stage.steps else _by_data(items, stage, samples, slots)
+    missing = [task for task in stage.mix if not any(_weight(item, samples) for item in items if item.task == task)]
+    if missing:
+        raise ValueError(
+            f"{stage.name}: {missing[0]} has no samples at the shares given: name one of the sizes "
+            f"{', '.join(map(str, stage.sizes))} and one of the lengths {', '.join(f'{s:g}' for s in stage.lengths)}"
+        )
+    if stage.steps:
+        return _by_share(items, stage.mix, stage.steps, samples)
+    return _by_data(items, stage, samples, slots)
 
 
 def task_workload(stage: Stage, task: str, bucket: Bucket, text: int = TEXT_TOKENS) -> Workload:
@@ -135,10 +154,15 @@ def _lengths(stage: Stage, task: str) -> tuple[float, ...]:
     return tuple(roomy)
 
 
-def _by_share(items: Sequence[Item], mix: Mapping[str, float], steps: int) -> list[Item]:
-    """`steps` in all, over tasks by their shares, over a task's shapes so that each holds equally many samples."""
-    totals = {task: sum(1 / item.batch for item in items if item.task == task) for task in mix}
-    return [replace(item, steps=steps * mix[item.task] / item.batch / totals[item.task]) for item in items]
+def _by_share(items: Sequence[Item], mix: Mapping[str, float], steps: int, samples: Samples) -> list[Item]:
+    """`steps` in all, over tasks by their shares, over a task's shapes as samples are."""
+    batches = {item: _weight(item, samples) / item.batch for item in items}
+    totals = {task: sum(batches[item] for item in items if item.task == task) for task in mix}
+    return [replace(item, steps=steps * mix[item.task] * batches[item] / totals[item.task]) for item in items]
+
+
+def _weight(item: Item, samples: Samples) -> float:
+    return samples.weight(item.bucket.size, item.bucket.seconds)
 
 
 def _by_data(items: Sequence[Item], stage: Stage, samples: Samples, slots: int) -> list[Item]:
@@ -172,9 +196,13 @@ def _shape(bucket: Bucket) -> Shape:
 
 
 def _held(shape: Shape, shapes: Collection[Shape], samples: Samples) -> float:
-    """Samples of a shape: all shapes of a kind hold equally many."""
-    alike = [one for one in shapes if one[0] == shape[0]]
-    return samples.of(shape[0], sum(one[3] for one in alike) / len(alike)) / len(alike)
+    """Samples of a shape, as the shapes of its kind share them."""
+    alike = [(one, samples.weight(one[1], one[3])) for one in shapes if one[0] == shape[0]]
+    total = sum(weight for _, weight in alike)
+    if not total:
+        return 0.0
+    seconds = sum(one[3] * weight for one, weight in alike) / total
+    return samples.of(shape[0], seconds) * samples.weight(shape[1], shape[3]) / total
 
 
 def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:

@@ -67,6 +67,12 @@ class UlyssesRanks:
         out: Tensor = _Exchange.apply(x, split, join, total, self)  # type: ignore[no-untyped-call]  # torch's own has no annotation
         return out
 
+    def any(self, flag: bool) -> bool:
+        """Whether one of the ranks says so, which all of them hear alike."""
+        said = torch.tensor([int(flag)], device="cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
+        return bool(said)
+
 
 class _Exchange(torch.autograd.Function):
     @staticmethod

@@ -193,3 +193,23 @@ def test_a_streamed_picture_is_decoded_as_it_is_asked(whole, monkeypatch):
     np.testing.assert_allclose(np.stack([first, *frames]).astype(int), expected.astype(int), atol=1)
     assert sum(made) == len(expected)
     assert max(made) < len(expected)
+
+
+def test_layers_that_lie_on_the_host_are_there_only_while_they_work(build):
+    """Weights away from their layer's work are no numbers here: whoever read them would make none."""
+    usual, streamed = build(), build()
+    streamed = Generator(streamed.components, stream=True, offload=True)
+    networks = (streamed.components.transformer, streamed.components.refiner)
+
+    def leave(layer, *_):
+        for parameter in layer.parameters():
+            parameter.data = torch.full_like(parameter, torch.nan)
+
+    for layer in (layer for network in networks for layer in network.layers):
+        leave(layer)
+        layer.register_forward_hook(leave)
+    prepared = usual.prepare("a ball", "dull", seed=1, refine=True)
+    made = streamed.refine(prepared, streamed.sample_base(prepared))
+    expected = usual.refine(prepared, usual.sample_base(prepared))
+    for name, latents in expected.items():
+        torch.testing.assert_close(made[name], latents)

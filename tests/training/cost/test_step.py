@@ -5,7 +5,9 @@ import pytest
 from model.config import load_preset
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import TrainingSetup, parameter_counts
+from pipelines.generation.plan import call_seconds
 from pipelines.training.cost import cluster_of
+from pipelines.training.cost.measure import StepSample, predicted_seconds
 from pipelines.training.cost.step import StepTime, step_time
 
 CONFIG = load_preset("base").transformer
@@ -89,3 +91,27 @@ def test_an_offloaded_optimizer_is_slower():
 def test_times_add_up():
     one = StepTime(*range(1, 8), update=8.0, hidden=3.0)
     assert (one + one).total == one.times(2).total == 2 * (36 - 3)
+
+
+WIDE = dataclasses.replace(load_preset("base").transformer, width=2048, heads=16, audio_channels=0)
+THREE = dataclasses.replace(WIDE, dual_blocks=1, single_blocks=2)
+SPARSE = dataclasses.replace(THREE, sparse=True, sparse_min_tokens=1)
+SHORT, LONG = Workload(512, (11, 34, 60)), Workload(512, (41, 34, 60))
+MEASURED_MS = (
+    (dataclasses.replace(WIDE, dual_blocks=3, single_blocks=6), Workload(512, (16, 32, 32)), "step", 300.6),
+    (THREE, SHORT, "forward", 52.3),
+    (THREE, LONG, "forward", 417.3),
+    (SPARSE, dataclasses.replace(SHORT, sparsity=0.875), "forward", 52.2),
+    (SPARSE, dataclasses.replace(LONG, sparsity=0.875), "forward", 236.8),
+)
+"""Of docs/performance.md, on one H100."""
+
+
+@pytest.mark.parametrize(("config", "work", "what", "measured"), MEASURED_MS)
+def test_what_was_measured_on_an_h100_is_predicted(config, work, what, measured):
+    cluster = cluster_of("h100", 1)
+    if what == "step":
+        seconds = predicted_seconds(StepSample(config, work, 1, measured / 1e3), cluster, "bf16")
+    else:
+        seconds = call_seconds(config, work, cluster)
+    assert seconds * 1e3 == pytest.approx(measured, rel=0.15)
