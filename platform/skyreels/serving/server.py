@@ -24,7 +24,9 @@ def build_server(servable: Servable, config: ServingConfig) -> FastAPI:
     require_writable(config.files, "--files")
     config.check()
     store, artifacts = config.open_store(), config.open_artifacts()
-    dispatcher = Dispatcher(store, artifacts, servable, [servable.stages], config.lease_s, config.max_attempts)
+    dispatcher = Dispatcher(
+        store, artifacts, servable, [servable.stages], config.lease_s, config.max_attempts, config.batch
+    )
     housekeeping = Housekeeping.of(config, store, artifacts)
     service = open_service(
         servable, config, store, lambda: dispatcher.alive and housekeeping.alive, accepted=dispatcher.nudge

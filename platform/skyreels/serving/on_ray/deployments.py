@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.dispatch.housekeeping import Housekeeping
-from skyreels.serving.dispatch.work import work_on
+from skyreels.serving.dispatch.work import work_on_next
 from skyreels.serving.http.app import build_app
 from skyreels.serving.http.service import open_service
 from skyreels.serving.servable import Servable
@@ -54,7 +54,7 @@ class Ingress:
 
 
 class Workers:
-    """A replica of a pool: one stage at a time."""
+    """A replica of a pool: one stage at a time, of one job or of several that go together."""
 
     def __init__(self, build: Build, config: ServingConfig, stages: Sequence[str]) -> None:
         self._servable = build(stages)
@@ -73,11 +73,7 @@ class Workers:
 
     def _work(self, holder: str, leave: threading.Event) -> bool:
         leases = Leases(self._store, holder, self._config.lease_s, self._config.max_attempts)
-        lease = leases.claim(self._stages)
-        if lease is None:
-            return False
-        work_on(lease, leases, self._artifacts, self._servable, leave)
-        return True
+        return work_on_next(self._stages, leases, self._artifacts, self._servable, leave, self._config.batch)
 
 
 class Dispatcher:
