@@ -18,6 +18,7 @@ from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.leases import Lease, LeaseLost, Leases
 from skyreels.serving.store.records import PREVIEW
+from skyreels.serving.tracing import is_on, job_span, stage_span
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,10 @@ def work_together(
 def _made_together(parts: Sequence["_Part"], servable: Servable) -> Sequence[Mapping[str, Any] | None]:
     """Facts of each; None where it was cancelled, or is to be run alone."""
     try:
-        return servable.run_together([part.work() for part in parts])
+        with ExitStack() as spans:
+            for part in parts:
+                spans.enter_context(stage_span(part.watch.lease.job, len(parts)))
+            return servable.run_together([part.work() for part in parts])
     except (sa.exc.SQLAlchemyError, LeaseLost):
         raise
     except Cancelled:
@@ -190,7 +194,9 @@ def _watched(lease: Lease, leases: Leases, leave: threading.Event) -> Iterator[W
 def _alone(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
     with _settled(watch), _Stage(watch, artifacts) as stage:
         start = time.perf_counter()
-        stage.commit(servable.run(stage.work()), start)
+        with stage_span(watch.lease.job):
+            facts = servable.run(stage.work())
+        stage.commit(facts, start)
 
 
 @contextmanager
@@ -215,6 +221,8 @@ def _settled(watch: Watch) -> Iterator[None]:
             leases.attempt_failed(lease, f"{type(error).__name__}: {error}"[:2000])
     except LeaseLost as lost:
         logger.warning("%s", lost)
+    if is_on():
+        job_span(leases.store.job(lease.job.owner, lease.job.id))
 
 
 class _Stage:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from skyreels.serving import tracing
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.dispatch.housekeeping import Housekeeping
 from skyreels.serving.dispatch.work import work_on_next
@@ -39,6 +40,7 @@ class Ingress:
 
     def __init__(self, build: Build, config: ServingConfig, dispatcher: Any) -> None:
         config.check()
+        tracing.start("ingress")
         store = config.open_store()
         self._service = open_service(build(()), config, store, lambda: True)
         self._dispatcher = dispatcher
@@ -57,6 +59,7 @@ class Workers:
     """A replica of a pool: one stage at a time, of one job or of several that go together."""
 
     def __init__(self, build: Build, config: ServingConfig, stages: Sequence[str]) -> None:
+        tracing.start("+".join(stages))
         self._servable = build(stages)
         self._config, self._stages = config, stages
         self._store, self._artifacts = config.open_store(), config.open_artifacts()
