@@ -12,7 +12,7 @@ clip = generator.render(prepared)
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from model.generation.components import Components, Placement
 from model.generation.prepared import Prepared, prepare
 from model.generation.prompts import Prompt
 from model.generation.steps import BaseLatents, Generated, OnStep, decode, refine, sample_base
+from model.generation.together import sample_together
 from model.media import OutputType
 from model.network.lora import Lora, load_lora, merge_lora
 from model.sampling.guidance import Streams
@@ -132,6 +133,13 @@ class Generator:
     ) -> BaseLatents:
         """The base's step."""
         return sample_base(self.placement, prepared, generator or _noise_source(prepared), callback_on_step_end)
+
+    @torch.no_grad()
+    def sample_together(
+        self, calls: Sequence[Prepared], callbacks_on_step_end: Sequence[OnStep | None]
+    ) -> list[BaseLatents | None]:
+        """The base's step of calls of one `together.shape_key`, as one batch; None for one that was cancelled."""
+        return sample_together(self.placement, calls, [_noise_source(call) for call in calls], callbacks_on_step_end)
 
     @torch.no_grad()
     def refine(

@@ -89,15 +89,15 @@ def sample_base(
 ) -> BaseLatents:
     """Latents of all streams. Needs transformer, encoder and codecs. Raises NotFinite."""
     conditioning = conditioned(prepared.media, prepared.clip, parts.encode_video, parts.encode_audio)
-    run = _run_inputs(parts, prepared, conditioning)
+    run = run_inputs(parts, prepared, conditioning)
     settings, transformer = prepared.settings, parts.part("transformer")
     with parts.working(transformer):
         made = sample(
             GuidedVelocity(transformer, run, prepared.scales),
-            draw_noise(_noise_shapes(prepared.clip, run), generator, parts.device),
+            draw_noise(noise_shapes(prepared.clip, run), generator, parts.device),
             timestep_schedule(settings.steps, settings.shift),
             settings.solver,
-            _watched(parts, prepared, "base", on_step_end),
+            watched(parts, prepared, "base", on_step_end),
         )
     return BaseLatents({**run.given, **made}, run.prompt, generator.get_state())
 
@@ -142,7 +142,7 @@ def refine(
             draw_noise({"video": (1, *clip.video_latent_shape)}, generator, low.device),
             timestep_schedule(config.steps, config.shift),
             prepared.settings.solver,
-            _watched(parts, prepared, "refine", on_step_end),
+            watched(parts, prepared, "refine", on_step_end),
         )
     return {**streams, **made}
 
@@ -164,7 +164,8 @@ def decode(parts: Placement, prepared: Prepared, streams: Streams, output_type: 
     return Generated(frames, sound, clip)
 
 
-def _run_inputs(parts: Placement, prepared: Prepared, conditioning: Conditioning) -> RunInputs:
+def run_inputs(parts: Placement, prepared: Prepared, conditioning: Conditioning) -> RunInputs:
+    """What stays the same at every step of the base, of one sample."""
     clip, text, read = prepared.clip, prepared.prompt, list(prepared.references)
     if conditioning.edited is not None:
         read.insert(0, edited_reference(conditioning.edited[0], prepared.references))
@@ -214,7 +215,8 @@ def _keyframe_indices(parts: Placement, clip: ClipShape) -> tuple[int, ...]:
     return tuple(keyframe_indices(clip.latent_frames, parts.components.config.refiner.keyframe_spacing))
 
 
-def _noise_shapes(clip: ClipShape, run: RunInputs) -> dict[str, tuple[int, ...]]:
+def noise_shapes(clip: ClipShape, run: RunInputs) -> dict[str, tuple[int, ...]]:
+    """(1, ...) of each stream that is generated."""
     shapes: dict[str, tuple[int, ...]] = {}
     if "video" in run.generates:
         shapes["video"] = (1, *clip.video_latent_shape)
@@ -225,7 +227,7 @@ def _noise_shapes(clip: ClipShape, run: RunInputs) -> dict[str, tuple[int, ...]]
     return shapes
 
 
-def _watched(parts: Placement, prepared: Prepared, stage: str, callback: OnStep | None) -> Callable[[StepEnd], None]:
+def watched(parts: Placement, prepared: Prepared, stage: str, callback: OnStep | None) -> Callable[[StepEnd], None]:
     """Called after every step: an error where latents are no numbers, else progress to the caller."""
     refiner_steps = parts.components.config.refiner.steps if prepared.refined is not None else 0
     before = prepared.settings.steps if stage == "refine" else 0

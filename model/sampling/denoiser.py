@@ -190,12 +190,12 @@ def stack_text(rows: Sequence[TextPair], multiple: int = 1) -> tuple[Tensor, Ten
     """Join texts of several lengths along the batch, padded with zeros to a multiple of tokens; no mask where nothing
     is padded."""
     longest = -(-max(hidden.shape[1] for hidden, _ in rows) // multiple) * multiple
-    text = torch.cat([_pad(hidden, longest) for hidden, _ in rows])
-    mask = torch.cat([_pad(mask, longest) for _, mask in rows])
+    text = torch.cat([padded(hidden, longest) for hidden, _ in rows])
+    mask = torch.cat([padded(mask, longest) for _, mask in rows])
     return text, None if bool(mask.all()) else mask
 
 
-def _pad(tensor: Tensor, length: int) -> Tensor:
+def padded(tensor: Tensor, length: int) -> Tensor:
     """(B, S, ...) -> (B, length, ...), zeros or False after the end."""
     missing = tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])
     return torch.cat([tensor, missing], 1)

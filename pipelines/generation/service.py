@@ -4,6 +4,7 @@ What stages hand on is `model.generation.wire`: the prepared call, the base's la
 """
 
 import dataclasses
+import hashlib
 import json
 import threading
 import time
@@ -23,10 +24,12 @@ from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.prompts import render_prompt
 from model.generation.steps import BaseLatents, NotFinite, Progress
+from model.generation.together import shape_key
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator, read_adapter
 from model.network.lora import Lora, merged
-from pipelines.generation.demand import DemandModel
+from model.sampling import sampler
+from pipelines.generation.demand import Demand, DemandModel
 from pipelines.generation.enhance import EnhancerConfig, enhancer
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
@@ -36,7 +39,7 @@ from skyreels.config import Config, ConfigError, build
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
-from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFailed, Work
+from skyreels.serving.servable import Cancelled, ModelCard, Plan, RequestRefused, StageFailed, Together, Work
 
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
@@ -44,6 +47,7 @@ _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "
 _RECORD, _ADAPTER = "record.json", "adapter.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
+_MOST_TOGETHER = 64
 _PREVIEW_SHARE = 19  # of the time that one took, before the next
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
 
@@ -155,7 +159,15 @@ class GenerationService:
             handed.append(folder / _ADAPTER)
             handed[-1].write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
-        return Plan(stages, tuple(handed), facts, demand.work)
+        return Plan(stages, tuple(handed), facts, demand.work, {BASE: self._company(request, prepared, demand)})
+
+    def _company(self, request: VideoRequest, prepared: Prepared, demand: Demand) -> Together:
+        """With whom the base may be sampled: as many as fit beside each other into the device's memory."""
+        own = max(1.0, demand.memory - self._demand.weights)
+        most = _MOST_TOGETHER if self._memory is None else int((self._memory - self._demand.weights) // own)
+        adapter = f"{request.lora} {request.lora_scale}" if request.lora is not None else ""
+        key = hashlib.sha256(f"{shape_key(prepared)} {adapter}".encode()).hexdigest()
+        return Together(key, max(1, min(_MOST_TOGETHER, most)))
 
     def _check_memory(self, prepared: Prepared, needed: float) -> None:
         """Raises RequestRefused for what can never fit, with what would."""
@@ -183,6 +195,17 @@ class GenerationService:
                 streams = self._generator.refine(prepared, latents, callback_on_step_end=self._steps(work))
                 return self._hand_on(work, dataclasses.replace(latents, streams=streams))
             return self._decoded(work, prepared, latents)
+
+    def run_together(self, works: Sequence[Work]) -> Sequence[Mapping[str, Any] | None]:
+        """As `Servable.run_together`, of the base."""
+        calls = [from_bytes(Prepared, work.files[_PREPARED].read_bytes()) for work in works]
+        with self._running, _failures(), self._adapted(works[0]):
+            reports = [_cancelled_alone(self._steps(work)) for work in works]
+            try:
+                made = self._generator.sample_together(calls, reports)
+            except sampler.Cancelled as end:
+                raise Cancelled from end
+        return [None if one is None else self._hand_on(work, one) for work, one in zip(works, made, strict=True)]
 
     def _steps(self, work: Work) -> Callable[[Progress], None]:
         """Tells of each step, and now and then shows how the clip stands."""
@@ -305,6 +328,18 @@ def contact_sheet(frames: np.ndarray) -> np.ndarray:
     chosen = frames[np.linspace(0, len(frames) - 1, _SHEET_PICTURES).round().astype(int)]
     rows = [np.concatenate(list(chosen[start : start + _SHEET_SIDE]), axis=1) for start in range(0, 16, _SHEET_SIDE)]
     return np.concatenate(rows, axis=0)
+
+
+def _cancelled_alone(report: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """The report, with the engine's Cancelled as the model's: it ends one call of several."""
+
+    def reported(progress: Progress) -> None:
+        try:
+            report(progress)
+        except Cancelled as end:
+            raise sampler.Cancelled from end
+
+    return reported
 
 
 def _made_by(work: Work) -> dict[str, str]:

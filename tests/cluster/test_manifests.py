@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
+from jobs import train
 from jobs.serve import Settings
 from pipelines.generation.service import STAGES
 from skyreels.config import build
@@ -14,6 +17,7 @@ from skyreels.serving.http.metrics import Metrics
 from skyreels.serving.store.jobs import JobStore
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
+_NAMES = ("raycluster.yaml", "rayjob.yaml", "rayservice.yaml")
 SERVICE = yaml.safe_load((CLUSTER / "rayservice.yaml").read_text())
 CONFIGS = {
     "serve.yaml": yaml.safe_load((CLUSTER / "serve.yaml").read_text()),
@@ -39,6 +43,51 @@ def test_settings_exist_and_every_stage_has_a_pool(name):
 def test_both_are_one_service():
     shapes = [{name: pool.stages for name, pool in settings(config).service.pools.items()} for config in CONFIGS]
     assert shapes[0] == shapes[1]
+
+
+KUBERAY = yaml.safe_load(Path(__file__).with_name("kuberay.yaml").read_text())
+MANIFESTS = {name: yaml.safe_load((CLUSTER / name).read_text()) for name in _NAMES}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_takes_every_manifest_as_it_is(name):
+    jsonschema.Draft202012Validator(KUBERAY).validate(MANIFESTS[name])
+
+
+MISTAKES = {
+    "a name that does not exist": ("rayservice.yaml", lambda spec: spec.update(rayClusterDeletionDelay=3)),
+    "a number for a word": ("rayservice.yaml", lambda spec: _head(spec)["rayStartParams"].update({"num-cpus": 0})),
+    "a group without bounds": ("raycluster.yaml", lambda spec: spec["workerGroupSpecs"][0].pop("maxReplicas")),
+    "no head": ("raycluster.yaml", lambda spec: spec.pop("headGroupSpec")),
+    "a field of another kind": ("rayjob.yaml", lambda spec: spec.update(serveConfigV2="")),
+    "a pod's field at its group": ("rayservice.yaml", lambda spec: _head(spec).update(volumes=[])),
+    "memory without a unit of its own": ("raycluster.yaml", lambda spec: _limits(spec).update(memory="64GB")),
+}
+
+
+def _head(spec):
+    return spec.get("rayClusterConfig", spec)["headGroupSpec"]
+
+
+def _limits(spec):
+    return _head(spec)["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_an_api_server_would_drop_or_refuse_is_found(mistake):
+    name, make = MISTAKES[mistake]
+    manifest = yaml.safe_load((CLUSTER / name).read_text())
+    make(manifest["spec"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(KUBERAY).validate(manifest)
+
+
+def test_the_job_is_one_of_ours_on_the_cluster_that_stays():
+    spec = MANIFESTS["rayjob.yaml"]["spec"]
+    program, script, *words = shlex.split(spec["entrypoint"])
+    assert (program, script) == ("python", "jobs/train.py")
+    train._parser().parse_args(words)
+    assert spec["clusterSelector"] == {"ray.io/cluster": MANIFESTS["raycluster.yaml"]["metadata"]["name"]}
 
 
 def groups():

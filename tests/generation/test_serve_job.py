@@ -50,7 +50,7 @@ def shell(place):
 @pytest.mark.e2e
 def test_the_guide_and_the_printed_line_work_as_pasted(place, shell):
     folder, _ = place
-    assert [kind for kind, _ in BLOCKS] == ["server", "shell", "python", "shell"]
+    assert [kind for kind, _ in BLOCKS] == ["server", "shell", "python", "python", "shell"]
     (_, start), *steps = BLOCKS
     process = shell.start(start)
     try:
@@ -59,6 +59,8 @@ def test_the_guide_and_the_printed_line_work_as_pasted(place, shell):
         for kind, text in steps:
             shell(text if kind == "shell" else f"python - <<'PYTHON'\n{text}PYTHON")
         assert (folder / "clip.mp4").read_bytes() == (folder / "same.mp4").read_bytes()
+        assert (folder / "clip.mp4").read_bytes() == (folder / "ours.mp4").read_bytes()
+        assert probe(folder / "longer.mp4").duration_s > probe(folder / "ours.mp4").duration_s
         found = probe(folder / "clip.mp4")
         assert found.video.packets > 1
         assert found.audio is not None

@@ -1,14 +1,19 @@
 """The generator behind the serving engine: every task over HTTP, and the same clip as the command line makes."""
 
 import io
+import itertools
 import json
 
 import av
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from jobs import generate
+from model.generation.prepared import Prepared
+from model.generation.steps import BaseLatents
+from model.generation.wire import from_bytes
 from pipelines.generation.service import GenerationService, ModelSettings, generation_request, task_of
 from skyreels.config import ConfigError
 from skyreels.media.decode import iter_video_frames
@@ -16,7 +21,7 @@ from skyreels.media.image import read_image
 from skyreels.media.probe import probe
 from skyreels.serving.config import ServingConfig
 from skyreels.serving.request import VideoRequest
-from skyreels.serving.servable import Servable, Work
+from skyreels.serving.servable import Cancelled, Servable, Work
 from tests.skyreels.serving.conftest import running
 
 pytestmark = pytest.mark.slow
@@ -125,6 +130,52 @@ def test_a_clip_has_pictures_that_tell_of_it(http, made):
     for variant, place in places.items():
         far = [np.abs(pictures[variant][:32, :32].mean(-1) - frame.mean(-1)).mean() for frame in shown]
         assert np.argmin(far) == place, "brightness, for colours are stored coarsely"
+
+
+@pytest.fixture
+def planned(model_folder, tmp_path):
+    """planned(**fields of a request): (the plan, work on its base) by a service of its own."""
+    service = GenerationService(ModelSettings(folder=str(model_folder)))
+    folders = (tmp_path / str(number) for number in itertools.count())
+
+    def plan(step=lambda _: None, **values):
+        folder, made = next(folders), next(folders)
+        folder.mkdir()
+        made.mkdir()
+        plan = service.plan(VideoRequest(**{"prompt": "x", **values}), {}, folder)
+        return plan, Work("base", {path.name: path for path in plan.files}, made, step)
+
+    plan.service = service
+    return plan
+
+
+def test_bases_of_one_shape_are_sampled_together_as_they_are_alone(planned):
+    def stop(_):
+        raise Cancelled
+
+    asked = [{"prompt": "a red ball", "seed": 1}, {"prompt": "x", "seed": 2, "step": stop}, {"prompt": "y", "seed": 3}]
+    plans = [planned(**values) for values in asked]
+    assert len({plan.together["base"] for plan, _ in plans}) == 1
+    works = [work for _, work in plans]
+    told = planned.service.run_together(works)
+    assert [facts is None for facts in told] == [False, True, False]
+    for values, together in ((asked[0], works[0]), (asked[2], works[2])):
+        _, alone = planned(**values)
+        planned.service.run(alone)
+        pair = [from_bytes(BaseLatents, (w.folder / "latents.safetensors").read_bytes()) for w in (together, alone)]
+        for name, latents in pair[1].streams.items():
+            torch.testing.assert_close(pair[0].streams[name], latents, rtol=1e-3, atol=1e-3)
+    with pytest.raises(Cancelled):
+        planned.service.run_together([planned(step=stop)[1] for _ in range(2)])
+
+
+def test_as_many_go_together_as_fit_beside_each_other(model_folder, planned):
+    plan, _ = planned()
+    demand = planned.service._demand
+    needed = demand.demand(from_bytes(Prepared, plan.files[0].read_bytes())).memory
+    room = (demand.weights + 3.5 * (needed - demand.weights)) / 1e9
+    service = GenerationService(ModelSettings(folder=str(model_folder), memory_gb=room))
+    assert service.plan(VideoRequest(prompt="x"), {}, plan.files[0].parent).together["base"].most == 3
 
 
 @pytest.mark.parametrize(

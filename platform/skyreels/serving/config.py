@@ -37,6 +37,9 @@ class ServingConfig(Config):
     lease_s: float = Field(30.0, gt=0)
     max_attempts: int = Field(3, ge=1)
     grace_s: float = Field(600.0, ge=0)
+    batch: int = Field(
+        4, ge=1, description="how many waiting jobs of equal shape are denoised together, where they fit"
+    )
     queue: int = Field(500, ge=1, description="open jobs of all")
     queue_per_owner: int = Field(20, ge=1)
     requests_per_minute: int | None = Field(None, ge=1, description="of one key; none: no limit")

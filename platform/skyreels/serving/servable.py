@@ -43,6 +43,14 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Together:
+    """A stage may be run with the same one of other jobs that tell the same `key`, at most `most` of them at once."""
+
+    key: str
+    most: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """A request that will run: `stages` in their order, `files` that every stage is given, `facts` that are told.
 
@@ -54,6 +62,8 @@ class Plan:
     facts: Mapping[str, Any]
     work: Mapping[str, float] = field(default_factory=dict)
     """By stage, how much there is to do, in a unit of the servable's: times are learned from it."""
+    together: Mapping[str, Together] = field(default_factory=dict)
+    """By stage, those that gain from company."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +105,9 @@ class Servable(Protocol):
 
     def run(self, work: Work) -> Mapping[str, Any]:
         """Do a stage; facts to tell of the job. Raises StageFailed, and anything else where a new attempt may help."""
+
+    def run_together(self, works: Sequence[Work]) -> Sequence[Mapping[str, Any] | None]:
+        """Do one stage of several jobs whose plans say that they go together; None for one whose `step` was Cancelled.
+
+        Whatever it raises, each is then run alone.
+        """

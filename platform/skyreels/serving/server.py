@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from skyreels.config import ConfigError
+from skyreels.serving import tracing
 from skyreels.serving.config import ServingConfig
 from skyreels.serving.dispatch.dispatcher import Dispatcher
 from skyreels.serving.dispatch.housekeeping import Housekeeping
@@ -23,8 +24,11 @@ def build_server(servable: Servable, config: ServingConfig) -> FastAPI:
     """The ingress with its workers, which start and end with it. Raises ConfigError where it would be open to all."""
     require_writable(config.files, "--files")
     config.check()
+    tracing.start("server")
     store, artifacts = config.open_store(), config.open_artifacts()
-    dispatcher = Dispatcher(store, artifacts, servable, [servable.stages], config.lease_s, config.max_attempts)
+    dispatcher = Dispatcher(
+        store, artifacts, servable, [servable.stages], config.lease_s, config.max_attempts, config.batch
+    )
     housekeeping = Housekeeping.of(config, store, artifacts)
     service = open_service(
         servable, config, store, lambda: dispatcher.alive and housekeeping.alive, accepted=dispatcher.nudge

@@ -1,4 +1,4 @@
-"""An S3 server between us and the real one that answers some calls with an error of its own."""
+"""A server between us and the real one that answers some calls with an error of its own."""
 
 import threading
 from collections import Counter
@@ -12,8 +12,11 @@ KEPT = ("content-type", "etag", "last-modified", "content-range", "accept-ranges
 
 
 @contextmanager
-def failing(endpoint, fails):
-    """(address, counts) of a proxy to `endpoint`; where `fails()` a call reaches nobody and is answered with 500."""
+def failing(endpoint, fails, status=500, reaches=False):
+    """(address, counts) of a proxy to `endpoint`; where `fails()` a call is answered with `status`.
+
+    Whether it `reaches` the endpoint before is another matter.
+    """
     counts, client = Counter(), httpx.Client(base_url=endpoint, timeout=30)
 
     class Handler(BaseHTTPRequestHandler):
@@ -22,11 +25,13 @@ def failing(endpoint, fails):
         def any(self):
             body = self.rfile.read(int(self.headers.get("content-length") or 0)) or b"".join(self.chunks())
             counts["all"] += 1
-            if fails():
+            failed = fails()
+            if not failed or reaches:
+                headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+                answer = client.request(self.command, self.path, content=body, headers=headers)
+            if failed:
                 counts["failed"] += 1
-                return self.reply(500, {"content-type": "application/xml"}, ERROR, len(ERROR))
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
-            answer = client.request(self.command, self.path, content=body, headers=headers)
+                return self.reply(status, {"content-type": "application/xml"}, ERROR, len(ERROR))
             told = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
             length = answer.headers.get("content-length", len(answer.content))
             return self.reply(answer.status_code, told, answer.content, length)
@@ -38,8 +43,8 @@ def failing(endpoint, fails):
                 yield self.rfile.read(size)
                 self.rfile.readline()
 
-        def reply(self, status, headers, body, length):
-            self.send_response(status)
+        def reply(self, code, headers, body, length):
+            self.send_response(code)
             for name, value in {**headers, "content-length": str(length)}.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from skyreels.serving.dispatch.work import work_on
+from skyreels.serving.dispatch.work import work_on_next
 from skyreels.serving.servable import Servable
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
@@ -34,6 +34,8 @@ class Dispatcher:
     pools: Sequence[Sequence[str]]
     lease_s: float = 30.0
     max_attempts: int = 3
+    batch: int = 1
+    """How many jobs of equal shape are worked on together."""
     holder: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
     _closing: threading.Event = field(default_factory=threading.Event)
     _nudged: threading.Event = field(default_factory=threading.Event)
@@ -71,9 +73,7 @@ class Dispatcher:
     def _work(self, leases: Leases, stages: Sequence[str]) -> None:
         while not self._closing.is_set():
             try:
-                lease = leases.claim(stages)
-                if lease is not None:
-                    work_on(lease, leases, self.artifacts, self.servable, self._leave)
+                if work_on_next(stages, leases, self.artifacts, self.servable, self._leave, self.batch):
                     continue
             except sa.exc.SQLAlchemyError:  # the lease runs out, and the job is claimed again
                 logger.exception("the job store does not answer")

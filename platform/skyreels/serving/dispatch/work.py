@@ -1,9 +1,10 @@
-"""One stage of one job, from its claim to its commit, in whichever process there is a device."""
+"""One stage of one job, or of several that go together, from claim to commit, where there is a device."""
 
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.leases import Lease, LeaseLost, Leases
 from skyreels.serving.store.records import PREVIEW
+from skyreels.serving.tracing import is_on, job_span, stage_span
 
 logger = logging.getLogger(__name__)
 
@@ -93,48 +95,165 @@ def work_on(lease: Lease, leases: Leases, artifacts: Artifacts, servable: Servab
 
     Nothing is raised but what the store itself raises while the end is written.
     """
+    with _watched(lease, leases, leave) as watch:
+        _alone(watch, artifacts, servable)
+
+
+def work_on_next(
+    stages: Collection[str],
+    leases: Leases,
+    artifacts: Artifacts,
+    servable: Servable,
+    leave: threading.Event,
+    most: int = 1,
+) -> bool:
+    """Claim the oldest job that waits, with up to `most` that go together, and work on it; False where none waits."""
+    lease = leases.claim(stages)
+    if lease is None:
+        return False
+    if others := leases.join(lease, most):
+        work_together([lease, *others], leases, artifacts, servable, leave)
+    else:
+        work_on(lease, leases, artifacts, servable, leave)
+    return True
+
+
+def work_together(
+    claimed: Sequence[Lease], leases: Leases, artifacts: Artifacts, servable: Servable, leave: threading.Event
+) -> None:
+    """As `work_on`, of jobs that `Leases.join` put together. Where that fails, each is worked on alone."""
+    with ExitStack() as stack:
+        watches = [stack.enter_context(_watched(lease, leases, leave)) for lease in claimed]
+        parts = [_Part(watch, stack.enter_context(_Stage(watch, artifacts))) for watch in watches]
+        start, made = time.perf_counter(), _made_together(parts, servable)
+        for part, facts in zip(parts, made, strict=True):
+            if part.over:
+                continue
+            if facts is None:
+                _alone(part.watch, artifacts, servable)
+                continue
+            with _settled(part.watch):
+                part.stage.commit(facts, start, len(parts))
+
+
+def _made_together(parts: Sequence["_Part"], servable: Servable) -> Sequence[Mapping[str, Any] | None]:
+    """Facts of each; None where it was cancelled, or is to be run alone."""
+    try:
+        with ExitStack() as spans:
+            for part in parts:
+                spans.enter_context(stage_span(part.watch.lease.job, len(parts)))
+            return servable.run_together([part.work() for part in parts])
+    except (sa.exc.SQLAlchemyError, LeaseLost):
+        raise
+    except Cancelled:
+        return [None] * len(parts)
+    except Exception:
+        logger.exception("%d jobs failed together, and each is run alone", len(parts))
+        return [None] * len(parts)
+
+
+@dataclass
+class _Part:
+    """One of several jobs that are worked on together; it is over before the others where it is to end."""
+
+    watch: Watch
+    stage: "_Stage"
+    over: bool = False
+
+    def work(self) -> Work:
+        work = self.stage.work()
+        return replace(work, step=self._ending(work.step), show=self._ending(work.show))
+
+    def _ending(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The call; what ends this job is written down at once, and the others hear that it was cancelled."""
+
+        def called(value: Any) -> None:
+            try:
+                call(value)
+            except (Cancelled, LeaseLost) as end:
+                self.over = True
+                with _settled(self.watch):
+                    raise end
+                raise Cancelled from None
+
+        return called
+
+
+@contextmanager
+def _watched(lease: Lease, leases: Leases, leave: threading.Event) -> Iterator[Watch]:
     watch = Watch(leases, lease, leave)
     beating = threading.Thread(target=watch.keep, name=f"lease-{lease.job.id}", daemon=True)
     beating.start()
     try:
-        _settle(watch, artifacts, servable)
-    except LeaseLost as lost:
-        logger.warning("%s", lost)
+        yield watch
     finally:
         watch.end()
         beating.join()
 
 
-def _settle(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
+def _alone(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
+    with _settled(watch), _Stage(watch, artifacts) as stage:
+        start = time.perf_counter()
+        with stage_span(watch.lease.job):
+            facts = servable.run(stage.work())
+        stage.commit(facts, start)
+
+
+@contextmanager
+def _settled(watch: Watch) -> Iterator[None]:
+    """What ends the block is written into the job's row."""
     lease, leases = watch.lease, watch.leases
     where = f"{lease.job.id}, stage {lease.job.stage}, attempt {lease.job.stage_attempts}"
     try:
-        _run(watch, artifacts, servable)
-    except Cancelled:
-        if watch.lost:
-            raise LeaseLost(f"{where}: taken over while it was worked on") from None
-        (leases.cancelled if watch.cancelled else leases.give_back)(lease)
-    except StageFailed as failure:
-        logger.warning("%s failed (%s): %s", where, failure.code, failure)
-        leases.fail(lease, failure.code, str(failure))
-    except (LeaseLost, sa.exc.SQLAlchemyError):
-        raise
-    except Exception as error:
-        logger.exception("%s failed", where)
-        leases.attempt_failed(lease, f"{type(error).__name__}: {error}"[:2000])
+        try:
+            yield
+        except Cancelled:
+            if watch.lost:
+                raise LeaseLost(f"{where}: taken over while it was worked on") from None
+            (leases.cancelled if watch.cancelled else leases.give_back)(lease)
+        except StageFailed as failure:
+            logger.warning("%s failed (%s): %s", where, failure.code, failure)
+            leases.fail(lease, failure.code, str(failure))
+        except (LeaseLost, sa.exc.SQLAlchemyError):
+            raise
+        except Exception as error:
+            logger.exception("%s failed", where)
+            leases.attempt_failed(lease, f"{type(error).__name__}: {error}"[:2000])
+    except LeaseLost as lost:
+        logger.warning("%s", lost)
+    if is_on():
+        job_span(leases.store.job(lease.job.owner, lease.job.id))
 
 
-def _run(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
-    lease, start = watch.lease, time.perf_counter()
-    job = lease.job
-    with TemporaryDirectory(prefix="skyreels-stage-") as scratch:
-        given, made = Path(scratch) / "given", Path(scratch) / "made"
+class _Stage:
+    """The folders of one stage's run: what it is given, and what it makes."""
+
+    def __init__(self, watch: Watch, artifacts: Artifacts) -> None:
+        self.watch, self.artifacts = watch, artifacts
+        self._scratch = TemporaryDirectory(prefix="skyreels-stage-")
+        self._made = Path(self._scratch.name) / "made"
+
+    def __enter__(self) -> "_Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    def work(self) -> Work:
+        """What the servable is asked to do."""
+        lease, folder = self.watch.lease, Path(self._scratch.name)
+        given = folder / "given"
         given.mkdir()
-        made.mkdir()
-        shown = _Shown(watch, artifacts, Path(scratch))
-        facts = servable.run(Work(job.stage, _given(lease, artifacts, given), made, watch.step, shown))
-        kept = artifacts.keep_all(job.id, sorted(made.iterdir()), stage=job.stage, fence=lease.fence)
-    watch.leases.commit(lease, kept, facts, time.perf_counter() - start)
+        self._made.mkdir()
+        shown = _Shown(self.watch, self.artifacts, folder)
+        return Work(lease.job.stage, _given(lease, self.artifacts, given), self._made, self.watch.step, shown)
+
+    def commit(self, facts: Mapping[str, Any], start: float, shared: int = 1) -> None:
+        """Keep what was made since `start`, by `time.perf_counter`, and make it true."""
+        lease = self.watch.lease
+        made = sorted(self._made.iterdir())
+        kept = self.artifacts.keep_all(lease.job.id, made, stage=lease.job.stage, fence=lease.fence)
+        self.watch.leases.commit(lease, kept, facts, time.perf_counter() - start, shared)
 
 
 @dataclass

@@ -45,6 +45,7 @@ def build_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        telemetry={"auto_configure": False},  # `tracing.start` has, for metrics go to Prometheus
         max_body_size=service.intake.limits.body_bytes,
     )
     for routes in (_making, _ending, _reading, _streaming, file_routes, arena_routes, studio_routes, _operating):

@@ -53,7 +53,8 @@ class Intake:
         kept = [*media.files.values(), *plan.files]
         told = {**plan.facts, **(facts or {})}
         new = NewJob(new_id(), owner, _asked(request), told, plan.stages, (), key, fingerprint, plan.work)
-        new = replace(new, seconds=float(plan.facts.get("seconds", 0.0)))
+        together = {stage: (found.key, found.most) for stage, found in plan.together.items()}
+        new = replace(new, seconds=float(plan.facts.get("seconds", 0.0)), together=together)
         return self._accept(new, kept)
 
     def remix(self, owner: str, identifier: str, prompt: Any, folder: Path, key: str | None) -> Job:

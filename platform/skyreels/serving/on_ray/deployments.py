@@ -17,9 +17,10 @@ from fastapi import FastAPI
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from skyreels.serving import tracing
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.dispatch.housekeeping import Housekeeping
-from skyreels.serving.dispatch.work import work_on
+from skyreels.serving.dispatch.work import work_on_next
 from skyreels.serving.http.app import build_app
 from skyreels.serving.http.service import open_service
 from skyreels.serving.servable import Servable
@@ -39,6 +40,7 @@ class Ingress:
 
     def __init__(self, build: Build, config: ServingConfig, dispatcher: Any) -> None:
         config.check()
+        tracing.start("ingress")
         store = config.open_store()
         self._service = open_service(build(()), config, store, lambda: True)
         self._dispatcher = dispatcher
@@ -54,9 +56,10 @@ class Ingress:
 
 
 class Workers:
-    """A replica of a pool: one stage at a time."""
+    """A replica of a pool: one stage at a time, of one job or of several that go together."""
 
     def __init__(self, build: Build, config: ServingConfig, stages: Sequence[str]) -> None:
+        tracing.start("+".join(stages))
         self._servable = build(stages)
         self._config, self._stages = config, stages
         self._store, self._artifacts = config.open_store(), config.open_artifacts()
@@ -73,11 +76,7 @@ class Workers:
 
     def _work(self, holder: str, leave: threading.Event) -> bool:
         leases = Leases(self._store, holder, self._config.lease_s, self._config.max_attempts)
-        lease = leases.claim(self._stages)
-        if lease is None:
-            return False
-        work_on(lease, leases, self._artifacts, self._servable, leave)
-        return True
+        return work_on_next(self._stages, leases, self._artifacts, self._servable, leave, self._config.batch)
 
 
 class Dispatcher:

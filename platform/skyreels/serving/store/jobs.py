@@ -15,6 +15,7 @@ from skyreels.serving.store.paces import eta, expect, forget, medians
 from skyreels.serving.store.quotas import Quotas
 from skyreels.serving.store.records import OPEN, Event, Job, Load, NewJob, Page, Standing, State, StoredFile
 from skyreels.serving.store.schema import (
+    alike,
     events,
     files,
     idempotency,
@@ -80,6 +81,8 @@ class JobStore:
             connection.execute(jobs.insert().values(row))
             add_files(connection, new.id, new.files)
             expect(connection, new.id, new.work)
+            for stage, (key, most) in new.together.items():
+                connection.execute(alike.insert().values(job=new.id, stage=stage, key=key, most=most))
             self._quotas.use(connection, new.id, new.owner, now, new.seconds)
             if new.idempotency_key is not None:
                 key = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
@@ -324,6 +327,7 @@ def end_job(
     ended = {"state": state, "completed_at": now, "error_code": code, "error_message": message}
     free = {"holder": None, "lease_until": 0.0}
     forget(connection, job.id)
+    connection.execute(alike.delete().where(alike.c.job == job.id))
     connection.execute(jobs.update().where(jobs.c.id == job.id).values(**ended, **free, **values))
     record_event(connection, job.id, now)
     if (url := job.request.get("webhook_url")) is not None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from skyreels.serving.store.jobs import JobStore, add_files, end_job, files_of, job_of, record_event
 from skyreels.serving.store.paces import learn
 from skyreels.serving.store.records import OPEN, PREVIEW, Job, State, StoredFile
-from skyreels.serving.store.schema import files, jobs
+from skyreels.serving.store.schema import alike, files, jobs
 
 
 class LeaseLost(Exception):
@@ -61,6 +61,26 @@ class Leases:
                 if not self._given_up(connection, job, now):
                     return self._claimed(connection, job, now)
 
+    def join(self, lease: Lease, most: int) -> list[Lease]:
+        """More jobs whose stage may be worked on together with that of `lease`, `most` in all with it, oldest first.
+
+        None where one of them has been tried before: what ended a worker is to end no other job.
+        """
+        now = self.store.clock()
+        with self.store.engine.begin() as connection:
+            mine = (alike.c.job == lease.job.id) & (alike.c.stage == lease.job.stage)
+            known = connection.execute(sa.select(alike.c.key, alike.c.most).where(mine)).one_or_none()
+            more = 0 if known is None or lease.job.stage_attempts > 1 else min(most, known.most) - 1
+            if known is None or more < 1:
+                return []
+            same = (alike.c.key == known.key) & (alike.c.stage == lease.job.stage) & (jobs.c.stage == alike.c.stage)
+            free = jobs.c.state.in_(OPEN) & (jobs.c.lease_until <= now) & (jobs.c.stage_attempts == 0)
+            query = sa.select(jobs.c.id).join(alike, alike.c.job == jobs.c.id)
+            query = query.where(same, free, sa.not_(jobs.c.cancel_asked), jobs.c.id != lease.job.id)
+            query = query.order_by(jobs.c.created_at, jobs.c.id).limit(more)
+            found = connection.execute(query.with_for_update(skip_locked=True, of=jobs)).scalars().all()
+            return [self._claimed(connection, job_of(connection, identifier), now) for identifier in found]
+
     def beat(self, lease: Lease, progress: float | None = None) -> bool:
         """A sign of life, with how much of the stage is done (0 to 1); True where the job is to be cancelled.
 
@@ -92,13 +112,18 @@ class Leases:
             add_files(connection, job.id, [picture])
             record_event(connection, job.id, self.store.clock())
 
-    def commit(self, lease: Lease, made: Sequence[StoredFile], facts: Mapping[str, Any], seconds: float) -> Job:
-        """The stage is done: its files and facts become true, and the job goes on or is completed. Raises LeaseLost."""
+    def commit(
+        self, lease: Lease, made: Sequence[StoredFile], facts: Mapping[str, Any], seconds: float, shared: int = 1
+    ) -> Job:
+        """The stage is done: its files and facts become true, and the job goes on or is completed. Raises LeaseLost.
+
+        `shared` is how many jobs were worked on together in `seconds`.
+        """
         now = self.store.clock()
         with self.store.engine.begin() as connection:
             job = self._held(connection, lease)
             add_files(connection, job.id, made)
-            learn(connection, job.id, job.stage, seconds)
+            learn(connection, job.id, job.stage, seconds / shared)
             told: dict[str, Any] = {
                 "facts": {**job.facts, **facts},
                 "timings": {**job.timings, job.stage: round(seconds, 3)},

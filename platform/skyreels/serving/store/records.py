@@ -53,6 +53,8 @@ class NewJob:
     fingerprint: str = ""
     work: Mapping[str, float] = field(default_factory=dict)
     """How much each stage is to do, in the servable's unit."""
+    together: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """By stage, what jobs have in common that may be worked on together, and how many at once."""
     seconds: float = 0.0
     """Length of the clip."""
 

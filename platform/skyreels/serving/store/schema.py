@@ -85,6 +85,17 @@ work = sa.Table(
     sa.Column("seconds", sa.Float),
 )
 
+# Stages of open jobs that may be worked on together with those that tell the same key, `most` at once.
+alike = sa.Table(
+    "alike",
+    metadata,
+    sa.Column("job", sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("stage", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("most", sa.Integer, nullable=False),
+    sa.Index("alike_by_key", "key", "stage"),
+)
+
 measured = sa.Table(
     "measured",
     metadata,
