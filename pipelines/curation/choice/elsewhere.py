@@ -1,6 +1,9 @@
 """Other datasets whose clips must not come back in this one: `dedup.against` of a recipe."""
 
+from collections.abc import Iterator, Sequence
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.curation.recipe import Recipe
 from pipelines.dataset.manifest import MANIFEST
@@ -39,3 +42,12 @@ def _resolve(location: str, recipe: Recipe) -> Storage:
         f"dedup.against: {given.root} is no finished dataset and has no datasets/{recipe.name}: give an output of "
         "jobs/curate.py that has a dataset of this name, or the folder of a dataset (the one with manifest.parquet)"
     )
+
+
+def rows_of(stores: Sequence[Storage], place: int, size: int) -> Iterator[pa.Table]:
+    """The rows of one of these datasets in tables of at most `size`, without clips that a later one has as well."""
+    later = [key for store in stores[place + 1 :] for key in _manifest(store)["key"].to_pylist()]
+    table = _manifest(stores[place])
+    left = table.filter(pc.invert(pc.is_in(table["key"], pa.array(later, pa.string()))))
+    for start in range(0, len(left), size):
+        yield left.slice(start, size)
