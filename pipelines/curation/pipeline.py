@@ -17,14 +17,17 @@ from pipelines.curation.choice import elsewhere
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.pool.extract import extract_parts
 from pipelines.curation.pool.plan import Part, Plan, extend_plan, read_plan
-from pipelines.curation.pool.read import read_pool
+from pipelines.curation.pool.read import Pool, read_pool
+from pipelines.curation.pool.slices import slice_count, slice_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
+from pipelines.curation.sliced_dataset import drop_work, work_of
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
 from pipelines.curation.taken_down import Named, find_named, note_taken_down, read_taken_down
+from pipelines.dataset.exchange import Steps
 from skyreels import leftovers
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
@@ -107,6 +110,7 @@ def takedown(output: str, patterns: Sequence[str], *, copies: bool = True) -> tu
     gone = clips_of(root, named.source_ids)
     names = dataset_names(root)
     for name in names:
+        drop_work(root.sub(f"datasets/{name}"))
         if not is_finished(root, name):
             purge_unfinished(root.sub(f"datasets/{name}"), gone)
     purge_sources(root, named.source_ids)
@@ -190,7 +194,26 @@ def _from_pool(
     root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster, started: float, work: Work, *, quiet: bool
 ) -> Dataset:
     """Layers over the clips that were cut, then the dataset."""
-    found = read_pool(root.sub("pool"), plan)
+    slices = _slices(root, plan, recipe, cluster)
+    taken = read_taken_down(root)
+    out: set[str] = set()
+    for found in slices:
+        _fill_layers(root, found, recipe, cluster, quiet=quiet)
+        facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
+        out |= {row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"])}
+    return finish_dataset(root, slices, recipe, frozenset(out), cluster, started, work, quiet=quiet)
+
+
+def _slices(root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster) -> Sequence[Pool]:
+    """What is committed for a plan: in memory where it is small."""
+    pool = root.sub("pool")
+    count = slice_count(pool)
+    if count == 1:
+        return [read_pool(pool, plan)]
+    return slice_pool(Steps(work_of(root, recipe, "pool"), cluster), pool, recipe.extract, count)
+
+
+def _fill_layers(root: Storage, found: Pool, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> None:
     cut = [row for row in found.clips.to_pylist() if row["stage"] is None]
     for layer in annotators.before_selection(recipe, root):
         missing = layers.unanswered(layer, cut, root)
@@ -199,7 +222,3 @@ def _from_pool(
             with Progress(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
-    taken = read_taken_down(root)
-    facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
-    out = frozenset(row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"]))
-    return finish_dataset(root, found, recipe, out, cluster, started, work, quiet=quiet)

@@ -7,7 +7,7 @@ Sources whose bytes changed are planned again; what else changed of them (captio
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from skyreels.storage import Storage
 
 _FOLDER = "_plan"
 _SEEN = "_seen"
+_SOURCES_PER_FILE = 1 << 16
 _STORED = re.compile(r"[0-9]{6}(-[0-9a-f]+)?\.parquet")
 _LOST = (
     "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
@@ -101,27 +102,41 @@ def _grown(
     if described and write:
         rows = [{"source": source.model_dump_json()} for source in described.values()]
         pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", encode(pa.Table.from_pylist(rows)))
-    if fresh and write:
-        pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
+    if write:
+        for some in _in_files(fresh):
+            pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(some))
     return Plan((*stored.parts, *fresh), {**stored.seen, **described})
 
 
 def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
     """What earlier runs with this extraction planned, and saw last. Raises DamageError for what cannot be read."""
-    names = [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
-    parts = tuple(part for name in names for part in _decode(pool, name))
+    parts = tuple(part for name in plan_files(pool, extract) for part in read_plan_file(pool, name))
     planned = {source.source_id for part in parts for source in part.sources}
     seen: dict[str, Source] = {}
-    for name in _stored(pool, _SEEN):
-        for row in _read(pool, name):
-            source = Source.model_validate_json(row["source"])
-            seen[source.source_id] = source
+    for name in seen_files(pool):
+        seen |= {source.source_id: source for source in read_seen_file(pool, name)}
     return Plan(parts, {source_id: source for source_id, source in seen.items() if source_id in planned})
+
+
+def plan_files(pool: Storage, extract: ExtractConfig) -> list[str]:
+    """The stored plans of an extraction, the oldest first."""
+    return [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
+
+
+def seen_files(pool: Storage) -> list[str]:
+    """What later runs saw of planned sources, the oldest first."""
+    return _stored(pool, _SEEN)
+
+
+def read_seen_file(pool: Storage, name: str) -> list[Source]:
+    return [Source.model_validate_json(row["source"]) for row in _read(pool, name)]
 
 
 def planned_sources(pool: Storage) -> list[Source]:
     """Every source of every plan, whatever extraction it was for."""
-    found = {s.source_id: s for name in _stored(pool, _FOLDER) for part in _decode(pool, name) for s in part.sources}
+    found = {
+        s.source_id: s for name in _stored(pool, _FOLDER) for part in read_plan_file(pool, name) for s in part.sources
+    }
     return list(found.values())
 
 
@@ -173,7 +188,22 @@ def _encode(parts: Sequence[Part]) -> bytes:
     return encode(pa.Table.from_pylist(rows))
 
 
-def _decode(pool: Storage, name: str) -> list[Part]:
+def _in_files(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts as they are stored together: a file of them is read whole by one task."""
+    held: list[Part] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part.sources)
+        if size >= _SOURCES_PER_FILE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def read_plan_file(pool: Storage, name: str) -> list[Part]:
+    """The parts of one stored plan."""
     parts: dict[str, tuple[int, list[Source]]] = {}
     for row in _read(pool, name):
         _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))
