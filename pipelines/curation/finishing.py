@@ -42,6 +42,11 @@ class Making:
     cluster: LazyCluster | None
     decisions: Decisions
     quiet: bool
+    answers: layers.Answers | None = None  # of the layer of captions; None: read from it
+
+    def said(self, layer: layers.Layer, clips: Sequence[Row]) -> dict[str, Row]:
+        """What the layer says of these clips."""
+        return self.answers(layer, clips) if self.answers else layers.read_layer(layer, clips, self.root)
 
     def left(self, clips: Sequence[Row]) -> list[Row]:
         """The clips that are still chosen."""
@@ -66,18 +71,17 @@ def finish_slice(pool: Pool, clips: Sequence[Row], making: Making, wall_s: float
     captions = _caption(clips, meta_of, making)
     chosen = {clip["key"]: clip for clip in making.left(clips)}
     plan = _pack_readable(chosen, captions, making)
-    wanted = {pack.pack_id for pack in plan.packs}
-    commits = [commit for commit in CommitLog(making.store).all() if commit.part_id in wanted]
+    commits = CommitLog(making.store).intact_of(pack.pack_id for pack in plan.packs)
     rejects = rejects_table(clips, making.decisions, sources)
     manifest = packing.manifest_table(chosen, captions, plan.packs, commits)
     summary = summarise(making.store, sources, clips, chosen, rejects.to_pylist(), wall_s)
     return Finished(plan, manifest, rejects, captions, summary)
 
 
-def joined_rows(pool: Pool, recipe: Recipe, root: Storage) -> list[Row]:
-    """The clips of a pool with what selection needs of their source and of the layers."""
+def joined_rows(pool: Pool, recipe: Recipe, root: Storage, read: layers.Answers | None = None) -> list[Row]:
+    """The clips of a pool with what selection needs of their source and of the layers, which `read` reads."""
     cut = pool.clips.to_pylist()
-    answers = annotators.answers_before_selection(recipe, cut, root)
+    answers = annotators.answers_before_selection(recipe, cut, root, read)
     return with_buckets(_joined(cut, pool.sources.to_pylist(), answers), recipe)
 
 
@@ -89,7 +93,8 @@ def to_be_said(pool: Pool, clips: Sequence[Row], making: Making) -> list[Row]:
     meta_of = {source["source_id"]: json.loads(source["meta"]) for source in pool.sources.to_pylist()}
     written = _written(making.left(clips), meta_of, making)
     asked = [clip for clip in making.left(clips) if not _whole(written.get(clip["key"]))]
-    return layers.unanswered(layer, asked, making.root)
+    said = making.said(layer, asked)
+    return [clip for clip in asked if said.get(clip["key"], {"error": ""})["error"] is not None]
 
 
 def _joined(clips: Sequence[Row], sources: Sequence[Row], answers: dict[str, Row]) -> list[Row]:
@@ -151,13 +156,13 @@ def _said(clips: Sequence[Row], making: Making) -> dict[str, Row]:
     layer = annotators.caption_layer(making.recipe.captions, making.root)
     if layer is None or not clips:
         return {}
-    missing = layers.unanswered(layer, clips, making.root)
+    missing = layers.unanswered(layer, clips, making.root) if making.answers is None else []
     if missing and making.cluster is not None:
         making.cluster.join()
         with Progress("caption", len(missing), "clips", quiet=making.quiet) as bar:
             for count in layers.fill(layer, missing, making.root):
                 bar.update(count)
-    answers = layers.read_layer(layer, clips, making.root)
+    answers = making.said(layer, clips)
     for clip in clips:
         error = answers.get(clip["key"], {"error": "no answer came back for it"})["error"]
         if error is not None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipelines.curation.pool import tables
 from pipelines.curation.recipe import ShardConfig
 from pipelines.dataset.manifest import MANIFEST
-from pipelines.dataset.parts_of_table import is_there, keys_between, tables_of
+from pipelines.dataset.parts_of_table import column_between, is_there
 from pipelines.dataset.tables import Row, members_of
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, digest, stable_json
@@ -53,7 +53,7 @@ class PackPlan:
 
     def remaining(self, dataset: Storage) -> list[Pack]:
         """The packs that are not committed, or whose shards are not there as committed."""
-        intact = CommitLog(dataset).intact()
+        intact = {commit.part_id for commit in CommitLog(dataset).intact_of(pack.pack_id for pack in self.packs)}
         return [pack for pack in self.packs if pack.pack_id not in intact]
 
 
@@ -75,7 +75,7 @@ def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, confi
     name = f"_packs/{hashlib.blake2b(stable_json([content, identity]), digest_size=10).hexdigest()}.json"
     if dataset.exists(name) and (stored := stored_plan(dataset, name)) is not None:
         return stored
-    kept = [pack for pack, held in _current_packs(dataset, identity) if held.items() <= content.items()]
+    kept = [pack for pack, held in _current_packs(dataset, identity, content) if held.items() <= content.items()]
     placed = {key for pack in kept for key in pack.keys}
     packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
     described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
@@ -97,7 +97,7 @@ def kept_between(dataset: Storage, first: str, last: str) -> frozenset[str]:
     if not is_there(dataset, MANIFEST):
         return frozenset()
     try:
-        return frozenset(keys_between(dataset, MANIFEST, first, last))
+        return frozenset(column_between(dataset, MANIFEST, "key", first, last))
     except DamageError:
         return frozenset(key for key in kept_keys(dataset) if first <= key <= last)
 
@@ -232,13 +232,14 @@ def stored_plan(dataset: Storage, name: str) -> PackPlan | None:
         return None
 
 
-def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str, str]]]:
-    """Packs of the last finished dataset with the content of each key; those of an unfinished run are found through
-    their stored plan."""
-    if not is_there(dataset, MANIFEST):
+def _current_packs(dataset: Storage, identity: str, keys: Collection[str]) -> list[tuple[Pack, dict[str, str]]]:
+    """Packs of the last finished dataset that clips from the first to the last of `keys` are in, with the content of
+    each key; those of an unfinished run are found through their stored plan."""
+    if not is_there(dataset, MANIFEST) or not keys:
         return []
-    listed = _listed(dataset, "pack_id")
-    commits = [commit for commit in CommitLog(dataset).all() if listed is None or commit.part_id in listed]
+    listed = _listed(dataset, "pack_id", min(keys), max(keys))
+    log = CommitLog(dataset)
+    commits = log.all() if listed is None else log.intact_of(sorted(listed))
     return [
         (Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys)), commit.facts["contents"])
         for commit in commits
@@ -246,15 +247,13 @@ def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str
     ]
 
 
-def _listed(dataset: Storage, column: str) -> set[str] | None:
-    """What is in a column of the manifest. None where there is none; where it is damaged as well, with a warning: the
-    packs' commits say the same."""
+def _listed(dataset: Storage, column: str, first: str = "", last: str | None = None) -> set[str] | None:
+    """What is in a column of the manifest, between two keys. None where there is none; where it is damaged as well,
+    with a warning: the packs' commits say the same."""
     if not is_there(dataset, MANIFEST):
         return None
     try:
-        return {
-            value for table in tables_of(dataset, MANIFEST, "it is written anew") for value in table[column].to_pylist()
-        }
+        return set(column_between(dataset, MANIFEST, column, first, last, "it is written anew"))
     except DamageError as error:
         logger.warning("%s", error)
         return None

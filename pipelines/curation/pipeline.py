@@ -198,7 +198,8 @@ def _from_pool(
     taken = read_taken_down(root)
     out: set[str] = set()
     for found in slices:
-        _fill_layers(root, found, recipe, cluster, quiet=quiet)
+        if len(slices) == 1:
+            _fill_layers(root, found, recipe, cluster, quiet=quiet)
         facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
         out |= {row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"])}
     return finish_dataset(root, slices, recipe, frozenset(out), cluster, started, work, quiet=quiet)

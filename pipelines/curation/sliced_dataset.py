@@ -5,8 +5,8 @@
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from numpy.typing import NDArray
 
 from pipelines.curation import annotators, layers, packing
 from pipelines.curation.choice import elsewhere
@@ -22,6 +23,7 @@ from pipelines.curation.choice.sliced import Choosing, decision_table, decisions
 from pipelines.curation.finishing import Finished, Making, finish_slice, joined_rows, to_be_said
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.read import Pool
+from pipelines.curation.pool.slices import slice_of_keys
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report import funnel
 from pipelines.curation.report.write import write_report
@@ -37,6 +39,9 @@ from skyreels.storage import Storage
 REJECTS = "rejects.parquet"
 RECIPE = "recipe.yaml"
 WORK = "_work"
+Place = Callable[[Sequence[str]], NDArray[np.int64]]
+"""The slices of keys."""
+
 _SHOWN = 20_000  # clips, and sources, that the report's histograms and lists are of
 
 
@@ -49,14 +54,17 @@ def finish_slices(
     started: float,
     work: Work,
 ) -> Dataset:
-    """The dataset of these slices of a pool, whose layers are there."""
+    """The dataset of these slices of a pool; its layers are filled first."""
     store = root.sub(f"datasets/{recipe.name}")
+    place = partial(slice_of_keys, count=len(slices))
+    _fill_layers(root, slices, recipe, cluster, place)
     steps = Steps(work_of(root, recipe, "choice"), cluster)
-    steps.run("rows", _Rows(steps.store, slices, recipe, root), len(slices))
+    answers = layers.send_answers(steps, annotators.before_selection(recipe, root), root, place)
+    steps.run("rows", _Rows(steps.store, slices, recipe, root, answers), len(slices))
     choosing = Choosing(recipe, partial(packing.kept_between, store), taken_down, tuple(elsewhere.stores(recipe, root)))
     step = select_slices(steps, "rows", len(slices), choosing)
     task = _Slice(steps.store, slices, recipe, root, step)
-    _ask_captioner(steps, task)
+    task = _ask_captioner(steps, task, place)
     facts = steps.run("finished", _Finish(task, store, max(1, _SHOWN // len(slices))), len(slices))
     summary = together([Dataset(**fact["summary"]) for fact in facts], time.monotonic() - started)
     files = {name: [fact["files"][name] for fact in facts] for name in (MANIFEST, REJECTS)}
@@ -103,9 +111,10 @@ class _Rows:
     slices: Sequence[Pool]
     recipe: Recipe
     root: Storage
+    answers: layers.SentAnswers
 
     def __call__(self, index: int) -> Facts:
-        rows = joined_rows(self.slices[index], self.recipe, self.root)
+        rows = joined_rows(self.slices[index], self.recipe, self.root, self.answers.of(index))
         write(self.store, f"rows/{index:06d}", tables.clip_table(rows))
         return {"clips": len(rows)}
 
@@ -119,28 +128,70 @@ class _Slice:
     recipe: Recipe
     root: Storage
     step: str
+    answers: layers.SentAnswers | None = None
 
     def read(self, index: int) -> tuple[Pool, list[dict[str, Any]], Decisions]:
         clips = read(self.store, f"rows/{index:06d}").to_pylist()
         return self.slices[index], clips, decisions_of(self.store, index, self.step)
 
-    def making(self, decisions: Decisions) -> Making:
+    def making(self, index: int, decisions: Decisions) -> Making:
         store = self.root.sub(f"datasets/{self.recipe.name}")
-        return Making(self.root, store, self.recipe, None, decisions, quiet=True)
+        answers = self.answers.of(index) if self.answers else None
+        return Making(self.root, store, self.recipe, None, decisions, quiet=True, answers=answers)
 
 
-def _ask_captioner(steps: Steps, task: _Slice) -> None:
-    """Fill the layer of captions, as far as chosen clips are not in it."""
+def _fill_layers(
+    root: Storage, slices: Sequence[Pool], recipe: Recipe, cluster: LazyCluster | None, place: Place
+) -> None:
+    """Ask the layers that selection needs about the clips that they have no answer for."""
+    steps = Steps(work_of(root, recipe, "choice"), cluster)
+    for layer in annotators.before_selection(recipe, root):
+        answers = layers.send_answers(steps, [layer], root, place)
+        name = f"missing-{layer.name}"
+        missing = _Missing(steps.store, slices, recipe, root, name, answers, layer.name)
+        _fill(steps, layer, name, steps.run(name, missing, len(slices)), root)
+
+
+def _ask_captioner(steps: Steps, task: _Slice, place: Place) -> _Slice:
+    """Fill the layer of captions, as far as chosen clips are not in it; the task with its answers."""
     layer = annotators.caption_layer(task.recipe.captions, task.root)
     if layer is None:
-        return
-    facts = steps.run("unsaid", _Unsaid(task), len(task.slices))
+        return task
+    sent = layers.send_answers(steps, [layer], task.root, place)
+    name = f"unsaid-{digest(sent.sent)}"
+    asked = _Unsaid(replace(task, answers=sent), name)
+    _fill(steps, layer, name, steps.run(name, asked, len(task.slices)), task.root)
+    return replace(task, answers=layers.send_answers(steps, [layer], task.root, place))
+
+
+def _fill(steps: Steps, layer: layers.Layer, name: str, facts: Sequence[Facts], root: Storage) -> None:
+    """Ask a layer about the clips that the slices of a step hold."""
     for index in [index for index, fact in enumerate(facts) if fact["clips"]]:
-        asked = layers.unanswered(layer, read(steps.store, f"unsaid/{index:06d}").to_pylist(), task.root)
-        if asked and steps.cluster is not None:
+        if steps.cluster is not None:
             steps.cluster.join()
-        for _ in layers.fill(layer, asked, task.root) if asked else ():
-            pass
+        clips = read(steps.store, f"{name}/{index:06d}").to_pylist()
+        sum(layers.fill(layer, clips, root, here=steps.cluster is None))
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """The clips of a slice that a layer is for and has no answer for."""
+
+    store: Storage
+    slices: Sequence[Pool]
+    recipe: Recipe
+    root: Storage
+    name: str
+    answers: layers.SentAnswers
+    layer: str
+
+    def __call__(self, index: int) -> Facts:
+        (layer,) = (one for one in annotators.before_selection(self.recipe, self.root) if one.name == self.layer)
+        clips = [row for row in self.slices[index].clips.to_pylist() if row["stage"] is None and layer.wants(row)]
+        said = self.answers.of(index)(layer, clips)
+        missing = [clip for clip in clips if said.get(clip["key"], {"error": ""})["error"] is not None]
+        write(self.store, f"{self.name}/{index:06d}", tables.clip_table(missing))
+        return {"clips": len(missing)}
 
 
 @dataclass(frozen=True)
@@ -148,11 +199,12 @@ class _Unsaid:
     """The clips of a slice that the captioner has to be asked about."""
 
     task: _Slice
+    name: str
 
     def __call__(self, index: int) -> Facts:
         pool, clips, decisions = self.task.read(index)
-        asked = to_be_said(pool, clips, self.task.making(decisions))
-        write(self.task.store, f"unsaid/{index:06d}", tables.clip_table(asked))
+        asked = to_be_said(pool, clips, self.task.making(index, decisions))
+        write(self.task.store, f"{self.name}/{index:06d}", tables.clip_table(asked))
         return {"clips": len(asked)}
 
 
@@ -166,7 +218,7 @@ class _Finish:
 
     def __call__(self, index: int) -> Facts:
         pool, clips, decisions = self.task.read(index)
-        made = finish_slice(pool, clips, self.task.making(decisions))
+        made = finish_slice(pool, clips, self.task.making(index, decisions))
         self._sample(index, pool, made, decisions)
         return {
             "plan": made.plan.name,

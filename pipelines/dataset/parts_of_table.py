@@ -49,18 +49,21 @@ def table_of(storage: Storage, name: str, remedy: str = _REMEDY) -> pa.Table:
     return concat(list(tables_of(storage, name, remedy)))
 
 
-def keys_between(storage: Storage, name: str, first: str, last: str) -> list[str]:
-    """Of its column `key`, what lies between two keys; parts that hold nothing of it are not read beyond their end."""
+def column_between(
+    storage: Storage, name: str, column: str, first: str, last: str | None, remedy: str = _REMEDY
+) -> list[str]:
+    """A column of the rows between two keys, the last None: all that follow. Parts that have none are not read."""
     found: list[str] = []
     for file in files_of(storage, name):
         where = storage.location(file)
         try:
             with open_input(where) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as parquet:
                 held = [g for g in range(parquet.num_row_groups) if _overlaps(parquet, g, first, last)]
-                keys = parquet.read_row_groups(held, columns=["key"])["key"].to_pylist()
+                rows = parquet.read_row_groups(held, columns=list(dict.fromkeys(["key", column])))
         except (pa.ArrowException, OSError) as error:
-            raise DamageError(f"{where} is damaged ({error}): {_REMEDY}") from error
-        found += [key for key in keys if first <= key <= last]
+            raise DamageError(f"{where} is damaged ({error}): {remedy}") from error
+        keys, values = rows["key"].to_pylist(), rows[column].to_pylist()
+        found += [v for key, v in zip(keys, values, strict=True) if first <= key and (last is None or key <= last)]
     return found
 
 
@@ -99,10 +102,12 @@ def publish_file(storage: Storage, name: str, data: bytes) -> None:
         storage.delete(held)
 
 
-def _overlaps(file: pq.ParquetFile, group: int, first: str, last: str) -> bool:
+def _overlaps(file: pq.ParquetFile, group: int, first: str, last: str | None) -> bool:
     column = file.schema_arrow.get_field_index("key")
     seen = file.metadata.row_group(group).column(column).statistics
-    return seen is None or not seen.has_min_max or (seen.min <= last and first <= seen.max)
+    if seen is None or not seen.has_min_max:
+        return True
+    return first <= seen.max and (last is None or seen.min <= last)
 
 
 def _named(files: Sequence[str]) -> bytes:

@@ -127,6 +127,14 @@ class Storage:
         cut = len(self.root.rstrip("/")) + 1
         return [entry.location[cut:] for entry in self.files(prefix)]
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        location = self.location(name)
+        filesystem, path = resolve(location)
+        with _errors_name(location):
+            info = filesystem.get_file_info(str(local_path(path)) if self.is_local else path)
+        return int(info.size) if info.type == fs.FileType.File else None
+
     def delete(self, name: str) -> None:
         """Remove a file; a missing one is no error."""
         location = self.location(name)

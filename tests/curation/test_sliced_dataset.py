@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.curation import annotators, layers
 from pipelines.curation.dataset import finish_dataset
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.plan import extend_plan
@@ -29,7 +30,8 @@ from skyreels.storage import DamageError, Storage
 RECIPE = Recipe.model_validate({
     "extract": {"parts": {"max_sources": 3}},
     "filters": {"sharp": {"score": "visual.sharpness", "min": 0.3}},
-    "captions": {"backend": "none"},
+    "dedup": {"semantic_cosine": 0.9},
+    "captions": {"backend": "measured"},
     "shards": {"pack_bytes": 4000},
 })  # fmt: skip
 SLICES = 3
@@ -114,6 +116,8 @@ def test_a_dataset_in_slices_is_the_one_of_the_whole_pool(root):
     sliced = root.sub("datasets/default")
     manifest, rejects = (table_of(sliced, f"{name}.parquet") for name in ("manifest", "rejects"))
     clips = open_dataset(sliced.root).clips
+    fill_layers = annotators.before_selection(RECIPE, root)
+    assert all(layers.unanswered(layer, _whole(root).clips.to_pylist(), root) == [] for layer in fill_layers)
     whole = finish_dataset(root, [_whole(root)], RECIPE, frozenset(), None, 0.0, Work(), quiet=True)
     one = table_of(sliced, "manifest.parquet")
     assert pq.read_table(f"{sliced.root}/manifest.parquet") == one  # one file again

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipelines.curation.recipe import Recipe
 from pipelines.dataset.manifest import MANIFEST
-from pipelines.dataset.parts_of_table import is_there, keys_between, table_of, tables_of
+from pipelines.dataset.parts_of_table import column_between, is_there, table_of, tables_of
 from pipelines.dataset.tables import Row
 from skyreels.config import ConfigError
 from skyreels.storage import Storage, normalise
@@ -48,8 +48,8 @@ def _resolve(location: str, recipe: Recipe) -> Storage:
 def rows_of(stores: Sequence[Storage], place: int, size: int) -> Iterator[pa.Table]:
     """The rows of one of these datasets in tables of at most `size`, without clips that a later one has as well."""
     for table in tables_of(stores[place], MANIFEST):
-        first, last = (pc.min_max(table["key"])[bound].as_py() for bound in ("min", "max"))
-        later = [key for store in stores[place + 1 :] for key in keys_between(store, MANIFEST, first or "", last or "")]
+        first, last = (pc.min_max(table["key"])[bound].as_py() or "" for bound in ("min", "max"))
+        later = [key for store in stores[place + 1 :] for key in column_between(store, MANIFEST, "key", first, last)]
         left = table.filter(pc.invert(pc.is_in(table["key"], pa.array(later, pa.string()))))
         for start in range(0, len(left), size):
             yield left.slice(start, size)

@@ -54,6 +54,11 @@ def slice_of(source_ids: Sequence[str], count: int) -> NDArray[np.int64]:
     return np.array([int(source_id[:8], 16) * count >> 32 for source_id in source_ids], np.int64)
 
 
+def slice_of_keys(keys: Sequence[str], count: int) -> NDArray[np.int64]:
+    """The slice of each clip."""
+    return slice_of([key.rpartition("_")[0] for key in keys], count)
+
+
 def slice_pool(steps: Steps, pool: Storage, extract: ExtractConfig, count: int) -> PoolSlices:
     """What is committed for the stored plans of an extraction, in `count` slices."""
     plans, seen = plan_files(pool, extract), seen_files(pool)
