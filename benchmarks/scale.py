@@ -1,0 +1,43 @@
+"""What billions of samples will cost: ratios and growth over the number of rows, in sections, as a table and as JSON.
+
+    python -m benchmarks.scale                              # every section
+    python -m benchmarks.scale index --json scale.json
+
+A section is a module with `measure(folder)`, which yields figures and leaves what it needs in a scratch folder.
+"""
+
+import argparse
+import importlib
+import tempfile
+from pathlib import Path
+
+from benchmarks.scale_figures import Figure, write_json
+
+SECTIONS = {
+    "index": "benchmarks.scale_index",
+}
+"""Modules by the name of their section."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    options = parser.parse_args()
+    unknown = sorted(set(options.sections) - SECTIONS.keys())
+    if unknown:
+        parser.error(f"no section {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
+    found: dict[str, list[Figure]] = {}
+    for name in options.sections or SECTIONS:
+        print(name, flush=True)
+        found[name] = []
+        with tempfile.TemporaryDirectory(prefix=f"scale-{name}-") as folder:
+            for figure in importlib.import_module(SECTIONS[name]).measure(Path(folder)):
+                print(figure, flush=True)
+                found[name].append(figure)
+    if options.json:
+        write_json(found, options.json)
+
+
+if __name__ == "__main__":
+    main()
