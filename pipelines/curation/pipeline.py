@@ -9,20 +9,29 @@ Every arrow is resumable: running the same command again does what is missing an
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.curation import annotators, layers
 from pipelines.curation.captions.captioners import check_captioner
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.pool.extract import extract_parts
-from pipelines.curation.pool.plan import Part, Plan, extend_plan, read_plan
+from pipelines.curation.pool.plan import (
+    Part,
+    Plan,
+    extend_plan,
+    plan_files,
+    read_plan,
+    remaining_parts,
+    store_plan,
+    touched,
+)
 from pipelines.curation.pool.read import Pool, read_pool
 from pipelines.curation.pool.slices import slice_count, slice_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
-from pipelines.curation.sliced_dataset import drop_work, work_of
+from pipelines.curation.sliced_dataset import drop_work, unchanged, work_of
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work
@@ -70,14 +79,14 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     sweep(root)
     taken = read_taken_down(root)
     sources = [source for source in _listed(inputs, output) if source.source_id not in taken.source_ids]
-    plan = extend_plan(pool, sources, recipe.extract)
-    if not plan.parts:
+    store_plan(pool, sources, recipe.extract)
+    if not plan_files(pool, recipe.extract):
         raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
-    if options.replay_rejects:
-        plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
-        work = _fill_pool(plan, root, recipe, cluster, quiet=options.quiet)
-        return _from_pool(root, plan, recipe, cluster, started, work, quiet=options.quiet)
+        if options.replay_rejects:
+            _replay(root, recipe, cluster)
+        work = _fill_pool(root, recipe, cluster, quiet=options.quiet)
+        return _from_pool(root, recipe, cluster, started, work, quiet=options.quiet)
 
 
 def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dataset:
@@ -85,15 +94,14 @@ def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dat
     options = options or Options()
     check_captioner(recipe.captions)
     root = Storage(normalise(output))
-    plan = read_plan(root.sub("pool"), recipe.extract)
-    if not plan.parts:
+    if not plan_files(root.sub("pool"), recipe.extract):
         raise FileNotFoundError(
             f"{root.root} has no pool made with this recipe's `extract` section: run `jobs/curate.py --input … "
             f"--output {output}` first, or keep `extract` as it was"
         )
     started = time.monotonic()
     with LazyCluster() as cluster:
-        return _from_pool(root, plan, recipe, cluster, started, Work(), quiet=options.quiet)
+        return _from_pool(root, recipe, cluster, started, Work(), quiet=options.quiet)
 
 
 def takedown(output: str, patterns: Sequence[str], *, copies: bool = True) -> tuple[Named, list[Dataset]]:
@@ -133,8 +141,7 @@ def remake_all(root: Storage, names: Sequence[str]) -> tuple[list[Dataset], dict
         for name in names:
             try:
                 recipe = made_recipe(root, name)
-                plan = read_plan(root.sub("pool"), recipe.extract)
-                made.append(_from_pool(root, plan, recipe, cluster, time.monotonic(), Work(), quiet=True))
+                made.append(_from_pool(root, recipe, cluster, time.monotonic(), Work(), quiet=True, anew=True))
             except Exception as error:
                 logger.debug("dataset %s could not be made", name, exc_info=True)
                 failed[name] = str(error) or type(error).__name__
@@ -161,19 +168,25 @@ def _listed(inputs: Sequence[str], output: str) -> list[Source]:
     return sources
 
 
-def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:
+def _replay(root: Storage, recipe: Recipe, cluster: LazyCluster) -> None:
     """Plan every source that failed once more, as a new attempt."""
-    rows = read_pool(pool, plan).sources.to_pylist()
-    failed = {row["source_id"]: row["attempts"] for row in rows if row["status"] == Status.FAILED}
-    if not failed:
-        return plan
-    again = [source for source_id, source in plan.sources.items() if source_id in failed]
-    return extend_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
+    pool = root.sub("pool")
+    failed: dict[str, int] = {}
+    for found in _slices(root, recipe, cluster):
+        rows = found.sources.select(["source_id", "attempts", "status"]).to_pylist()
+        failed |= {row["source_id"]: row["attempts"] for row in rows if row["status"] == Status.FAILED}
+    if failed:
+        planned = touched(pool, recipe.extract, failed)
+        again = [source for source_id, source in planned.sources.items() if source_id in failed]
+        store_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
 
 
-def _fill_pool(plan: Plan, root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
-    parts = plan.remaining(CommitLog(root.sub("pool")))
-    return fill_parts(parts, root, recipe, cluster, quiet=quiet) if parts else Work()
+def _fill_pool(root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
+    done = Work()
+    for parts in remaining_parts(root.sub("pool"), recipe.extract):
+        work = fill_parts(parts, root, recipe, cluster, quiet=quiet)
+        done = done.plus(work.seconds, work.clips, work.bytes, work.failed)
+    return done
 
 
 def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
@@ -191,10 +204,20 @@ def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: La
 
 
 def _from_pool(
-    root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster, started: float, work: Work, *, quiet: bool
+    root: Storage,
+    recipe: Recipe,
+    cluster: LazyCluster,
+    started: float,
+    work: Work,
+    *,
+    quiet: bool,
+    anew: bool = False,
 ) -> Dataset:
-    """Layers over the clips that were cut, then the dataset."""
-    slices = _slices(root, plan, recipe, cluster)
+    """Layers over the clips that were cut, then the dataset; `anew`: looked at even where nothing seems to be new."""
+    count = slice_count(root.sub("pool"))
+    if count > 1 and not anew and (made := unchanged(root, recipe)) is not None:
+        return replace(made, wall_s=time.monotonic() - started)
+    slices = _slices(root, recipe, cluster)
     taken = read_taken_down(root)
     out: set[str] = set()
     for found in slices:
@@ -205,12 +228,12 @@ def _from_pool(
     return finish_dataset(root, slices, recipe, frozenset(out), cluster, started, work, quiet=quiet)
 
 
-def _slices(root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster) -> Sequence[Pool]:
-    """What is committed for a plan: in memory where it is small."""
+def _slices(root: Storage, recipe: Recipe, cluster: LazyCluster) -> Sequence[Pool]:
+    """What is committed for the stored plan: in memory where it is small."""
     pool = root.sub("pool")
     count = slice_count(pool)
     if count == 1:
-        return [read_pool(pool, plan)]
+        return [read_pool(pool, read_plan(pool, recipe.extract))]
     return slice_pool(Steps(work_of(root, recipe, "pool"), cluster), pool, recipe.extract, count)
 
 

@@ -4,6 +4,8 @@
                                           the dataset is finished
 """
 
+import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,12 +35,15 @@ from pipelines.dataset.manifest import MANIFEST
 from pipelines.dataset.parts_of_table import fingerprint, is_published, is_there, publish, write_part
 from pipelines.dataset.tables import concat
 from skyreels.cluster import LazyCluster
-from skyreels.commits import digest
+from skyreels.commits import digest, stable_json
 from skyreels.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 REJECTS = "rejects.parquet"
 RECIPE = "recipe.yaml"
 WORK = "_work"
+_STATE = "_state.json"  # of a finished dataset
 Place = Callable[[Sequence[str]], NDArray[np.int64]]
 """The slices of keys."""
 
@@ -77,11 +82,30 @@ def finish_slices(
         publish(store, MANIFEST, files[MANIFEST])
     packing.drop_stale(store, *(packing.stored_plan(store, fact["plan"]) for fact in facts))
     drop_work(store)
+    told = {"state": _state(root, recipe, "choice"), "summary": asdict(summary)}
+    store.write(_STATE, stable_json(told))
     return summary
+
+
+def unchanged(root: Storage, recipe: Recipe) -> Dataset | None:
+    """What the finished dataset came to, if it is of all that is there now: then there is nothing to do."""
+    store = root.sub(f"datasets/{recipe.name}")
+    if not store.exists(_STATE) or not is_there(store, MANIFEST):
+        return None
+    try:
+        told = json.loads(store.read(_STATE))
+    except ValueError as error:
+        logger.warning("%s is damaged (%s): the dataset is made again", store.location(_STATE), error)
+        return None
+    return Dataset(**told["summary"]) if told["state"] == _state(root, recipe, "choice") else None
 
 
 def work_of(root: Storage, recipe: Recipe, what: str) -> Storage:
     """Where steps leave their files while the pool, its layers, the recipe and the last dataset are what they are."""
+    return root.sub(f"datasets/{recipe.name}/{WORK}/{what}-{_state(root, recipe, what)}")
+
+
+def _state(root: Storage, recipe: Recipe, what: str) -> str:
     store = root.sub(f"datasets/{recipe.name}")
     state: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
     for folder in ("pool/_commits", "pool/_plan", "pool/_seen", *(["layers"] if what == "choice" else [])):
@@ -90,7 +114,7 @@ def work_of(root: Storage, recipe: Recipe, what: str) -> Storage:
     state["taken_down"] = root.read("taken_down.json").decode() if root.exists("taken_down.json") else ""
     known = [store, *elsewhere.stores(recipe, root)] if what == "choice" else []
     state["manifests"] = [fingerprint(held, MANIFEST) if is_there(held, MANIFEST) else "" for held in known]
-    return store.sub(f"{WORK}/{what}-{digest(state)}")
+    return digest(state)
 
 
 def drop_work(store: Storage) -> None:

@@ -7,7 +7,7 @@ Sources whose bytes changed are planned again; what else changed of them (captio
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -65,7 +65,9 @@ class Plan:
     def remaining(self, commits: CommitLog) -> list[Part]:
         """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
         sources as they are now."""
-        begun, intact = commits.done(), commits.intact()
+        begun = commits.done()
+        mine = [part.part_id for part in self.parts if part.part_id in begun]
+        intact = {commit.part_id for commit in commits.intact_of(mine)}
         left = [part for part in self.current if part.part_id not in intact]
         return [part for part in left if part.part_id not in begun or can_be_made(part)]
 
@@ -77,7 +79,43 @@ def extend_plan(
 
     A replay (`attempt` > 1) plans its sources again whatever earlier plans say.
     """
-    stored = read_plan(pool, extract)
+    return _extended(pool, read_plan(pool, extract), sources, extract, attempt, write=write)
+
+
+def store_plan(pool: Storage, sources: Sequence[Source], extract: ExtractConfig, *, attempt: int = 1) -> None:
+    """The same, written only: of the stored plan nothing is held but the parts that these sources are in."""
+    stored = touched(pool, extract, {source.source_id for source in sources})
+    _extended(pool, stored, sources, extract, attempt, write=True)
+
+
+def touched(pool: Storage, extract: ExtractConfig, source_ids: Collection[str]) -> Plan:
+    """Of the stored plan the parts that hold one of these sources; a file of it is read at a time."""
+    parts = tuple(
+        part
+        for name in plan_files(pool, extract)
+        for part in read_plan_file(pool, name)
+        if any(source.source_id in source_ids for source in part.sources)
+    )
+    return Plan(parts, _seen_of(pool, parts))
+
+
+def remaining_parts(pool: Storage, extract: ExtractConfig) -> Iterator[list[Part]]:
+    """`Plan.remaining` of the stored plan, as many parts at a time as a file of it holds."""
+    held: list[Part] = []
+    for name in plan_files(pool, extract):
+        parts = tuple(read_plan_file(pool, name))
+        held += Plan(parts, _seen_of(pool, parts)).remaining(CommitLog(pool))
+        while sum(len(part.sources) for part in held) >= _SOURCES_PER_FILE:
+            first = next(_in_files(held))
+            yield first
+            held = held[len(first) :]
+    if held:
+        yield held
+
+
+def _extended(
+    pool: Storage, stored: Plan, sources: Sequence[Source], extract: ExtractConfig, attempt: int, *, write: bool
+) -> Plan:
     if attempt > 1:
         return _grown(pool, stored, make_parts(sources, extract, attempt), {}, extract, write=write)
     known = stored.sources
@@ -86,6 +124,15 @@ def extend_plan(
     again = make_parts(changes.content, extract, generation=_next(pool, _FOLDER))
     described = {source.source_id: source for source in changes.described}
     return _grown(pool, stored, [*parts, *again], described, extract, write=write)
+
+
+def _seen_of(pool: Storage, parts: Iterable[Part]) -> dict[str, Source]:
+    """What was last seen of the sources of these parts."""
+    planned = {source.source_id for part in parts for source in part.sources}
+    seen: dict[str, Source] = {}
+    for name in seen_files(pool):
+        seen |= {source.source_id: source for source in read_seen_file(pool, name) if source.source_id in planned}
+    return seen
 
 
 def _grown(
@@ -111,11 +158,7 @@ def _grown(
 def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
     """What earlier runs with this extraction planned, and saw last. Raises DamageError for what cannot be read."""
     parts = tuple(part for name in plan_files(pool, extract) for part in read_plan_file(pool, name))
-    planned = {source.source_id for part in parts for source in part.sources}
-    seen: dict[str, Source] = {}
-    for name in seen_files(pool):
-        seen |= {source.source_id: source for source in read_seen_file(pool, name)}
-    return Plan(parts, {source_id: source for source_id, source in seen.items() if source_id in planned})
+    return Plan(parts, _seen_of(pool, parts))
 
 
 def plan_files(pool: Storage, extract: ExtractConfig) -> list[str]:
