@@ -59,6 +59,8 @@ def column_between(
         try:
             with open_input(where) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as parquet:
                 held = [g for g in range(parquet.num_row_groups) if _overlaps(parquet, g, first, last)]
+                if not held:  # a part that holds nothing has no column but those of every table
+                    continue
                 rows = parquet.read_row_groups(held, columns=list(dict.fromkeys(["key", column])))
         except (pa.ArrowException, OSError) as error:
             raise DamageError(f"{where} is damaged ({error}): {remedy}") from error
@@ -104,6 +106,8 @@ def publish_file(storage: Storage, name: str, data: bytes) -> None:
 
 def _overlaps(file: pq.ParquetFile, group: int, first: str, last: str | None) -> bool:
     column = file.schema_arrow.get_field_index("key")
+    if not file.metadata.row_group(group).num_rows:
+        return False
     seen = file.metadata.row_group(group).column(column).statistics
     if seen is None or not seen.has_min_max:
         return True
