@@ -26,7 +26,7 @@ from pipelines.curation.annotators import embedding_layer
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import Recipe
-from pipelines.curation.sliced_dataset import finish_slices
+from pipelines.curation.slices.dataset import finish_slices
 from pipelines.curation.summary import Work
 from pipelines.dataset.tables import encode, encode_members
 from skyreels.commits import Commit, CommitLog, describe

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from model.config import load_preset
 from model.inspect import TEXT_TOKENS
-from pipelines.curation.estimate import Curating, estimate
+from pipelines.curation.slices.estimate import Curating, estimate
 from pipelines.training.cost import (
     CannotFit,
     ClusterSpec,

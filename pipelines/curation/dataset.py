@@ -17,11 +17,11 @@ import yaml
 from pipelines.curation import packing
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.choice.selection import select
-from pipelines.curation.finishing import Making, finish_slice, joined_rows
 from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report.write import write_report
-from pipelines.curation.sliced_dataset import RECIPE, REJECTS, finish_slices, recipe_yaml
+from pipelines.curation.slices.dataset import RECIPE, REJECTS, finish_slices, recipe_yaml
+from pipelines.curation.slices.finish import Making, finish_slice, joined_rows
 from pipelines.curation.summary import Dataset, Work
 from pipelines.dataset.manifest import MANIFEST
 from pipelines.dataset.parts_of_table import is_there, publish_file

@@ -31,7 +31,7 @@ from pipelines.curation.pool.slices import slice_count, slice_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
-from pipelines.curation.sliced_dataset import drop_work, unchanged, work_of
+from pipelines.curation.slices.dataset import drop_work, unchanged, work_of
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import InputError, find_sources, refuse_own
 from pipelines.curation.summary import Dataset, Work

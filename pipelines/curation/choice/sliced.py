@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.choice.dedup import Duplicate
-from pipelines.curation.choice.matching import TRAITS, Matching, find_in_slices
+from pipelines.curation.choice.matching import find_in_slices
+from pipelines.curation.choice.meeting import TRAITS, Matching
 from pipelines.curation.choice.selection import (
     Decisions,
     as_rejection,
@@ -109,6 +110,7 @@ class _Judge:
     def __call__(self, index: int) -> Facts:
         if index >= self.slices:
             return self._elsewhere(index)
+        _refuse_twice(read(self.store, f"{self.rows}/{index:06d}", ["key"])["key"].to_pylist())
         judged, traits = [], [TRAITS.empty_table()]
         for table in batches(self.store, f"{self.rows}/{index:06d}", _AT_ONCE):
             clips = table.to_pylist()
@@ -118,7 +120,6 @@ class _Judge:
             judged.append(decision_table(why))
             traits.append(_traits([clip for clip in clips if why[clip["key"]] is None], before))
         write(self.store, f"judged/{index:06d}", concat(judged) if judged else DECISIONS.empty_table())
-        _refuse_twice(concat(judged)["key"].to_pylist() if judged else [])
         left = concat(traits).sort_by("key")
         write(self.store, f"traits/{index:06d}", left)
         return {"left": len(left)}

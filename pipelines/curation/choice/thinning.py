@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.curation.choice.balance import Cell, place_of, quota, told
 from pipelines.curation.choice.clusters import TRAINED_ON_PER_CLUSTER, centroids, nearest_centroids, unit
-from pipelines.curation.choice.matching import Matching, vectors_of
+from pipelines.curation.choice.meeting import Matching, vectors_of
 from pipelines.curation.recipe import BalanceConfig
 from pipelines.curation.records import Kind
 from pipelines.dataset.exchange import Facts, Steps, read, receive, send, write

@@ -75,6 +75,20 @@ def test_slices_decide_as_one(tmp_path_factory, seed, count, slices, within_sour
     assert _sliced(tmp_path_factory.mktemp("slices"), clips, slices, choosing) == expected
 
 
+def test_in_cells_of_meaning_what_is_found_is_alike_and_little_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.curation.choice.matching._CELL", 25)
+    recipe = Recipe.model_validate(RECIPE | {"balance": {"enabled": False}})
+    clips = _clips(7, 150)
+    at_once = select(clips, recipe)
+    found = _sliced(tmp_path, clips, 4, Choosing(recipe, _between(()), frozenset(), ()))
+    vectors = {clip["key"]: np.array(clip["embedding"]) for clip in clips if clip["embedding"]}
+    alike = [key for key, why in found.items() if why and why.reason == "semantic"]
+    for key in alike:
+        a, b = vectors[key], vectors[found[key].detail.split()[1]]
+        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.95 - 1e-5
+    assert len(alike) >= 0.9 * sum(bool(why and why.reason == "semantic") for why in at_once.values()) > 10
+
+
 def test_clips_of_other_datasets_do_not_come_back(tmp_path):
     recipe = Recipe.model_validate(RECIPE)
     clips, stores = _clips(3, 60), []

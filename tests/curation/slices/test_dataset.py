@@ -17,7 +17,7 @@ from pipelines.curation.pool.read import read_pool
 from pipelines.curation.pool.slices import slice_of, slice_pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status, clip_key
-from pipelines.curation.sliced_dataset import finish_slices
+from pipelines.curation.slices.dataset import finish_slices
 from pipelines.curation.summary import Work
 from pipelines.dataset.exchange import Steps
 from pipelines.dataset.parts_of_table import table_of
@@ -147,10 +147,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(root, monkeypatch):
         done.append(1)
         return finish_slice(*arguments, **named)
 
-    from pipelines.curation.finishing import finish_slice
+    from pipelines.curation.slices.finish import finish_slice
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pipelines.curation.sliced_dataset.finish_slice", killed)
+        patch.setattr("pipelines.curation.slices.dataset.finish_slice", killed)
         finish_slices(root, _sliced(root), RECIPE, frozenset(), None, 0.0, Work())
     assert list((_folder(root) / "manifest").glob("*.parquet"))
     with pytest.raises(FileNotFoundError):

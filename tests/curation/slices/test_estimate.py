@@ -3,7 +3,7 @@
 import pytest
 
 from jobs import plan
-from pipelines.curation.estimate import Curating, estimate
+from pipelines.curation.slices.estimate import Curating, estimate
 
 
 def _hours(asked, what):
