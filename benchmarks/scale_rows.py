@@ -24,8 +24,10 @@ from PIL import Image
 from benchmarks.scale_figures import Figure
 from pipelines.curation.annotators import embedding_layer
 from pipelines.curation.pool import tables
+from pipelines.curation.pool.plan import remaining_parts, store_plan
 from pipelines.curation.pool.read import Pool
-from pipelines.curation.recipe import Recipe
+from pipelines.curation.recipe import ExtractConfig, PartsConfig, Recipe
+from pipelines.curation.records import Kind, Source
 from pipelines.curation.slices.dataset import finish_slices
 from pipelines.curation.summary import Work
 from pipelines.dataset.tables import encode, encode_members
@@ -34,6 +36,7 @@ from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
 
 SIZES = (10**5, 10**6)
+PLANNED = 10**6
 PER_SLICE = 1 << 15
 _WIDTH = 16  # of an embedding
 _RECIPE = {
@@ -59,6 +62,7 @@ def measure(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
         ]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found[rows] = json.loads(out.splitlines()[-1])
+    yield from _planning(folder)
     few, many = found[sizes[0]], found[sizes[-1]]
     span = f"from {sizes[0]:,} to {sizes[-1]:,} rows"
     grown = many["peak_mb"] - few["peak_mb"]
@@ -69,6 +73,51 @@ def measure(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
                  detail=f"{span}: {each[0]:.0f} and {each[1]:.0f} us; {many['kept']:,} kept")  # fmt: skip
     yield Figure("work files per row", many["work_bytes"] / sizes[-1], unit="B",
                  detail="what tasks hand each other, written once and read once")  # fmt: skip
+
+
+def _planning(folder: Path) -> Iterator[Figure]:
+    """Names that stream into a stored plan, all of them committed, and the same names once more."""
+    found = []
+    for names in (PLANNED // 10, PLANNED):
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.scale_rows",
+            "--plan",
+            str(names),
+            "--folder",
+            str(folder / f"p{names}"),
+        ]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(json.loads(out.splitlines()[-1]))
+    few, many = found
+    yield Figure("memory of planning, growth", many["peak_mb"] - few["peak_mb"], most=300.0, unit="MB",
+                 detail=f"from {PLANNED // 10:,} to {PLANNED:,} names")  # fmt: skip
+    yield Figure("resume with nothing to do", many["resume_cpu_s"], most=60.0, unit="s",
+                 detail=f"CPU: {PLANNED:,} names that are planned and committed in parts of 1,000")  # fmt: skip
+
+
+def _plan(names: int, folder: Path) -> dict[str, float]:
+    pool = Storage(str(folder))
+    extract = ExtractConfig(parts=PartsConfig(max_sources=1000, max_bytes=1 << 40))
+
+    def batches() -> Iterator[list[Source]]:
+        for first in range(0, names, 1 << 16):
+            last = min(names, first + (1 << 16))
+            yield [Source.at(f"s3://bucket/pictures/{i:012d}.jpg", Kind.IMAGE, 100_000) for i in range(first, last)]
+
+    for batch in batches():
+        store_plan(pool, batch, extract)
+    for parts in remaining_parts(pool, extract):
+        for part in parts:
+            CommitLog(pool).commit(Commit(part_id=part.part_id, files=()))
+    begun = time.process_time()
+    for batch in batches():
+        store_plan(pool, batch, extract)
+    left = sum(len(parts) for parts in remaining_parts(pool, extract))
+    assert not left, f"{left} parts are to be done again"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak_mb": peak, "resume_cpu_s": time.process_time() - begun}
 
 
 @dataclass(frozen=True)
@@ -187,9 +236,13 @@ def _child(rows: int, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, help="one size, in this process")
+    parser.add_argument("--plan", type=int, help="so many names into a plan, in this process")
     parser.add_argument("--folder", type=Path, help="where its files go")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="the largest of the sizes that are compared")
     options = parser.parse_args()
+    if options.plan:
+        print(json.dumps(_plan(options.plan, options.folder)))
+        return
     if options.rows:
         print(json.dumps(_child(options.rows, options.folder)))
         return

@@ -8,7 +8,7 @@ Every arrow is resumable: running the same command again does what is missing an
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.curation import annotators, layers
@@ -33,7 +33,7 @@ from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
 from pipelines.curation.slices.dataset import drop_work, unchanged, work_of
 from pipelines.curation.sources.account import Account
-from pipelines.curation.sources.find import InputError, find_sources, refuse_own
+from pipelines.curation.sources.find import InputError, refuse_own, stream_sources
 from pipelines.curation.summary import Dataset, Work
 from pipelines.curation.taken_down import Named, find_named, note_taken_down, read_taken_down
 from pipelines.dataset.exchange import Steps
@@ -63,7 +63,8 @@ def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Pla
     """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
     check_captioner(recipe.captions)
     pool = Storage(normalise(output)).sub("pool")
-    plan = extend_plan(pool, _listed(inputs, output), recipe.extract, write=False)
+    sources = [source for some in _listed(inputs, output) for source in some]
+    plan = extend_plan(pool, sources, recipe.extract, write=False)
     return plan, plan.remaining(CommitLog(pool))
 
 
@@ -78,8 +79,8 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     check_captioner(recipe.captions)  # all three complain now rather than after hours of work
     sweep(root)
     taken = read_taken_down(root)
-    sources = [source for source in _listed(inputs, output) if source.source_id not in taken.source_ids]
-    store_plan(pool, sources, recipe.extract)
+    for sources in _listed(inputs, output):
+        store_plan(pool, [source for source in sources if source.source_id not in taken.source_ids], recipe.extract)
     if not plan_files(pool, recipe.extract):
         raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
     with LazyCluster() as cluster:
@@ -155,17 +156,19 @@ def sweep(root: Storage, older_than_s: float = 24 * 3600.0) -> None:
     leftovers.sweep_scratch()
 
 
-def _listed(inputs: Sequence[str], output: str) -> list[Source]:
+def _listed(inputs: Sequence[str], output: str) -> Iterator[list[Source]]:
     """The sources of the inputs; what else they hold is logged. Raises InputError where there is nothing to curate."""
     refuse_own(inputs, output)
     account = Account()
-    sources = find_sources(inputs, account)
-    if inputs and not sources:
+    found = 0
+    for sources in stream_sources(inputs, account):
+        found += len(sources)
+        yield sources
+    if inputs and not found:
         places = ", ".join(map(printable, inputs))
         raise InputError("; ".join([f"nothing to curate: no media in {places}", *account.lines()]))
     for line in account.lines():
         logger.info("inputs: %s", line)
-    return sources
 
 
 def _replay(root: Storage, recipe: Recipe, cluster: LazyCluster) -> None:

@@ -255,6 +255,15 @@ def survey(location: str, leave_out: LeaveOut | None = None) -> Survey:
     return survey
 
 
+def list_level(location: str) -> tuple[list[FileEntry], list[str]]:
+    """Files and folders of one remote folder, hidden ones too, without what is below those."""
+    filesystem, path = resolve(location)
+    with _errors_name(location):
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=False))
+    files = [FileEntry(f"s3://{item.path}", item.size) for item in found if item.type == fs.FileType.File]
+    return files, [f"s3://{item.path}" for item in found if item.type == fs.FileType.Directory]
+
+
 def _survey_folder(path: str, leave_out: LeaveOut | None) -> Survey:
     if not os.path.lexists(path):
         return Survey([], [])

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.curation.pool.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
@@ -18,7 +19,7 @@ from pipelines.curation.records import Source
 from pipelines.curation.sources.find import is_there
 from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
-from skyreels.storage import Storage
+from skyreels.storage import Storage, open_input
 
 _FOLDER = "_plan"
 _SEEN = "_seen"
@@ -84,15 +85,20 @@ def extend_plan(
 
 def store_plan(pool: Storage, sources: Sequence[Source], extract: ExtractConfig, *, attempt: int = 1) -> None:
     """The same, written only: of the stored plan nothing is held but the parts that these sources are in."""
-    stored = touched(pool, extract, {source.source_id for source in sources})
+    places = [source.uri for source in sources] or [""]
+    stored = touched(pool, extract, {source.source_id for source in sources}, min(places), max(places))
     _extended(pool, stored, sources, extract, attempt, write=True)
 
 
-def touched(pool: Storage, extract: ExtractConfig, source_ids: Collection[str]) -> Plan:
-    """Of the stored plan the parts that hold one of these sources; a file of it is read at a time."""
+def touched(
+    pool: Storage, extract: ExtractConfig, source_ids: Collection[str], first: str = "", last: str | None = None
+) -> Plan:
+    """Of the stored plan the parts that hold one of these sources; a file of it is read at a time, and none that has no
+    location from the `first` to the `last` of theirs, where these are known."""
     parts = tuple(
         part
         for name in plan_files(pool, extract)
+        if _reaches(pool, name, first, last)
         for part in read_plan_file(pool, name)
         if any(source.source_id in source_ids for source in part.sources)
     )
@@ -222,9 +228,28 @@ def _next(pool: Storage, folder: str) -> int:
     return 1 + max((int(name.removeprefix(f"{folder}/")[:6]) for name in _stored(pool, folder)), default=-1)
 
 
+def _reaches(pool: Storage, name: str, first: str, last: str | None) -> bool:
+    """Whether a stored plan may have a location between two; plans of before do not say."""
+    try:
+        with open_input(pool.location(name)) as stream, pq.ParquetFile(stream) as file:
+            column = file.schema_arrow.get_field_index("uri")
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            seen = [group.column(column).statistics for group in groups] if column >= 0 else [None]
+    except (pa.ArrowException, OSError):
+        return True  # damaged: reading it says so
+    return any(
+        one is None or not one.has_min_max or (first <= one.max and (last is None or one.min <= last)) for one in seen
+    )
+
+
 def _encode(parts: Sequence[Part]) -> bytes:
     rows = [
-        {"part_id": part.part_id, "attempt": part.attempt, "source": source.model_dump_json()}
+        {
+            "part_id": part.part_id,
+            "attempt": part.attempt,
+            "uri": source.uri,
+            "source": source.model_dump_json(),
+        }
         for part in parts
         for source in part.sources
     ]
