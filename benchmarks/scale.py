@@ -15,6 +15,7 @@ from benchmarks.scale_figures import Figure, write_json
 
 SECTIONS = {
     "index": "benchmarks.scale_index",
+    "rows": "benchmarks.scale_rows",
 }
 """Modules by the name of their section."""
 

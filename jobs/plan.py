@@ -1,7 +1,8 @@
-"""What training will take, before it is started.
+"""What training, or curating, will take, before it is started.
 
     python jobs/plan.py --preset v4 --stage video-5 --gpus 512 --gpu h200
     python jobs/plan.py --preset v4 --stage all --gpus 2048 --gpu h200 --price 2.2 --plot plan.png
+    python jobs/plan.py --curate --images 3e9 --clips 4e8 --cores 20000
 
 Data are the amounts of the recipes (the paper's), or --images, --clips and --hours. Any setting of a recipe can be
 given as key=value, such as `tokens_per_slot=32768` or `deepspeed=zero3-offload`. Machines are files of
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from model.config import Preset, load_preset
 from model.inspect import TEXT_TOKENS
+from pipelines.curation.slices.estimate import Curating, estimate
 from pipelines.training.cost import (
     CannotFit,
     ClusterSpec,
@@ -36,6 +38,8 @@ from skyreels.command_line import exit_status, parse
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; 0 when every stage fits, 1 with the reason on stderr, 2 for wrong arguments."""
     arguments, settings = parse(_parser(), argv)
+    if arguments.curate:
+        return exit_status(lambda: _print_estimate(arguments), (ValueError,))
     return exit_status(lambda: _print_plans(arguments, settings), (ValueError,))
 
 
@@ -60,6 +64,16 @@ def _print_plans(arguments: argparse.Namespace, settings: tuple[str, ...]) -> in
         plot_plans(plans, arguments.plot)
         print(f"\nplot      {arguments.plot}")
     return _refuse(plans)
+
+
+def _print_estimate(arguments: argparse.Namespace) -> int:
+    asked = Curating(arguments.images or 0.0, arguments.clips or 0.0, arguments.cores)
+    lines = estimate(asked)
+    print(f"{asked.images:,.0f} pictures and {asked.clips:,.0f} clips on {asked.cores:,} cores\n")
+    for line in lines:
+        beyond = f"  [extrapolated {line.extrapolated}]" if line.extrapolated else ""
+        print(f"{line.what:<34} {line.value:>14}  {line.made_of}{beyond}")
+    return 0
 
 
 def _stages(name: str) -> list[str]:
@@ -102,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobs/plan.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--curate", action="store_true", help="of curation, for --images and --clips on --cores")
+    parser.add_argument("--cores", type=int, default=64, help="CPU cores that curate")
     parser.add_argument("--preset", default="v4", help="tiny, small, base, v4 or a YAML file")
     parser.add_argument("--stage", default="all", help="a stage, or video, sft, all")
     parser.add_argument("--gpus", type=int, default=512, help="devices in all")

@@ -21,7 +21,7 @@ from pipelines.curation.captions.captioners import CAPTIONERS, STREAMED
 from pipelines.curation.captions.requests import CaptionRequest, CaptionResult
 from pipelines.curation.embeddings.backends import make_aesthetics, make_backend
 from pipelines.curation.embeddings.descriptor import Descriptor
-from pipelines.curation.layers import Layer, read_layer
+from pipelines.curation.layers import Answers, Layer, read_layer
 from pipelines.curation.recipe import AsrConfig, CaptionConfig, EmbeddingConfig, Recipe, TaggerConfig
 from pipelines.curation.records import DAMAGE_REMEDY, Kind
 from pipelines.dataset.tables import Row, members_of
@@ -46,11 +46,14 @@ def before_selection(recipe: Recipe, root: Storage) -> list[Layer]:
     return layers
 
 
-def answers_before_selection(recipe: Recipe, clips: Sequence[Row], root: Storage) -> dict[str, Row]:
-    """What these layers say of clips, merged by key; a failed answer says nothing."""
+def answers_before_selection(
+    recipe: Recipe, clips: Sequence[Row], root: Storage, read: Answers | None = None
+) -> dict[str, Row]:
+    """What these layers say of clips, merged by key; a failed answer says nothing. `read` else reads them whole."""
     merged: dict[str, Row] = {}
     for layer in before_selection(recipe, root):
-        for key, row in read_layer(layer, clips, root).items():
+        answers = read(layer, clips) if read else read_layer(layer, clips, root)
+        for key, row in answers.items():
             if row["error"] is None:
                 merged.setdefault(key, {}).update({k: v for k, v in row.items() if k not in ("key", "error")})
     return merged

@@ -16,17 +16,22 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from pipelines.curation.recipe import WorkersConfig
-from pipelines.dataset.tables import Row, decode, encode
+from pipelines.dataset.exchange import Steps, receive, send
+from pipelines.dataset.tables import Row, concat, decode, encode
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe, digest, stable_json
 from skyreels.storage import DamageError, Storage
 
 logger = logging.getLogger(__name__)
+
+_SENDERS = 256
 
 
 class LayerFailed(RuntimeError):
@@ -76,12 +81,14 @@ def unanswered(layer: Layer, clips: Sequence[Row], output: Storage) -> list[Row]
     return sorted(missing, key=lambda clip: str(clip["key"]))
 
 
-def fill(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[int]:
-    """Ask about these clips; yields the number of clips as parts are committed.
+def fill(layer: Layer, clips: Sequence[Row], output: Storage, *, here: bool = False) -> Iterator[int]:
+    """Ask about these clips, on the cluster or `here`; yields the number of clips as parts are committed.
 
     Raises Incomplete, when all the others are written, where the store failed; LayerFailed where the model did.
     """
-    outcomes = _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output)
+    outcomes = (
+        _streamed(layer, clips, output) if layer.stream is not None else _by_parts(layer, clips, output, here=here)
+    )
     try:
         for outcome in parts.committed(outcomes, layer.storage(output).root):
             yield int(outcome.facts["clips"])
@@ -100,10 +107,12 @@ def _cause(error: RayError) -> str:
     return own.strip().splitlines()[-1].strip(" .")
 
 
-def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[parts.Outcome]:
+def _by_parts(layer: Layer, clips: Sequence[Row], output: Storage, *, here: bool) -> Iterator[parts.Outcome]:
     size, takes = layer.workers.clips_per_part, layer.workers
     groups = [clips[start : start + size] for start in range(0, len(clips), size)]
     todo = [parts.Part(group[0]["key"], stable_json(group).decode()) for group in groups]
+    if here:
+        return parts.run_in_process(todo, partial(_LayerWorker, layer, output.root))
     kept = layer.workers.count if layer.holds_model else None
     resources = parts.Resources(takes.num_cpus, takes.num_gpus, kept)
     return parts.run_parts(todo, partial(_LayerWorker, layer, output.root), resources)
@@ -132,15 +141,71 @@ def _streamed(layer: Layer, clips: Sequence[Row], output: Storage) -> Iterator[p
 def read_layer(layer: Layer, clips: Iterable[Row], output: Storage) -> dict[str, Row]:
     """Answers about these clips, by key; a success replaces a failure."""
     log = CommitLog(layer.storage(output))
+    tables = (_answers(log, file) for commit in log.intact().values() for file in commit.files)
+    return _about(clips, (row for table in tables for row in table.to_pylist()))
+
+
+def _about(clips: Iterable[Row], answers: Iterable[Row]) -> dict[str, Row]:
+    """Of answers those that are about what these clips are made of."""
     made_of = {clip["key"]: clip["made_of"] for clip in clips}
     rows: dict[str, Row] = {}
-    for commit in log.intact().values():
-        for file in commit.files:
-            for row in _answers(log, file).to_pylist():
-                asked_about = row.pop("made_of", None)
-                if made_of.get(row["key"]) == asked_about and (row["key"] not in rows or row["error"] is None):
-                    rows[row["key"]] = row
+    for row in answers:
+        asked_about = row.pop("made_of", None)
+        if made_of.get(row["key"]) == asked_about and (row["key"] not in rows or row["error"] is None):
+            rows[row["key"]] = row
     return rows
+
+
+Answers = Callable[[Layer, Sequence[Row]], dict[str, Row]]
+"""What a layer says of clips, by key."""
+
+
+@dataclass(frozen=True)
+class SentAnswers:
+    """Answers that were sent to slices: by layer, the step that did and how many senders it had."""
+
+    store: Storage
+    sent: Mapping[str, tuple[str, int]]
+
+    def of(self, index: int) -> Answers:
+        return partial(self._received, index)
+
+    def _received(self, index: int, layer: Layer, clips: Sequence[Row]) -> dict[str, Row]:
+        step, senders = self.sent[layer.name]
+        return _about(clips, receive(self.store, step, senders, index).to_pylist())
+
+
+def send_answers(
+    steps: Steps, layers: Iterable[Layer], output: Storage, place: Callable[[Sequence[str]], NDArray[np.int64]]
+) -> SentAnswers:
+    """Send what layers say to the slices of their clips; `place` gives those of keys. Done anew where a layer grew."""
+    sent = {}
+    for layer in layers:
+        parts_of = sorted(CommitLog(layer.storage(output)).done())
+        step = f"answers-{layer.name}-{digest({'parts': parts_of})}"
+        senders = min(len(parts_of), _SENDERS)
+        steps.run(step, _Send(steps.store, step, layer.storage(output), place, senders), senders)
+        sent[layer.name] = (step, senders)
+    return SentAnswers(steps.store, sent)
+
+
+@dataclass(frozen=True)
+class _Send:
+    """The answers of every `senders`-th part of a layer."""
+
+    store: Storage
+    step: str
+    layer: Storage
+    place: Callable[[Sequence[str]], NDArray[np.int64]]
+    senders: int
+
+    def __call__(self, index: int) -> Mapping[str, Any]:
+        log = CommitLog(self.layer)
+        mine = sorted(log.done())[index :: self.senders]
+        found = [_answers(log, file) for commit in log.intact_of(mine) for file in commit.files]
+        table = concat(found) if found else pa.table({"key": pa.array([], pa.string())})
+        send(self.store, f"{self.step}/{index:06d}", table, self.place(table["key"].to_pylist()))
+        return {"answers": len(table)}
 
 
 def _answers(log: CommitLog, file: CommittedFile) -> pa.Table:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,8 @@ import pyarrow as pa
 from pipelines.curation.pool import tables
 from pipelines.curation.recipe import ShardConfig
 from pipelines.dataset.manifest import MANIFEST
-from pipelines.dataset.tables import Row, decode, members_of
+from pipelines.dataset.parts_of_table import column_between, is_there
+from pipelines.dataset.tables import Row, members_of
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, digest, stable_json
 from skyreels.shards import Member, open_shards, read_member
@@ -52,7 +53,7 @@ class PackPlan:
 
     def remaining(self, dataset: Storage) -> list[Pack]:
         """The packs that are not committed, or whose shards are not there as committed."""
-        intact = CommitLog(dataset).intact()
+        intact = {commit.part_id for commit in CommitLog(dataset).intact_of(pack.pack_id for pack in self.packs)}
         return [pack for pack in self.packs if pack.pack_id not in intact]
 
 
@@ -72,9 +73,9 @@ def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, confi
     """
     content = {key: row["content"] for key, row in chosen.items()}
     name = f"_packs/{hashlib.blake2b(stable_json([content, identity]), digest_size=10).hexdigest()}.json"
-    if dataset.exists(name) and (stored := _stored(dataset, name)) is not None:
+    if dataset.exists(name) and (stored := stored_plan(dataset, name)) is not None:
         return stored
-    kept = [pack for pack, held in _current_packs(dataset, identity) if held.items() <= content.items()]
+    kept = [pack for pack, held in _current_packs(dataset, identity, content) if held.items() <= content.items()]
     placed = {key for pack in kept for key in pack.keys}
     packs = kept + _grouped([row for key, row in sorted(chosen.items()) if key not in placed], identity, config)
     described = [{"pack_id": pack.pack_id, "bucket": pack.bucket, "keys": pack.keys} for pack in packs]
@@ -84,11 +85,21 @@ def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, confi
 
 def kept_keys(dataset: Storage) -> frozenset[str]:
     """Keys of the last finished dataset."""
-    listed = _manifest(dataset)
+    listed = _listed(dataset, "key")
     if listed is not None:
-        return frozenset(listed.column("key").to_pylist())
-    finished = dataset.exists(MANIFEST)
+        return frozenset(listed)
+    finished = is_there(dataset, MANIFEST)
     return frozenset(key for commit in CommitLog(dataset).all() for key in commit.keys) if finished else frozenset()
+
+
+def kept_between(dataset: Storage, first: str, last: str) -> frozenset[str]:
+    """Those of them between two keys."""
+    if not is_there(dataset, MANIFEST):
+        return frozenset()
+    try:
+        return frozenset(column_between(dataset, MANIFEST, "key", first, last))
+    except DamageError:
+        return frozenset(key for key in kept_keys(dataset) if first <= key <= last)
 
 
 def write_packs(
@@ -98,9 +109,11 @@ def write_packs(
     pool: Storage,
     dataset: Storage,
     config: ShardConfig,
+    run: Callable[..., Iterator[parts.Outcome]] = parts.run_parts,
 ) -> Iterator[int | PackDamaged]:
-    """Write these packs, one Ray task each; yields clips written as packs are committed, and packs that hold clips
-    which cannot be read. Raises Incomplete, when all the others are written, where the store failed.
+    """Write these packs, one Ray task each unless `run` does otherwise; yields clips written as packs are committed,
+    and packs that hold clips which cannot be read. Raises Incomplete, when all the others are written, where the store
+    failed.
 
     `samples` gives per key the `members` in the pool and the `json` of the finished sample.
     """
@@ -112,7 +125,7 @@ def write_packs(
         for pack in packs
     ]
     make_worker = partial(_Packer, identity, pool.root, dataset.root, config)
-    for outcome in parts.committed(parts.run_parts(todo, make_worker), dataset.root):
+    for outcome in parts.committed(run(todo, make_worker), dataset.root):
         damaged = outcome.facts["damaged"]
         yield PackDamaged(damaged) if damaged else int(outcome.facts["clips"])
 
@@ -186,12 +199,13 @@ def manifest_table(
     return tables.clip_table(rows)
 
 
-def drop_stale(plan: PackPlan, dataset: Storage) -> None:
+def drop_stale(dataset: Storage, *plans: PackPlan) -> None:
     """Remove packs, plans and shards that the finished dataset does not name; call when its manifest is written."""
     log = CommitLog(dataset)
-    for pack_id in sorted(log.done() - {pack.pack_id for pack in plan.packs}):
+    for pack_id in sorted(log.done() - {pack.pack_id for plan in plans for pack in plan.packs}):
         log.revoke(pack_id)
-    for name in [*log.orphans("shards"), *(name for name in dataset.names("_packs") if name != plan.name)]:
+    named = {plan.name for plan in plans}
+    for name in [*log.orphans("shards"), *(name for name in dataset.names("_packs") if name not in named)]:
         dataset.delete(name)
 
 
@@ -208,7 +222,7 @@ def _without_folders(made_by: Any) -> Any:
     return _FOLDERS.sub(r"\1", made_by) if isinstance(made_by, str) else made_by
 
 
-def _stored(dataset: Storage, name: str) -> PackPlan | None:
+def stored_plan(dataset: Storage, name: str) -> PackPlan | None:
     """A plan of packs that an earlier run wrote down; None, with a warning, where it cannot be read."""
     try:
         stored = json.loads(dataset.read(name))
@@ -218,14 +232,14 @@ def _stored(dataset: Storage, name: str) -> PackPlan | None:
         return None
 
 
-def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str, str]]]:
-    """Packs of the last finished dataset with the content of each key; those of an unfinished run are found through
-    their stored plan."""
-    if not dataset.exists(MANIFEST):
+def _current_packs(dataset: Storage, identity: str, keys: Collection[str]) -> list[tuple[Pack, dict[str, str]]]:
+    """Packs of the last finished dataset that clips from the first to the last of `keys` are in, with the content of
+    each key; those of an unfinished run are found through their stored plan."""
+    if not is_there(dataset, MANIFEST) or not keys:
         return []
-    manifest = _manifest(dataset)
-    listed = None if manifest is None else set(manifest.column("pack_id").to_pylist())
-    commits = [commit for commit in CommitLog(dataset).all() if listed is None or commit.part_id in listed]
+    listed = _listed(dataset, "pack_id", min(keys), max(keys))
+    log = CommitLog(dataset)
+    commits = log.all() if listed is None else log.intact_of(sorted(listed))
     return [
         (Pack(commit.part_id, commit.facts["bucket"], tuple(commit.keys)), commit.facts["contents"])
         for commit in commits
@@ -233,12 +247,13 @@ def _current_packs(dataset: Storage, identity: str) -> list[tuple[Pack, dict[str
     ]
 
 
-def _manifest(dataset: Storage) -> pa.Table | None:
-    """None where there is none; where it is damaged as well, with a warning: the packs' commits say the same."""
-    if not dataset.exists(MANIFEST):
+def _listed(dataset: Storage, column: str, first: str = "", last: str | None = None) -> set[str] | None:
+    """What is in a column of the manifest, between two keys. None where there is none; where it is damaged as well,
+    with a warning: the packs' commits say the same."""
+    if not is_there(dataset, MANIFEST):
         return None
     try:
-        return decode(dataset.read(MANIFEST), dataset.location(MANIFEST), "it is written anew")
+        return set(column_between(dataset, MANIFEST, column, first, last, "it is written anew"))
     except DamageError as error:
         logger.warning("%s", error)
         return None

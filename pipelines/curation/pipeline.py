@@ -8,23 +8,35 @@ Every arrow is resumable: running the same command again does what is missing an
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipelines.curation import annotators, layers
 from pipelines.curation.captions.captioners import check_captioner
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.pool.extract import extract_parts
-from pipelines.curation.pool.plan import Part, Plan, extend_plan, read_plan
-from pipelines.curation.pool.read import read_pool
+from pipelines.curation.pool.plan import (
+    Part,
+    Plan,
+    extend_plan,
+    plan_files,
+    read_plan,
+    remaining_parts,
+    store_plan,
+    touched,
+)
+from pipelines.curation.pool.read import Pool, read_pool
+from pipelines.curation.pool.slices import slice_count, slice_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
+from pipelines.curation.slices.dataset import drop_work, unchanged, work_of
 from pipelines.curation.sources.account import Account
-from pipelines.curation.sources.find import InputError, find_sources, refuse_own
+from pipelines.curation.sources.find import InputError, refuse_own, stream_sources
 from pipelines.curation.summary import Dataset, Work
 from pipelines.curation.taken_down import Named, find_named, note_taken_down, read_taken_down
+from pipelines.dataset.exchange import Steps
 from skyreels import leftovers
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog
@@ -51,7 +63,8 @@ def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Pla
     """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
     check_captioner(recipe.captions)
     pool = Storage(normalise(output)).sub("pool")
-    plan = extend_plan(pool, _listed(inputs, output), recipe.extract, write=False)
+    sources = [source for some in _listed(inputs, output) for source in some]
+    plan = extend_plan(pool, sources, recipe.extract, write=False)
     return plan, plan.remaining(CommitLog(pool))
 
 
@@ -66,15 +79,15 @@ def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options 
     check_captioner(recipe.captions)  # all three complain now rather than after hours of work
     sweep(root)
     taken = read_taken_down(root)
-    sources = [source for source in _listed(inputs, output) if source.source_id not in taken.source_ids]
-    plan = extend_plan(pool, sources, recipe.extract)
-    if not plan.parts:
+    for sources in _listed(inputs, output):
+        store_plan(pool, [source for source in sources if source.source_id not in taken.source_ids], recipe.extract)
+    if not plan_files(pool, recipe.extract):
         raise InputError(f"nothing to curate: {root.root} holds no sources, and none are new; give --input")
-    if options.replay_rejects:
-        plan = _replay(plan, pool, recipe)
     with LazyCluster() as cluster:
-        work = _fill_pool(plan, root, recipe, cluster, quiet=options.quiet)
-        return _from_pool(root, plan, recipe, cluster, started, work, quiet=options.quiet)
+        if options.replay_rejects:
+            _replay(root, recipe, cluster)
+        work = _fill_pool(root, recipe, cluster, quiet=options.quiet)
+        return _from_pool(root, recipe, cluster, started, work, quiet=options.quiet)
 
 
 def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dataset:
@@ -82,15 +95,14 @@ def refilter(output: str, recipe: Recipe, options: Options | None = None) -> Dat
     options = options or Options()
     check_captioner(recipe.captions)
     root = Storage(normalise(output))
-    plan = read_plan(root.sub("pool"), recipe.extract)
-    if not plan.parts:
+    if not plan_files(root.sub("pool"), recipe.extract):
         raise FileNotFoundError(
             f"{root.root} has no pool made with this recipe's `extract` section: run `jobs/curate.py --input … "
             f"--output {output}` first, or keep `extract` as it was"
         )
     started = time.monotonic()
     with LazyCluster() as cluster:
-        return _from_pool(root, plan, recipe, cluster, started, Work(), quiet=options.quiet)
+        return _from_pool(root, recipe, cluster, started, Work(), quiet=options.quiet)
 
 
 def takedown(output: str, patterns: Sequence[str], *, copies: bool = True) -> tuple[Named, list[Dataset]]:
@@ -107,6 +119,7 @@ def takedown(output: str, patterns: Sequence[str], *, copies: bool = True) -> tu
     gone = clips_of(root, named.source_ids)
     names = dataset_names(root)
     for name in names:
+        drop_work(root.sub(f"datasets/{name}"))
         if not is_finished(root, name):
             purge_unfinished(root.sub(f"datasets/{name}"), gone)
     purge_sources(root, named.source_ids)
@@ -129,8 +142,7 @@ def remake_all(root: Storage, names: Sequence[str]) -> tuple[list[Dataset], dict
         for name in names:
             try:
                 recipe = made_recipe(root, name)
-                plan = read_plan(root.sub("pool"), recipe.extract)
-                made.append(_from_pool(root, plan, recipe, cluster, time.monotonic(), Work(), quiet=True))
+                made.append(_from_pool(root, recipe, cluster, time.monotonic(), Work(), quiet=True, anew=True))
             except Exception as error:
                 logger.debug("dataset %s could not be made", name, exc_info=True)
                 failed[name] = str(error) or type(error).__name__
@@ -144,32 +156,40 @@ def sweep(root: Storage, older_than_s: float = 24 * 3600.0) -> None:
     leftovers.sweep_scratch()
 
 
-def _listed(inputs: Sequence[str], output: str) -> list[Source]:
+def _listed(inputs: Sequence[str], output: str) -> Iterator[list[Source]]:
     """The sources of the inputs; what else they hold is logged. Raises InputError where there is nothing to curate."""
     refuse_own(inputs, output)
     account = Account()
-    sources = find_sources(inputs, account)
-    if inputs and not sources:
+    found = 0
+    for sources in stream_sources(inputs, account):
+        found += len(sources)
+        yield sources
+    if inputs and not found:
         places = ", ".join(map(printable, inputs))
         raise InputError("; ".join([f"nothing to curate: no media in {places}", *account.lines()]))
     for line in account.lines():
         logger.info("inputs: %s", line)
-    return sources
 
 
-def _replay(plan: Plan, pool: Storage, recipe: Recipe) -> Plan:
+def _replay(root: Storage, recipe: Recipe, cluster: LazyCluster) -> None:
     """Plan every source that failed once more, as a new attempt."""
-    rows = read_pool(pool, plan).sources.to_pylist()
-    failed = {row["source_id"]: row["attempts"] for row in rows if row["status"] == Status.FAILED}
-    if not failed:
-        return plan
-    again = [source for source_id, source in plan.sources.items() if source_id in failed]
-    return extend_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
+    pool = root.sub("pool")
+    failed: dict[str, int] = {}
+    for found in _slices(root, recipe, cluster):
+        rows = found.sources.select(["source_id", "attempts", "status"]).to_pylist()
+        failed |= {row["source_id"]: row["attempts"] for row in rows if row["status"] == Status.FAILED}
+    if failed:
+        planned = touched(pool, recipe.extract, failed)
+        again = [source for source_id, source in planned.sources.items() if source_id in failed]
+        store_plan(pool, again, recipe.extract, attempt=max(failed.values()) + 1)
 
 
-def _fill_pool(plan: Plan, root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
-    parts = plan.remaining(CommitLog(root.sub("pool")))
-    return fill_parts(parts, root, recipe, cluster, quiet=quiet) if parts else Work()
+def _fill_pool(root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
+    done = Work()
+    for parts in remaining_parts(root.sub("pool"), recipe.extract):
+        work = fill_parts(parts, root, recipe, cluster, quiet=quiet)
+        done = done.plus(work.seconds, work.clips, work.bytes, work.failed)
+    return done
 
 
 def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> Work:
@@ -187,10 +207,40 @@ def fill_parts(parts: Sequence[Part], root: Storage, recipe: Recipe, cluster: La
 
 
 def _from_pool(
-    root: Storage, plan: Plan, recipe: Recipe, cluster: LazyCluster, started: float, work: Work, *, quiet: bool
+    root: Storage,
+    recipe: Recipe,
+    cluster: LazyCluster,
+    started: float,
+    work: Work,
+    *,
+    quiet: bool,
+    anew: bool = False,
 ) -> Dataset:
-    """Layers over the clips that were cut, then the dataset."""
-    found = read_pool(root.sub("pool"), plan)
+    """Layers over the clips that were cut, then the dataset; `anew`: looked at even where nothing seems to be new."""
+    count = slice_count(root.sub("pool"))
+    if count > 1 and not anew and (made := unchanged(root, recipe)) is not None:
+        return replace(made, wall_s=time.monotonic() - started)
+    slices = _slices(root, recipe, cluster)
+    taken = read_taken_down(root)
+    out: set[str] = set()
+    for found in slices:
+        if len(slices) == 1:
+            _fill_layers(root, found, recipe, cluster, quiet=quiet)
+        facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
+        out |= {row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"])}
+    return finish_dataset(root, slices, recipe, frozenset(out), cluster, started, work, quiet=quiet)
+
+
+def _slices(root: Storage, recipe: Recipe, cluster: LazyCluster) -> Sequence[Pool]:
+    """What is committed for the stored plan: in memory where it is small."""
+    pool = root.sub("pool")
+    count = slice_count(pool)
+    if count == 1:
+        return [read_pool(pool, read_plan(pool, recipe.extract))]
+    return slice_pool(Steps(work_of(root, recipe, "pool"), cluster), pool, recipe.extract, count)
+
+
+def _fill_layers(root: Storage, found: Pool, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> None:
     cut = [row for row in found.clips.to_pylist() if row["stage"] is None]
     for layer in annotators.before_selection(recipe, root):
         missing = layers.unanswered(layer, cut, root)
@@ -199,7 +249,3 @@ def _from_pool(
             with Progress(layer.name, len(missing), "clips", quiet=quiet) as bar:
                 for count in layers.fill(layer, missing, root):
                     bar.update(count)
-    taken = read_taken_down(root)
-    facts = found.sources.select(["source_id", "sha256"]).to_pylist() if found.sources.num_columns else []
-    out = frozenset(row["source_id"] for row in facts if taken.rejection(row["source_id"], row["sha256"]))
-    return finish_dataset(root, found, recipe, out, cluster, started, work, quiet=quiet)

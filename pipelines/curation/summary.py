@@ -1,6 +1,7 @@
 """What a run came to: in numbers, and a row for everything that is not in its dataset and why."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,26 @@ def summarise(
         took_most=_took_most(rejected, rejects),
         wall_s=wall_s,
         cpu_s=cpu,
+    )
+
+
+def together(parts: Sequence[Dataset], wall_s: float) -> Dataset:
+    """What slices of a dataset came to in all."""
+    counts = {name: Counter[str]() for name in ("buckets", "rejected", "cpu_s")}
+    for part in parts:
+        for name, counter in counts.items():
+            counter.update(getattr(part, name))
+    rejected = dict(sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0])))
+    largest = max(parts, key=lambda part: part.rejected.get(next(iter(rejected), ""), 0))
+    numbers = ("sources", "failed_sources", "clips", "kept", "seconds_in", "seconds_kept")
+    return Dataset(
+        location=parts[0].location,
+        **{name: sum(getattr(part, name) for part in parts) for name in numbers},
+        buckets=dict(sorted(counts["buckets"].items())),
+        rejected=rejected,
+        took_most=largest.took_most,
+        wall_s=wall_s,
+        cpu_s=dict(counts["cpu_s"]),
     )
 
 

@@ -6,6 +6,7 @@ manifests and reports from all of these.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from pipelines.curation.dataset import dataset_names, is_finished, made_recipe
 from pipelines.curation.pipeline import fill_parts, remake_all, sweep
@@ -13,11 +14,12 @@ from pipelines.curation.pool.plan import Part, can_be_made, read_plan
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.taken_down import read_taken_down
 from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.parts_of_table import files_of, is_there
 from pipelines.dataset.tables import decode
 from skyreels.cluster import LazyCluster
 from skyreels.commits import CommitLog, verify
 from skyreels.config import ConfigError
-from skyreels.storage import DamageError, Storage, normalise
+from skyreels.storage import DamageError, MissingError, Storage, normalise
 
 _POOL = "pool"
 _TABLES = (MANIFEST, "rejects.parquet")
@@ -133,11 +135,18 @@ def _in_table(root: Storage, store: str, name: str) -> list[Damage]:
 def _in_dataset(root: Storage, name: str) -> list[Damage]:
     store = f"datasets/{name}"
     found = [Damage(store, "", f"{root.location(f'{store}/{file}')} is missing")
-             for file in (*_TABLES, *_OTHERS) if not root.exists(f"{store}/{file}")]  # fmt: skip
-    for file in _TABLES:
-        if root.exists(f"{store}/{file}"):
-            found += _in_table(root, store, f"{store}/{file}")
+             for file in (*_TABLES, *_OTHERS) if not is_there(root, f"{store}/{file}")]  # fmt: skip
+    for table in _TABLES:
+        if is_there(root, f"{store}/{table}"):
+            found += _told(store, partial(_read_through, root, f"{store}/{table}"))
     return found + _told(store, lambda: made_recipe(root, name))
+
+
+def _read_through(root: Storage, name: str) -> None:
+    for file in files_of(root, name):
+        if not root.exists(file):
+            raise MissingError(f"{root.location(file)} is missing")
+        decode(root.read(file), root.location(file))
 
 
 def _told(store: str, look: Callable[[], object]) -> list[Damage]:

@@ -1,6 +1,5 @@
 """Curated samples as a trainer reads them: the rows of a dataset, and exactly the frames and sound that are wanted."""
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,8 @@ from torch import Tensor
 from model.media import cover
 from pipelines.dataset.caption_parts import CaptionParts, window
 from pipelines.dataset.manifest import MANIFEST, Sample, samples_in
-from pipelines.dataset.tables import decode, members_of
+from pipelines.dataset.parts_of_table import fingerprint, is_there, tables_of
+from pipelines.dataset.tables import members_of
 from skyreels.media.errors import MediaError
 from skyreels.shards import Member, read_member
 from skyreels.storage import DamageError, MissingError, Storage, normalise
@@ -76,17 +76,14 @@ class ClipDataset:
 def open_dataset(location: str) -> ClipDataset:
     """Read the manifest of a dataset folder, local or s3://. Raises FileNotFoundError where there is none."""
     storage = Storage(normalise(location))
-    if not storage.exists(MANIFEST):
+    if not is_there(storage, MANIFEST):
         raise FileNotFoundError(
             f"{storage.location(MANIFEST)} does not exist: give the folder of a dataset, such as "
             "data/datasets/default, or make one with jobs/curate.py"
         )
-    data = storage.read(MANIFEST)
     where = storage.location(MANIFEST)
-    table = decode(data, where, "run `jobs/curate.py verify` on the output that holds the dataset")
-    return ClipDataset(
-        storage, tuple(_clip(row) for row in samples_in(table, where)), hashlib.sha256(data).hexdigest()[:16]
-    )
+    rows = (row for table in tables_of(storage, MANIFEST) for row in samples_in(table, where))
+    return ClipDataset(storage, tuple(map(_clip, rows)), fingerprint(storage, MANIFEST))
 
 
 def member_bytes(storage: Storage, clip: Clip, extension: str) -> bytes:

@@ -72,11 +72,18 @@ class CommitLog:
         sizes = self._sizes()
         return {commit.part_id: commit for commit in self.all() if not _misfits(commit, sizes)}
 
+    def intact_of(self, part_ids: Iterable[str]) -> Iterator[Commit]:
+        """The same of these parts alone, looking at nothing else: for a few of many."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            for commit in pool.map(self._intact, part_ids):
+                if commit is not None:
+                    yield commit
+
     def commit(self, record: Commit) -> None:
-        self.storage.write(self._name(record.part_id), record.model_dump_json(indent=1).encode())
+        self.storage.write(self.name_of(record.part_id), record.model_dump_json(indent=1).encode())
 
     def read(self, part_id: str) -> Commit:
-        name = self._name(part_id)
+        name = self.name_of(part_id)
         where = self.storage.location(name)
         try:
             commit = Commit.model_validate_json(self.storage.read(name))
@@ -108,7 +115,7 @@ class CommitLog:
 
     def revoke(self, part_id: str) -> None:
         """Make a part not have happened; its files become orphans."""
-        self.storage.delete(self._name(part_id))
+        self.storage.delete(self.name_of(part_id))
 
     def orphans(self, prefix: str) -> list[str]:
         """Files below `prefix` that no commit names: left by killed attempts, safe to delete when nothing runs."""
@@ -122,11 +129,20 @@ class CommitLog:
             logger.warning("%s", error)
             return None
 
+    def _intact(self, part_id: str) -> Commit | None:
+        if not self.storage.exists(self.name_of(part_id)):
+            return None
+        commit = self._readable(part_id)
+        if commit is None or any(self.storage.size(file.name) != file.bytes for file in commit.files):
+            return None
+        return commit
+
     def _sizes(self) -> dict[str, int]:
         cut = len(self.storage.root.rstrip("/")) + 1
         return {entry.location[cut:]: entry.size for entry in self.storage.files()}
 
-    def _name(self, part_id: str) -> str:
+    def name_of(self, part_id: str) -> str:
+        """Where the record of a part lies."""
         return f"{self.folder}/{part_id}.json"
 
 

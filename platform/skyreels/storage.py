@@ -127,6 +127,14 @@ class Storage:
         cut = len(self.root.rstrip("/")) + 1
         return [entry.location[cut:] for entry in self.files(prefix)]
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        location = self.location(name)
+        filesystem, path = resolve(location)
+        with _errors_name(location):
+            info = filesystem.get_file_info(str(local_path(path)) if self.is_local else path)
+        return int(info.size) if info.type == fs.FileType.File else None
+
     def delete(self, name: str) -> None:
         """Remove a file; a missing one is no error."""
         location = self.location(name)
@@ -245,6 +253,15 @@ def survey(location: str, leave_out: LeaveOut | None = None) -> Survey:
         else:
             survey.files.append(FileEntry(f"s3://{item.path}", item.size))
     return survey
+
+
+def list_level(location: str) -> tuple[list[FileEntry], list[str]]:
+    """Files and folders of one remote folder, hidden ones too, without what is below those."""
+    filesystem, path = resolve(location)
+    with _errors_name(location):
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=False))
+    files = [FileEntry(f"s3://{item.path}", item.size) for item in found if item.type == fs.FileType.File]
+    return files, [f"s3://{item.path}" for item in found if item.type == fs.FileType.Directory]
 
 
 def _survey_folder(path: str, leave_out: LeaveOut | None) -> Survey:

@@ -52,7 +52,7 @@ def _write(keys, pool, dataset, identity="i", limit=None, said=MappingProxyType(
 def _finish(plan, dataset):
     rows = [{"key": key, "pack_id": pack.pack_id} for pack in plan.packs for key in pack.keys]
     dataset.write("manifest.parquet", encode(tables.clip_table(rows)))
-    packing.drop_stale(plan, dataset)
+    packing.drop_stale(dataset, plan)
 
 
 def _checksums(dataset):

@@ -53,14 +53,18 @@ def balance(cells: Mapping[str, Cell], config: BalanceConfig, kept_before: Colle
     quotas = quota(sizes, config)
     before = frozenset(kept_before)
     kept, dropped, filled = [], [], Counter[Cell]()
-    for key in sorted(cells, key=lambda key: (key not in before, _place(key), key)):
+    for key in sorted(cells, key=lambda key: (key not in before, place_of(key), key)):
         cell = cells[key]
         if filled[cell] < quotas[cell]:
             filled[cell] += 1
             kept.append(key)
         else:
-            dropped.append(Dropped(key, cell, f"{cell} holds {sizes[cell]} clips and may keep {quotas[cell]}"))
+            dropped.append(Dropped(key, cell, told(cell, sizes[cell], quotas[cell])))
     return Balance(sorted(kept), sorted(dropped), {cell: (sizes[cell], filled[cell]) for cell in sorted(sizes)})
+
+
+def told(cell: Cell, size: int, may_keep: int) -> str:
+    return f"{cell} holds {size} clips and may keep {may_keep}"
 
 
 def quota(sizes: Mapping[Cell, int], config: BalanceConfig) -> dict[Cell, int]:
@@ -104,5 +108,6 @@ def motion_pattern(camera: str | None, object_motion: float | None) -> str:
     return f"{camera.split('_')[0]}, {pace}"
 
 
-def _place(key: str) -> bytes:
+def place_of(key: str) -> bytes:
+    """Where a clip stands in its cell: the same on every machine, and even over all keys."""
     return hashlib.blake2b(key.encode(), digest_size=8).digest()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 _ROUNDS = 10
-_TRAINED_ON_PER_CLUSTER = 64
+TRAINED_ON_PER_CLUSTER = 64
 _BLOCK = 8192
 
 
@@ -26,7 +26,7 @@ def centroids(vectors: Vectors, count: int) -> Vectors:
     if not len(vectors):
         return vectors[:0]
     count = min(count, len(vectors))
-    size = min(len(vectors), count * _TRAINED_ON_PER_CLUSTER)
+    size = min(len(vectors), count * TRAINED_ON_PER_CLUSTER)
     sample = vectors[np.linspace(0, len(vectors) - 1, size).round().astype(np.int64)]
     centres = _spread(sample, count)
     for _ in range(_ROUNDS):

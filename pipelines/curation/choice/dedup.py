@@ -6,7 +6,7 @@ is chained away, and a clip of an earlier run is never taken back.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -67,9 +67,70 @@ def find_duplicates(new: DedupTable, kept: DedupTable | None, config: DedupConfi
     """
     ranked = _rank(new, kept)
     first_new = len(kept.keys) if kept is not None else 0
-    by_frames = _grouped(_sharing_frames(ranked, first_new, config), len(ranked.keys))
-    by_meaning = _grouped(_sharing_meaning(ranked, first_new, config), len(ranked.keys))
-    return sorted(_descend(ranked, first_new, by_frames, by_meaning, config))
+    frames, meaning = _sharing_frames(ranked, first_new, config), _sharing_meaning(ranked, first_new, config)
+
+    def likeness(i: int, j: int) -> float:
+        assert ranked.embeddings is not None
+        return float(ranked.embeddings[i] @ ranked.embeddings[j])
+
+    return descend(ranked, first_new, frames, meaning, likeness, config)
+
+
+def descend(
+    ranked: DedupTable,
+    first_new: int,
+    frames: NDArray[np.int64],
+    meaning: NDArray[np.int64],
+    likeness: Callable[[int, int], float],
+    config: DedupConfig,
+) -> list[Duplicate]:
+    """The duplicates among clips in order of rank, the first `first_new` of them kept before; in order of key.
+
+    `frames` and `meaning`, (P, 2) pairs (later, earlier) of rows, say who may share frames and who shares meaning;
+    `likeness` the cosine of the latter.
+    """
+    by_frames, by_meaning = _grouped(frames, len(ranked.keys)), _grouped(meaning, len(ranked.keys))
+    retained = np.zeros(len(ranked.keys), bool)
+    first_with: dict[str, int] = {}
+    found = []
+    for i, content in enumerate(ranked.content):
+        match: _Match | None = None
+        if i >= first_new:
+            same = first_with.get(content) if config.exact and content else None
+            match = (
+                (same, "exact", 1.0)
+                if same is not None
+                else _by_frames(ranked, i, by_frames[i][retained[by_frames[i]]], config)
+                or _by_meaning(i, by_meaning[i][retained[by_meaning[i]]], likeness)
+            )
+        if match is None:
+            retained[i] = True
+            first_with.setdefault(content, i)
+        else:
+            found.append(Duplicate(ranked.keys[i], ranked.keys[match[0]], match[1], match[2]))
+    return sorted(found)
+
+
+def near_pairs(
+    vectors: Vectors, keys: Sequence[str], first_new: int, cosine: float, members: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """(P, 2) pairs (later, earlier) of unit vectors in order of rank with that cosine or more; a row of zeros has none.
+
+    All pairs of few clips; of many, those within the clusters nearest to the later one. Only `members`, (N,), if given,
+    can be the earlier one.
+    """
+    known = np.linalg.norm(vectors, axis=1) > 0
+    held = known if members is None else known & members
+    by_key = np.argsort(np.asarray(keys), kind="stable")
+    by_key = by_key[held[by_key]]
+    centres = centroids(vectors[by_key], 1 if len(by_key) <= _ALL_PAIRS else len(by_key) // _PER_CLUSTER)
+    probes = nearest_centroids(vectors, centres, _PROBES)
+    found = [np.empty((0, 2), np.int64)]
+    for cluster in range(len(centres)):
+        inside = np.flatnonzero(held & (probes[:, 0] == cluster))
+        asking = np.flatnonzero(known & (probes == cluster).any(axis=1))
+        found += _near(vectors, asking[asking >= first_new], inside, cosine)
+    return np.concatenate(found)
 
 
 def _rank(new: DedupTable, kept: DedupTable | None) -> DedupTable:
@@ -114,24 +175,10 @@ def _sharing_frames(ranked: DedupTable, first_new: int, config: DedupConfig) -> 
 
 
 def _sharing_meaning(ranked: DedupTable, first_new: int, config: DedupConfig) -> NDArray[np.int64]:
-    """(P, 2) pairs (later, earlier) with a cosine of at least `semantic_cosine` (SemDeDup, Abbas et al. 2023).
-
-    All pairs of few clips; of many, those within the clusters nearest to the later one.
-    """
+    """Who is alike by meaning (SemDeDup, Abbas et al. 2023)."""
     if config.semantic_cosine is None or ranked.embeddings is None:
         return np.empty((0, 2), np.int64)
-    vectors = ranked.embeddings
-    known = np.linalg.norm(vectors, axis=1) > 0
-    by_key = np.argsort(np.asarray(ranked.keys), kind="stable")
-    by_key = by_key[known[by_key]]
-    centres = centroids(vectors[by_key], 1 if len(by_key) <= _ALL_PAIRS else len(by_key) // _PER_CLUSTER)
-    probes = nearest_centroids(vectors, centres, _PROBES)
-    found = [np.empty((0, 2), np.int64)]
-    for cluster in range(len(centres)):
-        members = np.flatnonzero(known & (probes[:, 0] == cluster))
-        asking = np.flatnonzero(known & (probes == cluster).any(axis=1))
-        found += _near(vectors, asking[asking >= first_new], members, config.semantic_cosine)
-    return np.concatenate(found)
+    return near_pairs(ranked.embeddings, ranked.keys, first_new, config.semantic_cosine)
 
 
 def _near(
@@ -155,34 +202,6 @@ def _grouped(pairs: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
     return [pairs[order[start:end], 1] for start, end in pairwise(edges)]
 
 
-def _descend(
-    ranked: DedupTable,
-    first_new: int,
-    by_frames: Sequence[NDArray[np.int64]],
-    by_meaning: Sequence[NDArray[np.int64]],
-    config: DedupConfig,
-) -> list[Duplicate]:
-    retained = np.zeros(len(ranked.keys), bool)
-    first_with: dict[str, int] = {}
-    found = []
-    for i, content in enumerate(ranked.content):
-        match: _Match | None = None
-        if i >= first_new:
-            same = first_with.get(content) if config.exact and content else None
-            match = (
-                (same, "exact", 1.0)
-                if same is not None
-                else _by_frames(ranked, i, by_frames[i][retained[by_frames[i]]], config)
-                or _by_meaning(ranked, i, by_meaning[i][retained[by_meaning[i]]])
-            )
-        if match is None:
-            retained[i] = True
-            first_with.setdefault(content, i)
-        else:
-            found.append(Duplicate(ranked.keys[i], ranked.keys[match[0]], match[1], match[2]))
-    return found
-
-
 def _by_frames(ranked: DedupTable, i: int, earlier: NDArray[np.int64], config: DedupConfig) -> _Match | None:
     for j in earlier:
         share = aligned_share(ranked.hashes[i], ranked.hashes[j], config.perceptual_bits or 0)
@@ -191,7 +210,5 @@ def _by_frames(ranked: DedupTable, i: int, earlier: NDArray[np.int64], config: D
     return None
 
 
-def _by_meaning(ranked: DedupTable, i: int, earlier: NDArray[np.int64]) -> _Match | None:
-    if not len(earlier) or ranked.embeddings is None:
-        return None
-    return int(earlier[0]), "semantic", float(ranked.embeddings[i] @ ranked.embeddings[earlier[0]])
+def _by_meaning(i: int, earlier: NDArray[np.int64], likeness: Callable[[int, int], float]) -> _Match | None:
+    return (int(earlier[0]), "semantic", likeness(i, int(earlier[0]))) if len(earlier) else None

@@ -41,11 +41,11 @@ def candidate_pairs(sequences: Sequence[Hashes], first_query: int, bits: int) ->
     every band. A clip is compared with the `_GROUP` best-ranked of those that share a band: enough to find what a
     much repeated clip repeats.
     """
-    owners, hashes = _distinct(sequences)
-    bands = _bands(len(hashes), bits)
+    owners, hashes = distinct_hashes(sequences)
+    bands = band_count(len(hashes), bits)
     found = [np.empty(0, np.int64)]
     for band in range(bands):
-        found.append(np.unique(_equal_in_band(hashes, owners, _band_values(hashes, band, bands), first_query, bits)))
+        found.append(np.unique(equal_in_band(hashes, owners, band_values(hashes, band, bands), first_query, bits)))
     codes = np.unique(np.concatenate(found))
     return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
 
@@ -64,7 +64,7 @@ def _longest_diagonal(same: NDArray[np.bool_], a: Hashes, b: Hashes) -> int:
     return int(np.bincount(rows - columns + len(b) - 1).max()) if len(rows) else 0
 
 
-def _distinct(sequences: Sequence[Hashes]) -> tuple[NDArray[np.int64], Hashes]:
+def distinct_hashes(sequences: Sequence[Hashes]) -> tuple[NDArray[np.int64], Hashes]:
     """Owner and value of every hash, once per owner, in order of owner, without plain ones."""
     owners = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
     hashes = np.concatenate([*sequences, np.empty(0, np.uint64)]).astype(np.uint64)
@@ -76,7 +76,7 @@ def _distinct(sequences: Sequence[Hashes]) -> tuple[NDArray[np.int64], Hashes]:
     return owners[new], hashes[new]
 
 
-def _bands(count: int, bits: int) -> int:
+def band_count(count: int, bits: int) -> int:
     """As many bands as the budget allows; with bits + 1 no pair is missed."""
     for bands in range(bits + 1, 2, -1):
         if count * count / 2 * bands / 2 ** (64 // bands) <= _PAIR_BUDGET:
@@ -84,7 +84,7 @@ def _bands(count: int, bits: int) -> int:
     return min(3, bits + 1)
 
 
-def _band_values(hashes: Hashes, band: int, bands: int) -> Hashes:
+def band_values(hashes: Hashes, band: int, bands: int) -> Hashes:
     """Every `bands`-th bit: neighbouring bits are neighbouring frequencies and go together, so a band mixes them."""
     values = np.zeros_like(hashes)
     for place, bit in enumerate(range(band, 64, bands)):
@@ -92,7 +92,7 @@ def _band_values(hashes: Hashes, band: int, bands: int) -> Hashes:
     return values
 
 
-def _equal_in_band(
+def equal_in_band(
     hashes: Hashes, owners: NDArray[np.int64], values: Hashes, first_query: int, bits: int
 ) -> NDArray[np.int64]:
     """`later << 32 | earlier` for each pair of hashes with equal band values and within `bits`; may repeat."""

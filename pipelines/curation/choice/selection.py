@@ -31,7 +31,7 @@ def select(
     win over later duplicates of theirs, so adding data never takes back what was delivered; nothing comes in that
     repeats a clip of `elsewhere` (rows of other datasets' manifests).
     """
-    decisions: Decisions = {clip["key"]: _by_itself(clip, recipe, taken_down) for clip in clips}
+    decisions: Decisions = {clip["key"]: by_itself(clip, recipe, taken_down) for clip in clips}
     for kind in Kind:
         left = [clip for clip in clips if clip["kind"] == kind and decisions[clip["key"]] is None]
         others = [row | {"key": f"elsewhere:{row['key']}"} for row in elsewhere if row["kind"] == kind]
@@ -51,7 +51,7 @@ def _bucket(clip: Row, recipe: Recipe) -> str:
     return bucket_of(Kind(clip["kind"]), clip["width"], clip["height"], seconds, recipe.shards)
 
 
-def _by_itself(clip: Row, recipe: Recipe, taken_down: frozenset[str]) -> Rejection | None:
+def by_itself(clip: Row, recipe: Recipe, taken_down: frozenset[str]) -> Rejection | None:
     if clip["source_id"] in taken_down:
         return Rejection(stage="takedown", reason="taken_down", remedy="none: its source was taken down")
     if clip["stage"] is not None:
@@ -67,7 +67,7 @@ def _repeating(
     found = find_duplicates(_dedup_table(new), _dedup_table(before) if before else None, recipe.dedup)
     source = {clip["key"]: clip["source_id"] for clip in clips}
     return {
-        duplicate.key: _as_rejection(duplicate)
+        duplicate.key: as_rejection(duplicate)
         for duplicate in found
         if duplicate.method == "exact"
         or recipe.dedup.within_source
@@ -75,7 +75,8 @@ def _repeating(
     }
 
 
-def _as_rejection(duplicate: Duplicate) -> Rejection:
+def as_rejection(duplicate: Duplicate) -> Rejection:
+    """Of a duplicate."""
     return Rejection(
         stage="dedup",
         reason=duplicate.method,
@@ -90,19 +91,19 @@ def _dedup_table(clips: Sequence[Row]) -> DedupTable:
     zeros = [0.0] * width
     return DedupTable(
         keys=[clip["key"] for clip in clips],
-        content=[_content(clip) for clip in clips],
-        quality=np.array([_quality(clip) for clip in clips], np.float64),
+        content=[content_of(clip) for clip in clips],
+        quality=np.array([quality_of(clip) for clip in clips], np.float64),
         hashes=[np.array(clip["hashes"] or [], np.uint64) for clip in clips],
         embeddings=np.array([vector or zeros for vector in vectors], np.float32) if width else None,
     )
 
 
-def _content(clip: Row) -> str:
+def content_of(clip: Row) -> str:
     """Equal for equal spans of equal bytes."""
     return f"{clip['sha256']}:{clip['start_s']:.3f}:{clip['end_s']:.3f}" if clip["sha256"] else ""
 
 
-def _quality(clip: Row) -> float:
+def quality_of(clip: Row) -> float:
     """Which of two duplicates to keep: the larger and sharper picture, the wider band of sound."""
     if clip["kind"] == Kind.AUDIO:
         return float(clip.get("audio.bandwidth_hz") or 0.0)
@@ -117,14 +118,17 @@ def _crowding(clips: Sequence[Row], recipe: Recipe, kept_before: frozenset[str])
     keys = [clip["key"] for clip in known]
     labels = concept_labels(keys, vectors, recipe.balance.concepts) if known else np.array([], np.int64)
     concept = {key: f"concept {label}" for key, label in zip(keys, labels, strict=True)}
-    cells = {clip["key"]: Cell(concept.get(clip["key"], str(clip.get("audio.class"))), _motion(clip)) for clip in clips}
-    thinned = balance(cells, recipe.balance, kept_before)
-    remedy = "change the recipe's `balance` section and run `jobs/curate.py refilter`"
-    return {
-        drop.key: Rejection(stage="balance", reason="crowded_cell", detail=drop.reason, remedy=remedy)
-        for drop in thinned.dropped
+    cells = {
+        clip["key"]: Cell(concept.get(clip["key"], str(clip.get("audio.class"))), motion_of(clip)) for clip in clips
     }
+    thinned = balance(cells, recipe.balance, kept_before)
+    return {drop.key: crowded(drop.reason) for drop in thinned.dropped}
 
 
-def _motion(clip: Row) -> str:
+def crowded(detail: str) -> Rejection:
+    remedy = "change the recipe's `balance` section and run `jobs/curate.py refilter`"
+    return Rejection(stage="balance", reason="crowded_cell", detail=detail, remedy=remedy)
+
+
+def motion_of(clip: Row) -> str:
     return motion_pattern(clip.get("visual.camera"), clip.get("visual.object_motion"))

@@ -7,10 +7,11 @@ Sources whose bytes changed are planned again; what else changed of them (captio
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.curation.pool.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
@@ -18,10 +19,11 @@ from pipelines.curation.records import Source
 from pipelines.curation.sources.find import is_there
 from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
-from skyreels.storage import Storage
+from skyreels.storage import Storage, open_input
 
 _FOLDER = "_plan"
 _SEEN = "_seen"
+_SOURCES_PER_FILE = 1 << 16
 _STORED = re.compile(r"[0-9]{6}(-[0-9a-f]+)?\.parquet")
 _LOST = (
     "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
@@ -64,7 +66,9 @@ class Plan:
     def remaining(self, commits: CommitLog) -> list[Part]:
         """The parts that are not committed, or whose files are not there as committed and can be made anew; with their
         sources as they are now."""
-        begun, intact = commits.done(), commits.intact()
+        begun = commits.done()
+        mine = [part.part_id for part in self.parts if part.part_id in begun]
+        intact = {commit.part_id for commit in commits.intact_of(mine)}
         left = [part for part in self.current if part.part_id not in intact]
         return [part for part in left if part.part_id not in begun or can_be_made(part)]
 
@@ -76,7 +80,48 @@ def extend_plan(
 
     A replay (`attempt` > 1) plans its sources again whatever earlier plans say.
     """
-    stored = read_plan(pool, extract)
+    return _extended(pool, read_plan(pool, extract), sources, extract, attempt, write=write)
+
+
+def store_plan(pool: Storage, sources: Sequence[Source], extract: ExtractConfig, *, attempt: int = 1) -> None:
+    """The same, written only: of the stored plan nothing is held but the parts that these sources are in."""
+    places = [source.uri for source in sources] or [""]
+    stored = touched(pool, extract, {source.source_id for source in sources}, min(places), max(places))
+    _extended(pool, stored, sources, extract, attempt, write=True)
+
+
+def touched(
+    pool: Storage, extract: ExtractConfig, source_ids: Collection[str], first: str = "", last: str | None = None
+) -> Plan:
+    """Of the stored plan the parts that hold one of these sources; a file of it is read at a time, and none that has no
+    location from the `first` to the `last` of theirs, where these are known."""
+    parts = tuple(
+        part
+        for name in plan_files(pool, extract)
+        if _reaches(pool, name, first, last)
+        for part in read_plan_file(pool, name)
+        if any(source.source_id in source_ids for source in part.sources)
+    )
+    return Plan(parts, _seen_of(pool, parts))
+
+
+def remaining_parts(pool: Storage, extract: ExtractConfig) -> Iterator[list[Part]]:
+    """`Plan.remaining` of the stored plan, as many parts at a time as a file of it holds."""
+    held: list[Part] = []
+    for name in plan_files(pool, extract):
+        parts = tuple(read_plan_file(pool, name))
+        held += Plan(parts, _seen_of(pool, parts)).remaining(CommitLog(pool))
+        while sum(len(part.sources) for part in held) >= _SOURCES_PER_FILE:
+            first = next(_in_files(held))
+            yield first
+            held = held[len(first) :]
+    if held:
+        yield held
+
+
+def _extended(
+    pool: Storage, stored: Plan, sources: Sequence[Source], extract: ExtractConfig, attempt: int, *, write: bool
+) -> Plan:
     if attempt > 1:
         return _grown(pool, stored, make_parts(sources, extract, attempt), {}, extract, write=write)
     known = stored.sources
@@ -85,6 +130,15 @@ def extend_plan(
     again = make_parts(changes.content, extract, generation=_next(pool, _FOLDER))
     described = {source.source_id: source for source in changes.described}
     return _grown(pool, stored, [*parts, *again], described, extract, write=write)
+
+
+def _seen_of(pool: Storage, parts: Iterable[Part]) -> dict[str, Source]:
+    """What was last seen of the sources of these parts."""
+    planned = {source.source_id for part in parts for source in part.sources}
+    seen: dict[str, Source] = {}
+    for name in seen_files(pool):
+        seen |= {source.source_id: source for source in read_seen_file(pool, name) if source.source_id in planned}
+    return seen
 
 
 def _grown(
@@ -101,27 +155,37 @@ def _grown(
     if described and write:
         rows = [{"source": source.model_dump_json()} for source in described.values()]
         pool.write(f"{_SEEN}/{_next(pool, _SEEN):06d}.parquet", encode(pa.Table.from_pylist(rows)))
-    if fresh and write:
-        pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(fresh))
+    if write:
+        for some in _in_files(fresh):
+            pool.write(f"{_FOLDER}/{_next(pool, _FOLDER):06d}-{extract.identity}.parquet", _encode(some))
     return Plan((*stored.parts, *fresh), {**stored.seen, **described})
 
 
 def read_plan(pool: Storage, extract: ExtractConfig) -> Plan:
     """What earlier runs with this extraction planned, and saw last. Raises DamageError for what cannot be read."""
-    names = [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
-    parts = tuple(part for name in names for part in _decode(pool, name))
-    planned = {source.source_id for part in parts for source in part.sources}
-    seen: dict[str, Source] = {}
-    for name in _stored(pool, _SEEN):
-        for row in _read(pool, name):
-            source = Source.model_validate_json(row["source"])
-            seen[source.source_id] = source
-    return Plan(parts, {source_id: source for source_id, source in seen.items() if source_id in planned})
+    parts = tuple(part for name in plan_files(pool, extract) for part in read_plan_file(pool, name))
+    return Plan(parts, _seen_of(pool, parts))
+
+
+def plan_files(pool: Storage, extract: ExtractConfig) -> list[str]:
+    """The stored plans of an extraction, the oldest first."""
+    return [name for name in _stored(pool, _FOLDER) if name.endswith(f"-{extract.identity}.parquet")]
+
+
+def seen_files(pool: Storage) -> list[str]:
+    """What later runs saw of planned sources, the oldest first."""
+    return _stored(pool, _SEEN)
+
+
+def read_seen_file(pool: Storage, name: str) -> list[Source]:
+    return [Source.model_validate_json(row["source"]) for row in _read(pool, name)]
 
 
 def planned_sources(pool: Storage) -> list[Source]:
     """Every source of every plan, whatever extraction it was for."""
-    found = {s.source_id: s for name in _stored(pool, _FOLDER) for part in _decode(pool, name) for s in part.sources}
+    found = {
+        s.source_id: s for name in _stored(pool, _FOLDER) for part in read_plan_file(pool, name) for s in part.sources
+    }
     return list(found.values())
 
 
@@ -164,16 +228,50 @@ def _next(pool: Storage, folder: str) -> int:
     return 1 + max((int(name.removeprefix(f"{folder}/")[:6]) for name in _stored(pool, folder)), default=-1)
 
 
+def _reaches(pool: Storage, name: str, first: str, last: str | None) -> bool:
+    """Whether a stored plan may have a location between two; plans of before do not say."""
+    try:
+        with open_input(pool.location(name)) as stream, pq.ParquetFile(stream) as file:
+            column = file.schema_arrow.get_field_index("uri")
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            seen = [group.column(column).statistics for group in groups] if column >= 0 else [None]
+    except (pa.ArrowException, OSError):
+        return True  # damaged: reading it says so
+    return any(
+        one is None or not one.has_min_max or (first <= one.max and (last is None or one.min <= last)) for one in seen
+    )
+
+
 def _encode(parts: Sequence[Part]) -> bytes:
     rows = [
-        {"part_id": part.part_id, "attempt": part.attempt, "source": source.model_dump_json()}
+        {
+            "part_id": part.part_id,
+            "attempt": part.attempt,
+            "uri": source.uri,
+            "source": source.model_dump_json(),
+        }
         for part in parts
         for source in part.sources
     ]
     return encode(pa.Table.from_pylist(rows))
 
 
-def _decode(pool: Storage, name: str) -> list[Part]:
+def _in_files(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts as they are stored together: a file of them is read whole by one task."""
+    held: list[Part] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part.sources)
+        if size >= _SOURCES_PER_FILE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def read_plan_file(pool: Storage, name: str) -> list[Part]:
+    """The parts of one stored plan."""
     parts: dict[str, tuple[int, list[Source]]] = {}
     for row in _read(pool, name):
         _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))

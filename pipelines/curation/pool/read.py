@@ -39,13 +39,13 @@ def read_pool(pool: Storage, plan: Plan) -> Pool:
     clips, sources = [tables.clip_table([])], [tables.source_table([])]
     for part in plan.parts:
         if part.part_id in current:
-            found = _part(log, part, latest)
+            found = read_part(log, part, latest)
             clips.append(found[0])
             sources.append(_as_seen(found[1], known))
     return Pool(concat(clips), concat(sources))
 
 
-def _part(log: CommitLog, part: Part, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+def read_part(log: CommitLog, part: Part, latest: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
     """Clips and sources of a part, without the sources that a later part did again."""
     try:
         commit = log.read(part.part_id)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Rejection
+from pipelines.curation.report.funnel import Reason, Step
 from pipelines.curation.report.previews import Preview
 
 
@@ -32,7 +33,8 @@ class ReportData:
 
     `clips` and `sources` have the columns of `tables.clip_table` and `tables.source_table`; `decisions` has every
     clip's key, None where it was kept; `captions` has rows with `short`, `long` and `caption_source` by key.
-    `replay_command` is what a user types to have failed sources tried again.
+    `replay_command` is what a user types to have failed sources tried again. Where the tables are a sample of a large
+    dataset, `steps` and `reasons` are those of all of it.
     """
 
     title: str
@@ -46,3 +48,5 @@ class ReportData:
     replay_command: str
     previews: Sequence[Preview] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[Step] | None = None
+    reasons: Sequence[Reason] | None = None

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -80,6 +80,51 @@ def reasons(clips: pa.Table, sources: pa.Table, decisions: Mapping[str, Rejectio
         groups.setdefault((row["stage"], row["reason"], _unit(row)), []).append(row)
     told = [_reason(stage, reason, what, rows) for (stage, reason, what), rows in groups.items()]
     return sorted(told, key=lambda r: (-r.count, r.stage, r.reason, r.what))
+
+
+def steps_together(slices: Sequence[Sequence[Step]]) -> list[Step]:
+    """The steps of all slices in one; a stage that not every slice has is given as it came where it is missing."""
+    names = list(dict.fromkeys(step.name for steps in slices for step in steps))
+    names.sort(key=lambda name: _STEP_ORDER.get(name, len(_STEP_ORDER)))
+    summed = []
+    for name in names:
+        mine = [_step_of(steps, name) for steps in slices]
+        lost = sum(step.lost for step in mine if step.name == name)
+        summed.append((name, mine[0].unit, sum(step.count for step in mine), lost, sum(step.seconds for step in mine)))
+    first = {unit: next(count for _, u, count, _, _ in summed if u == unit) for unit in ("sources", "clips")}
+    return [_step(*numbers, first[numbers[1]]) for numbers in summed]
+
+
+_STEP_ORDER = {
+    name: place
+    for place, name in enumerate(
+        ["sources", "readable", "wanted", "clips found", *(f"after {stage}" for stage in _CLIP_STAGES)]
+    )
+}
+
+
+def _step_of(steps: Sequence[Step], name: str) -> Step:
+    """The step of that name; else the last one before it."""
+    place = _STEP_ORDER.get(name, len(_STEP_ORDER))
+    exact = [step for step in steps if step.name == name]
+    return exact[0] if exact else [s for s in steps if _STEP_ORDER.get(s.name, len(_STEP_ORDER)) <= place][-1]
+
+
+def reasons_together(slices: Sequence[Sequence[Reason]]) -> list[Reason]:
+    """The reasons of all slices, counted together; example and remedy are of the slice that had the most."""
+    groups: dict[tuple[str, str, str], list[Reason]] = {}
+    for told in slices:
+        for reason in told:
+            groups.setdefault((reason.stage, reason.reason, reason.what), []).append(reason)
+    summed = [
+        replace(
+            max(group, key=lambda one: one.count),
+            count=sum(one.count for one in group),
+            seconds=sum(one.seconds for one in group),
+        )
+        for group in groups.values()
+    ]
+    return sorted(summed, key=lambda r: (-r.count, r.stage, r.reason, r.what))
 
 
 def clip_seconds(clips: pa.Table) -> dict[str, float]:

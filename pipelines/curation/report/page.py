@@ -6,6 +6,7 @@ escapes all of it, and the page's policy runs no script and no style but its own
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,16 @@ _FILTERS = (count, unit, counted, duration, percent, size, times, ticked)
 def _view(data: ReportData) -> dict[str, Any]:
     kept = np.array([data.decisions[key] is None for key in data.clips.column("key").to_pylist()], bool)
     shown = gallery.cards(data.clips, data.sources, data.decisions, data.captions, data.previews, data.recipe)
-    steps = funnel.funnel_steps(data.clips, data.sources, data.decisions)
+    steps = data.steps or funnel.funnel_steps(data.clips, data.sources, data.decisions)
     plots = [plot(histogram) for histogram in score_histograms(data.clips, kept, data.recipe)]
     return {
         "title": data.title,
         "recipe": data.recipe,
         "recipe_yaml": yaml.safe_dump(data.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        "headline": _headline(data, kept, steps),
+        "headline": _headline(data, steps),
         "steps": steps,
-        "reasons": funnel.reasons(data.clips, data.sources, data.decisions),
+        "reasons": data.reasons or funnel.reasons(data.clips, data.sources, data.decisions),
+        "sampled": len(data.clips) if data.steps else 0,
         "plots": _by_kind(plots),
         "buckets": mixes.bucket_table(data.buckets),
         "mixes": mixes.class_mixes(data.clips, kept),
@@ -121,22 +123,22 @@ def _view(data: ReportData) -> dict[str, Any]:
         "card_of": {card.key: card for card in shown},
         "filters": gallery.filters(shown),
         "left_out": len(data.previews) - len(shown),
-        "stages": costs.stage_costs(data.throughput.cpu_s, sum(data.sources.column("seconds").to_pylist())),
+        "stages": costs.stage_costs(data.throughput.cpu_s, steps[0].seconds),
         "throughput": data.throughput,
         "provenance": data.provenance,
     }
 
 
-def _headline(data: ReportData, kept: np.ndarray, steps: list[funnel.Step]) -> dict[str, float]:
-    lengths = np.array(list(funnel.clip_seconds(data.clips).values()))
+def _headline(data: ReportData, steps: Sequence[funnel.Step]) -> dict[str, float]:
+    found = next(step for step in steps if step.name == "clips found")
     cpu_s, media_s = sum(data.throughput.cpu_s.values()), steps[0].seconds
     return {
         "sources": steps[0].count,
         "media_s": media_s,
-        "clips": len(kept),
-        "clips_kept": int(kept.sum()),
-        "kept_s": float(lengths[kept].sum()),
-        "retention": float(kept.mean()) if len(kept) else 0.0,
+        "clips": found.count,
+        "clips_kept": steps[-1].count,
+        "kept_s": steps[-1].seconds,
+        "retention": steps[-1].share if found.count else 0.0,
         "cpu_s": cpu_s,
         "x_core": media_s / cpu_s if cpu_s else 0.0,
     }

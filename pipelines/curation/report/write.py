@@ -11,6 +11,7 @@ from pipelines.curation.choice.selection import Decisions
 from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report.data import ReportData, Throughput
+from pipelines.curation.report.funnel import Reason, Step
 from pipelines.curation.report.page import render_report
 from pipelines.curation.report.previews import Preview, choose_previews, make_preview
 from pipelines.curation.summary import Dataset, Work
@@ -35,8 +36,9 @@ def write_report(
     captions: Mapping[str, Row],
     summary: Dataset,
     work: Work,
+    counts: tuple[Sequence[Step], Sequence[Reason]] | None = None,
 ) -> str:
-    """The page, as HTML."""
+    """The page, as HTML. `counts`: steps and reasons of all clips, where those of the pool are a sample of them."""
     keys = choose_previews(pool.clips, decisions, _PER_REASON, recipe.shards, limit=_PREVIEWS)
     return render_report(
         ReportData(
@@ -63,6 +65,8 @@ def write_report(
                 "extraction": recipe.extract.identity,
                 **{name: version(name) for name in ("ray", "av", "scenedetect-headless")},
             },
+            steps=counts[0] if counts else None,
+            reasons=counts[1] if counts else None,
         )
     )
 

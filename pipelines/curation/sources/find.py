@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.curation.records import Kind, Source
 from pipelines.curation.sources.account import Account
-from pipelines.curation.sources.folders import Folders, stamped
+from pipelines.curation.sources.folders import Folders, levels, stamped
 from pipelines.curation.sources.manifests import EXTENSIONS as MANIFESTS
 from pipelines.curation.sources.manifests import InputError as InputError
 from pipelines.curation.sources.manifests import read_manifest
@@ -42,6 +42,7 @@ _SIDECARS = ("txt", "json")
 _MARKS = "*?["
 _OWN = ("pool", "layers", "datasets")  # what curation writes below its output, known by the plan in its pool
 _PLAN = "pool/_plan"
+_AT_ONCE = 1 << 16
 
 
 def find_sources(inputs: Iterable[str], account: Account | None = None) -> list[Source]:
@@ -57,10 +58,31 @@ def find_sources(inputs: Iterable[str], account: Account | None = None) -> list[
         for source in _sources_in(item, account):
             known = found.get(source.source_id)
             found[source.source_id] = _told_of_again(known, source) if known else source
+    return _told(list(found.values()))
+
+
+def _told(sources: Sequence[Source]) -> list[Source]:
+    """In order, with when they were written to and what is said of them."""
     folders = Folders()
-    ordered = sorted(found.values(), key=lambda source: (source.uri, source.source_id))
+    ordered = sorted(sources, key=lambda source: (source.uri, source.source_id))
     dated = stamped([(source, source.container or source.uri) for source in ordered], folders)
     return with_user_captions(list(dated), folders)
+
+
+def stream_sources(inputs: Sequence[str], account: Account) -> Iterator[list[Source]]:
+    """The same in lists of some ten thousand, in the same order; of one remote folder no more than that, and the names
+    of one folder, is held."""
+    location = storage.normalise(inputs[0]) if len(inputs) == 1 else ""
+    if not storage.is_remote(location) or storage.is_file(location) or not storage.exists(location):
+        yield find_sources(inputs, account)
+        return
+    held: list[Source] = []
+    for source in _below_in_order(location, account):
+        held.append(source.model_copy(update={"name": printable(_below(source.uri, location))}))
+        if len(held) >= _AT_ONCE:
+            yield _told(held)
+            held = []
+    yield _told(held)
 
 
 def refuse_own(inputs: Iterable[str], output: str) -> None:
@@ -164,14 +186,29 @@ def _listed(base: str, account: Account) -> list[FileEntry]:
     return [entry for entry in files if not entry.location.startswith(tuple(f"{folder}/" for folder in own))]
 
 
+def _below_in_order(location: str, account: Account) -> Iterator[Source]:
+    """The media below a remote folder in order of location; sidecars are told by the files beside them."""
+    for piece, beside in levels(location, _own_in):
+        account.skip(piece.skipped)
+        yield from _media_of(piece.files, account, beside)
+
+
+def _own_in(folder: str, names: Collection[str]) -> Collection[str]:
+    """What curation wrote to a remote folder."""
+    return _OWN if "pool" in names and storage.exists(f"{folder}/{_PLAN}") else ()
+
+
 def _own_below(folder: str, names: Collection[str]) -> Collection[str]:
     """What curation wrote to a folder."""
     return _OWN if "pool" in names and os.path.isdir(f"{folder}/{_PLAN}") else ()
 
 
-def _media_of(files: Sequence[FileEntry], account: Account) -> Iterator[Source]:
-    """What has the name of media, or is a tar; the account is told of the others."""
-    stems = {_stem(entry.location) for entry in files if _is_media(entry.location)}
+def _media_of(
+    files: Sequence[FileEntry], account: Account, beside: Sequence[FileEntry] | None = None
+) -> Iterator[Source]:
+    """What has the name of media, or is a tar; the account is told of the others. `beside`: all files of the folder,
+    where these are some."""
+    stems = {_stem(entry.location) for entry in (beside or files) if _is_media(entry.location)}
     for entry in files:
         if _is_media(entry.location):
             yield from _file(entry, {})

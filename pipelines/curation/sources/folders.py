@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.curation.records import Source
 from skyreels import storage
+from skyreels.listing import LeaveOut, Skipped, Why
+from skyreels.storage import FileEntry, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -46,3 +48,31 @@ def stamped(sources: Sequence[tuple[Source, str]], folders: Folders) -> Iterator
     """The sources with the time of their file, which is given with each: itself or its tar."""
     for source, file in sources:
         yield source.model_copy(update={"modified_ns": folders.modified_ns(file)})
+
+
+def levels(location: str, leave_out: LeaveOut) -> Iterator[tuple[Survey, list[FileEntry]]]:
+    """`storage.survey` of a remote folder in pieces: together the same files in the same order, never all of them.
+
+    Beside each piece all files of the folder that it is from.
+    """
+    files, folders = storage.list_level(location)
+    out = leave_out(location, [_name(folder) for folder in folders])
+    held = Survey([], [])
+    for here, entry in sorted([(entry.location, entry) for entry in files] + [(f"{name}/", None) for name in folders]):
+        name = _name(here.rstrip("/"))
+        if name.startswith("."):
+            inside = [entry] if entry else storage.list_files(here)
+            held.skipped.extend(Skipped(one.location, Why.HIDDEN) for one in inside)
+        elif entry:
+            held.files.append(entry)
+        elif name in out:
+            held.skipped.append(Skipped(here.rstrip("/"), Why.LEFT_OUT))
+        else:
+            yield held, files
+            held = Survey([], [])
+            yield from levels(here.rstrip("/"), leave_out)
+    yield held, files
+
+
+def _name(location: str) -> str:
+    return location.rpartition("/")[2]

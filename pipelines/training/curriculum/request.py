@@ -13,6 +13,7 @@ from pathlib import Path
 from model.config import Preset, load_preset
 from model.generation.prepared import GeneratorSpec
 from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.parts_of_table import is_there
 from pipelines.training.cost import Samples, StagePlan, machine_for, plan_stage, summary
 from pipelines.training.curriculum.order import Curriculum
 from pipelines.training.curriculum.recipe import StageRecipe, load_recipe
@@ -101,12 +102,13 @@ class TrainingPlan:
         storage = Storage(normalise(self.request.data)).sub("datasets")
         wanted = tuple(dict.fromkeys(self.request.datasets or stage.recipe.data.curation or ("default",)))
         found = Datasets(storage.root, wanted)
-        absent = [name for name in wanted if not storage.exists(f"{name}/{MANIFEST}")]
+        absent = [name for name in wanted if not is_there(storage, f"{name}/{MANIFEST}")]
         if not absent:
             return found
-        if not self.request.datasets and len(absent) == len(wanted) and storage.exists(f"default/{MANIFEST}"):
+        if not self.request.datasets and len(absent) == len(wanted) and is_there(storage, f"default/{MANIFEST}"):
             return Datasets(storage.root, ("default",))
-        there = sorted({name.split("/")[0] for name in storage.names("") if name.endswith(f"/{MANIFEST}")})
+        folders = sorted({name.split("/")[0] for name in storage.names("")})
+        there = [folder for folder in folders if is_there(storage, f"{folder}/{MANIFEST}")]
         raise ConfigError(
             f"{stage.name} wants dataset {found.in_words} below {storage.root}, which has "
             f"{', '.join(there) or 'none'}: run jobs/curate.py, or name those to learn from with --dataset"

@@ -1,6 +1,17 @@
 """Plans are deterministic, grow without moving what was planned, and say what is left."""
 
-from pipelines.curation.pool.plan import extend_plan, make_parts, read_plan
+import pytest
+
+from pipelines.curation.pool.plan import (
+    extend_plan,
+    make_parts,
+    plan_files,
+    read_plan,
+    read_plan_file,
+    remaining_parts,
+    store_plan,
+    touched,
+)
 from pipelines.curation.recipe import ExtractConfig, PartsConfig, SegmentsConfig
 from pipelines.curation.records import Kind, Source
 from skyreels.commits import Commit, CommitLog
@@ -64,3 +75,43 @@ def test_what_remains_is_what_has_no_commit(tmp_path):
     plan = extend_plan(pool, _sources(7), EXTRACT)
     CommitLog(pool).commit(Commit(part_id=plan.parts[1].part_id, files=()))
     assert plan.remaining(CommitLog(pool)) == [plan.parts[0], plan.parts[2]]
+
+
+@pytest.mark.parametrize("runs", [[(0, 7)], [(0, 4), (2, 9)], [(5, 9), (0, 3), (0, 9)]])
+def test_a_stored_plan_is_the_same_whether_it_is_held_or_not(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr("pipelines.curation.pool.plan._SOURCES_PER_FILE", 4)
+    held, stored = Storage(str(tmp_path / "held")), Storage(str(tmp_path / "stored"))
+    for size, (first, last) in enumerate(runs):
+        sources = [s.model_copy(update={"meta": {"run": size}}) for s in _sources(9)[first:last]]
+        extend_plan(held, sources, EXTRACT)
+        store_plan(stored, sources, EXTRACT)
+        extend_plan(held, sources[:1], EXTRACT, attempt=2)
+        store_plan(stored, sources[:1], EXTRACT, attempt=2)
+    assert {name: held.read(name) for name in held.names()} == {name: stored.read(name) for name in stored.names()}
+    assert [part for name in plan_files(stored, EXTRACT) for part in read_plan_file(stored, name)] == [
+        *read_plan(held, EXTRACT).parts
+    ]
+
+
+def test_parts_that_are_left_come_a_file_at_a_time_and_are_those_of_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.curation.pool.plan._SOURCES_PER_FILE", 4)
+    pool = Storage(str(tmp_path))
+    store_plan(pool, _sources(20), EXTRACT)
+    seen = [source.model_copy(update={"meta": {"said": "later"}}) for source in _sources(2)]
+    store_plan(pool, [*seen, *_sources(20)[2:]], EXTRACT)
+    plan = read_plan(pool, EXTRACT)
+    done = plan.parts[2]
+    CommitLog(pool).commit(Commit(part_id=done.part_id, files=()))
+    left = list(remaining_parts(pool, EXTRACT))
+    assert [part for parts in left for part in parts] == plan.remaining(CommitLog(pool))
+    assert done.part_id not in {part.part_id for parts in left for part in parts}
+    assert max(sum(len(part.sources) for part in parts) for parts in left) <= 6
+    assert len(left) > 2
+
+
+def test_of_a_plan_only_the_parts_of_some_sources_are_held(tmp_path):
+    pool = Storage(str(tmp_path))
+    store_plan(pool, _sources(9), EXTRACT)
+    wanted = _sources(9)[4].source_id
+    found = touched(pool, EXTRACT, {wanted})
+    assert [wanted in {source.source_id for source in part.sources} for part in found.parts] == [True]

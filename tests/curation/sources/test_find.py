@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.curation.records import Kind, Source, source_id
 from pipelines.curation.sources.account import Account
-from pipelines.curation.sources.find import InputError, find_sources, opened, refuse_own
+from pipelines.curation.sources.find import InputError, find_sources, opened, refuse_own, stream_sources
 from skyreels.storage import Storage
 
 NAMES = {"a.mp4": Kind.VIDEO, "b.wav": Kind.AUDIO, "sub/c.JPG": Kind.IMAGE, "sub/a.mp4": Kind.VIDEO}
@@ -288,3 +288,36 @@ def test_names_are_relative_to_the_input_and_the_same_wherever_it_lies(folder, t
     assert [s.name for s in find_sources([str(other / "sub" / "a.mp4")])] == ["a.mp4"]
     assert [s.name for s in find_sources([f"{other}/*/*.mp4"])] == ["sub/a.mp4"]
     assert {s.name for s in find_sources([str(other / "list.csv")])} == {"sub/a.mp4", "b.mp4"}
+
+
+def test_a_remote_folder_is_streamed_as_it_is_listed(s3_root, monkeypatch):
+    """Names that sort differently as folders and as files, sidecars on either side of a folder, hidden and own ones."""
+    monkeypatch.setattr("pipelines.curation.sources.find._AT_ONCE", 2)
+    store = Storage(f"{s3_root}/films")
+    names = [
+        "a.mp4",
+        "a/b.mp4",
+        "a-b/c.jpg",
+        "a/b/d.wav",
+        "b.json",
+        "b.k/x.png",
+        "b.mp4",
+        "notes.doc",
+        ".hid/e.mp4",
+        "f/.g.mp4",
+        "out/pool/_plan/000000-0.parquet",
+        "out/pool/shards/x.mp4",
+        "out/datasets/y.mp4",
+        "out/z.mp4",
+    ]
+    for name in names:  # fmt: skip
+        store.write(name, b"{}")
+    at_once, streamed = Account(), Account()
+    expected = find_sources([store.root], at_once)
+    batches = list(stream_sources([store.root], streamed))
+    assert [source for batch in batches for source in batch] == expected
+    assert max(map(len, batches)) == 2
+    assert (streamed.sidecars, streamed.hidden, streamed.passed_over) == (1, 2, at_once.passed_over)
+    assert (at_once.sidecars, at_once.hidden) == (1, 2)
+    assert set(streamed.own) == {f"{store.root}/out/pool", f"{store.root}/out/datasets"}
+    assert list(stream_sources([f"{store.root}/a.mp4"], Account())) == [find_sources([f"{store.root}/a.mp4"])]
