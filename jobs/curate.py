@@ -119,8 +119,13 @@ def _finished(dataset: Dataset) -> int:
     _print(dataset)
     if dataset.kept:
         return 0
-    print(f"error: nothing was kept: {dataset.took_most}", file=sys.stderr)
+    print(f"error: nothing was kept: {dataset.took_most or _NOTHING_READ}", file=sys.stderr)
     return 1
+
+
+_NOTHING_READ = (
+    "no source that was planned has been read yet; run `jobs/curate.py --input …` with this --output to its end first"
+)
 
 
 def _print(dataset: Dataset) -> None:

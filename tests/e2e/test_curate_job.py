@@ -188,6 +188,12 @@ def test_a_dataset_without_a_sample_is_an_error_that_names_the_rule(copied, tmp_
     assert "change this rule in the recipe" in said
 
 
+def test_a_pool_that_was_planned_and_never_read_is_an_error_that_says_so(copied, capsys):
+    shutil.rmtree(copied / "pool" / "_commits")
+    assert curate.main(["refilter", "--output", str(copied), "--recipe", str(EVERYTHING), "--quiet"]) == 1
+    assert "nothing was kept: no source that was planned has been read yet" in capsys.readouterr().err
+
+
 def test_inputs_without_media_are_an_error_that_says_what_was_seen(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "readme.txt").write_text("x")
