@@ -25,8 +25,9 @@ class Figure:
         return (self.most is None or self.value < self.most) and (self.least is None or self.value >= self.least)
 
     def __str__(self) -> str:
-        bounds = [f"< {self.most:g}"] * (self.most is not None) + [f">= {self.least:g}"] * (self.least is not None)
-        target = f"target {' and '.join(bounds)}{', missed' * (not self.met)}" if bounds else ""
+        bounds = [f"< {self.most:g}"] if self.most is not None else []
+        bounds += [f">= {self.least:g}"] if self.least is not None else []
+        target = f"target {' and '.join(bounds)}{'' if self.met else ', missed'}" if bounds else ""
         return f"  {self.name:<52} {self.value:8.3g} {self.unit:<4} {target:<24} {self.detail}".rstrip()
 
 

@@ -138,7 +138,7 @@ class StoredState(Mapping[str, Tensor]):
         return tensor
 
     def __contains__(self, key: object) -> bool:
-        return key in self._files  # what mappings have by themselves would read the tensor
+        return key in self._files  # a mapping by itself would fetch the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

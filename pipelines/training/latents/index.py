@@ -159,7 +159,7 @@ def open_latents(
         record = CacheRecord.model_validate_json(storage.read(CACHE))
     except ValidationError as error:
         raise LatentError(
-            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems); {REMAKE}"
+            f"{storage.location(CACHE)} is not of this version ({error.error_count()} problems): {REWRITE}"
         ) from error
     made_by = {**record.identities.model_dump(), "data": record.data}
     wanted = {"video_codec": video_codec, "audio_codec": audio_codec, "encoder": encoder, "data": data}

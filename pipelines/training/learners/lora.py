@@ -147,7 +147,7 @@ class _Wrapped(Mapping[str, Tensor]):
         return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names or name in self._shapes  # by itself a mapping would read the tensor
+        return name in self._names or name in self._shapes  # a mapping by itself would fetch the tensor
 
     def __iter__(self) -> Iterator[str]:
         yield from self._names

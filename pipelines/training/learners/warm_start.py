@@ -86,7 +86,7 @@ class StartWeights(Mapping[str, Tensor]):
         return torch.cat([found, found.new_zeros(stop - start - len(found))]) if len(found) < stop - start else found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._origins  # what mappings have by themselves would read the tensor
+        return name in self._origins  # a mapping by itself would fetch the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._origins)

@@ -221,7 +221,7 @@ class Weights(Mapping[str, Tensor]):
         return self._reader.whole("frozen" if name in self._frozen else self._kind, name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names or name in self._buffers  # by itself a mapping would read the tensor
+        return name in self._names or name in self._buffers  # a mapping by itself would fetch the tensor
 
     def __iter__(self) -> Iterator[str]:
         yield from self._names

@@ -1,6 +1,7 @@
 """The cache job: the same bytes however it was run, what is stale refused, what is broken left out by name."""
 
 import dataclasses
+import json
 import re
 import shutil
 import zlib
@@ -18,6 +19,7 @@ from pipelines.training.latents import cache as run
 from pipelines.training.latents.cache import cache
 from pipelines.training.latents.index import LatentError, StaleLatents, open_latents
 from pipelines.training.latents.job import CacheJob, cache_location, plan_cache
+from pipelines.training.stages.verify import find_damage
 from skyreels.commits import CommitLog, verify
 from skyreels.parts import Incomplete
 from skyreels.storage import Storage
@@ -140,7 +142,7 @@ def test_every_setting_but_the_name_makes_another_cache(made, encoders, spec):
 @pytest.mark.parametrize("found", [b"", b"{}", b'{"spec": 1}'])
 def test_a_record_that_is_none(own, found):
     Storage(own).write("cache.json", found)
-    with pytest.raises(LatentError, match=r"cache\.json is not of this version"):
+    with pytest.raises(LatentError, match=r"cache\.json is not of this version .*: run jobs/cache\.py again"):
         open_latents(own)
 
 
@@ -198,6 +200,36 @@ def test_a_caches_own_files_are_written_again(job, made, name, content):
     assert storage.read(name) == whole
     assert len(open_latents(location).null_text)
     assert _shards(location) == _shards(made.location)
+
+
+def test_a_cache_that_has_another_index_is_given_this_one_and_nothing_is_encoded_anew(job, made, monkeypatch):
+    """As caches had one before: a table in one file, which `cache.json` did not name."""
+    location = cache(job, quiet=True).location
+    storage = Storage(location)
+    record = json.loads(storage.read("cache.json"))
+    del record["index"]
+    storage.write("cache.json", json.dumps(record).encode())
+    shutil.rmtree(f"{location}/index")
+    storage.delete("index.json")
+    monkeypatch.setattr(run, "write_part", None)
+    assert cache(job, quiet=True).new_samples == 0
+    one, other = open_latents(location), open_latents(made.location)
+    assert [list(rows) for rows in one.buckets.values()] == [list(rows) for rows in other.buckets.values()]
+
+
+def test_verify_reads_every_byte_of_the_index_and_the_next_run_mends_it(job):
+    location = cache(job, quiet=True).location
+    assert find_damage(job.output) == []
+    rows = Path(location) / "index" / "audio-0.5s.rows.arrow"
+    whole = rows.read_bytes()
+    at = whole.index(b"sound")
+    rows.write_bytes(whole[:at] + b"z" + whole[at + 1 :])
+    (damage,) = find_damage(job.output)
+    assert f"{rows} differs from its committed checksum" in damage.problem
+    damage.mend()
+    assert cache(job, quiet=True).new_samples == 0
+    assert rows.read_bytes() == whole
+    assert find_damage(job.output) == []
 
 
 def test_a_flipped_bit_in_the_constants_is_seen(own):

@@ -5,6 +5,7 @@ The reference of every comparison is the same samples as a plain tuple.
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import nsmallest
 
@@ -17,6 +18,7 @@ from pipelines.training.data.datasets import key_within
 from pipelines.training.data.held_out import chosen_of, held_out, smallest_of
 from pipelines.training.data.sampler import Sampler, SamplerError
 from pipelines.training.data.selection import Listed, selectable
+from pipelines.training.latents.rows import node_copy
 from pipelines.training.latents.rows import table as reading
 from pipelines.training.latents.rows import write as writing
 from pipelines.training.latents.rows.joined import ALONE, Rows
@@ -25,7 +27,7 @@ from pipelines.training.latents.rows.table import IndexEntry, LatentError, Table
 from pipelines.training.latents.rows.write import in_order, write_table
 from pipelines.training.latents.spec import clip_of
 from pipelines.training.tasks import BOTH, TASKS
-from skyreels.storage import DamageError, Storage
+from skyreels.storage import DamageError, Storage, publish
 
 HELD = {
     "all": {"has_audio": True, "texts": ("short", "structured+image"), "references": ("image",), "extensions": 2},
@@ -226,6 +228,12 @@ def test_processes_of_a_machine_share_one_copy_of_a_remote_table_whose_bytes_wer
     facts = write_table(storage, "video-1s", [entry(f"k{number}", bucket="video-1s") for number in range(9)])
     rows = Rows({ALONE: Table(storage, "b", facts, "f", "-")})
     path = at_hand(storage, facts.rows)
+    path.unlink()
+    copies = []
+    monkeypatch.setattr(node_copy, "publish", lambda one, other: (copies.append(other), publish(one, other)))
+    with ThreadPoolExecutor(4) as workers:
+        assert set(workers.map(at_hand, [storage] * 4, [facts.rows] * 4)) == {path} == set(copies)
+    assert len(copies) == 1
     storage.delete(facts.rows.name)
     assert at_hand(storage, facts.rows) == path
     assert [one.key for one in rows] == [f"k{number}" for number in range(9)]

@@ -1,5 +1,6 @@
 """Files that are to be mapped: a local one as it is, another as one copy that all processes of this machine share."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -13,24 +14,30 @@ from skyreels.storage import DamageError, Storage, StorageError, open_input, pub
 
 
 def at_hand(storage: Storage, file: CommittedFile) -> Path:
-    """A local path of a stored file. Whoever comes first makes the copy, which is compared with its checksum.
+    """A local path of a stored file. Whoever comes first makes the copy; others wait for it.
 
-    Copies are named by content and stay in the machine's temporary space (TMPDIR), as pages of the map do in memory.
+    Copies are compared with their checksum, named by content, and stay in the machine's temporary space (TMPDIR).
     Raises FileNotFoundError, DamageError.
     """
     if storage.is_local:
         return local_path(storage.location(file.name))
     target = _folder() / file.sha256
-    if not target.is_file():
-        sweep(target.parent, below=False)
-        path = target.with_name(temporary_name())
-        with open_input(storage.location(file.name)) as source, path.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-        if sha256_file(path) != file.sha256:
-            path.unlink()
-            raise DamageError(f"{storage.location(file.name)} differs from its checksum")
-        publish(path, target)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with its process, so that nobody waits for the dead
+        if not target.is_file():
+            sweep(target.parent, below=False)
+            _copy(storage, file, target)
     return target
+
+
+def _copy(storage: Storage, file: CommittedFile, target: Path) -> None:
+    path = target.with_name(temporary_name())
+    with open_input(storage.location(file.name)) as source, path.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+    if sha256_file(path) != file.sha256:
+        path.unlink()
+        raise DamageError(f"{storage.location(file.name)} differs from its checksum")
+    publish(path, target)
 
 
 def _folder() -> Path:
