@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.curation.audio.chunks import chunk_spans
 from pipelines.curation.audio.classify import class_segments
@@ -19,14 +20,13 @@ from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
 from pipelines.curation.audio.scores import scores_for_span
 from pipelines.curation.audio.vad import active_intervals, speech_intervals
 from pipelines.curation.filters import first_broken
-from pipelines.curation.pool.pictures import held_pictures, on_pictures
-from pipelines.curation.pool.segments import SegmentLimits, Uncovered, segment
+from pipelines.curation.pool.segments import SegmentLimits, Uncovered, held_pictures, on_pictures, segment
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, clip_key
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
 from pipelines.curation.visual.learned_shots import load_detector
 from pipelines.curation.visual.prefilter import prefilter_scores
-from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, image_crop, image_hash, image_scores
+from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, measure_image
 from pipelines.curation.visual.timeline import SampledFrame, Timeline
 from skyreels.media.facts import Probe
 from skyreels.media.image import read_image
@@ -272,19 +272,22 @@ def _keep_frames(task: SourceTask, key: str, samples: list[SampledFrame]) -> Non
 
 def _measure_image(task: SourceTask) -> Measured:
     with task.timed("decode and score"):
-        rgb = read_image(task.path, task.limits)
-        scores: dict[str, Any] = {f"visual.{k}": v for k, v in image_scores(rgb).model_dump().items()}
-        crop = image_crop(rgb)
-        hashed = image_hash(rgb)
+        return Measured(clips=[picture_clip(task, read_image(task.path, task.limits))])
+
+
+def picture_clip(task: SourceTask, rgb: NDArray[np.uint8]) -> Clip:
+    """A still picture, (H, W, 3) RGB, as the one clip of its source, before it is cut."""
+    found = measure_image(rgb)
+    scores: dict[str, Any] = {f"visual.{k}": v for k, v in found.scores.model_dump().items()}
     height, width = rgb.shape[:2]
-    whole = (crop.width, crop.height) == (width, height)
+    whole = (found.crop.width, found.crop.height) == (width, height)
     clip = Clip(
         key=clip_key(task.source_id, 0), source_id=task.source_id, kind=Kind.IMAGE, width=width, height=height,
-        frames=1, crop=None if whole or not task.extract.cut.crop_borders else tuple(crop),
-        scores=scores, hashes=[hashed], hash_times=[0.0],
+        frames=1, crop=None if whole or not task.extract.cut.crop_borders else tuple(found.crop),
+        scores=scores, hashes=[found.hash], hash_times=[0.0],
     )  # fmt: skip
     clip.rejection = first_broken(task.extract.gate, Kind.IMAGE, scores, stage="gate")
-    return Measured(clips=[clip])
+    return clip
 
 
 def _measure_audio(task: SourceTask) -> Measured:
