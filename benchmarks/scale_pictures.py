@@ -1,6 +1,6 @@
 """Still pictures through curation against the plain loop that makes the same files, both in CPU seconds, in one run.
 
-    python -m benchmarks.scale_pictures [--pictures 512] [--short-side 480] [--folder FOLDER]
+    python -m benchmarks.scale_pictures [--pictures 512] [--short-side 360] [--folder FOLDER]
 
 ours   planned parts through `extract_in_process` (probe, one decode, every score, hash, the cut, shard, tables,
        commit; the sandboxed child counts) and then the descriptor of every picture, as the embedding layer asks for it.
@@ -65,7 +65,7 @@ class PictureCost:
         return self.ours_s / self.plain_s
 
 
-def measure_pictures(pictures: int = 512, short_side: int = 480, folder: Path | None = None) -> PictureCost:
+def measure_pictures(pictures: int = 512, short_side: int = 360, folder: Path | None = None) -> PictureCost:
     """The cost of curating `pictures` rendered pictures, or those in `folder`, cut to `short_side` pixels."""
     cv2.setNumThreads(1)
     recipe = load_recipe("images-256", (f"extract.cut.max_short_side={short_side}",))
@@ -90,7 +90,7 @@ def measure_pictures(pictures: int = 512, short_side: int = 480, folder: Path | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=512)
-    parser.add_argument("--short-side", type=int, default=480, help="of what is written (default %(default)s: as read)")
+    parser.add_argument("--short-side", type=int, default=360, help="of what is written (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="pictures of one's own")
     arguments = parser.parse_args()
     found = measure_pictures(arguments.pictures, arguments.short_side, arguments.folder)
