@@ -12,7 +12,7 @@ its rejection and leaves its neighbours alone. Only the store failing (a full di
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipelines.curation.pool import tables
+from pipelines.curation.pool.films import Division, FinishedFilm, finished_films, forget_films, prepare_films
 from pipelines.curation.pool.joining import join_short_audio
 from pipelines.curation.pool.plan import Part
 from pipelines.curation.recipe import ExtractConfig
@@ -43,6 +44,7 @@ _TRIES = 3
 _AT_ONCE, _SMALL_BYTES = 32, 16 << 20  # pictures of one call to the child, and how large one of them may be
 _UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError)
 _NOTHING = TakenDown()
+_DIVISION = Division()
 _TAKE = "pipelines.curation.pool.stills:take_pictures"
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
 
@@ -68,24 +70,37 @@ def extract_parts(
     What was taken down since a part was planned stays out of it. Raises Incomplete, when all the others are committed,
     where the store failed.
     """
-    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, taken, counting=True)
+    prepare_films(planned, extract, pool, taken, _DIVISION, parts.run_parts, _sandbox)
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, taken, _DIVISION, counting=True)
     yield from _results(parts.run_parts(_as_work(planned), make_worker), pool)
 
 
-def extract_in_process(planned: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult]:
+def extract_in_process(
+    planned: Sequence[Part], extract: ExtractConfig, pool: Storage, division: Division = _DIVISION
+) -> Iterator[PartResult]:
     """The same work in a plain loop: the baseline that Ray's overhead is measured against."""
-    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, _NOTHING, counting=False)
+    prepare_films(planned, extract, pool, _NOTHING, division, parts.run_in_process, _sandbox)
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, _NOTHING, division, counting=False)
     yield from _results(parts.run_in_process(_as_work(planned), make_worker), pool)
 
 
 def extract_part(
-    part: Part, extract: ExtractConfig, pool: Storage, sandbox: Sandbox, progress: Report, taken: TakenDown = _NOTHING
+    part: Part,
+    extract: ExtractConfig,
+    pool: Storage,
+    sandbox: Sandbox,
+    progress: Report,
+    taken: TakenDown = _NOTHING,
+    films: Mapping[str, FinishedFilm] | None = None,
 ) -> PartResult:
-    """Run one part and commit it. A rerun writes the same bytes under the same names."""
+    """Run one part and commit it. A rerun writes the same bytes under the same names.
+
+    Long `films` (by source id) whose clips are ready are not decoded again.
+    """
     started = time.monotonic()
     with scratch_folder("part") as scratch:
         reports = []
-        for report in extract_sources(part.sources, extract, sandbox, scratch, part.attempt, taken):
+        for report in extract_sources(part.sources, extract, sandbox, scratch, part.attempt, taken, films):
             progress(report)
             reports.append(report)
         join_short_audio(reports, extract, scratch)
@@ -108,12 +123,15 @@ def extract_sources(
     scratch: Path,
     attempt: int = 1,
     taken: TakenDown = _NOTHING,
+    films: Mapping[str, FinishedFilm] | None = None,
 ) -> Iterator[SourceReport]:
     """A report of each source, in order. Small pictures that follow each other go to the child in one call."""
     for group in _company(sources):
         found = _pictures(group, extract, sandbox, scratch, attempt, taken) if len(group) > 1 else {}
         for source in group:
-            yield found.get(source.source_id) or extract_source(source, extract, sandbox, scratch, attempt, taken)
+            film = (films or {}).get(source.source_id)
+            ready = found.get(source.source_id) if film is None else film.report(scratch, attempt, taken)
+            yield ready or extract_source(source, extract, sandbox, scratch, attempt, taken)
 
 
 def extract_source(
@@ -173,14 +191,17 @@ def _results(outcomes: Iterator[parts.Outcome], pool: Storage) -> Iterator[PartR
 class _Extractor:
     """Takes parts into the pool; `counting` tells Ray's metrics of the sources."""
 
-    def __init__(self, extract: str, pool: str, taken: TakenDown, *, counting: bool) -> None:
-        self._extract, self._pool, self._taken = extract, Storage(pool), taken
+    def __init__(self, extract: str, pool: str, taken: TakenDown, division: Division, *, counting: bool) -> None:
+        self._extract, self._pool, self._taken, self._division = extract, Storage(pool), taken, division
         self._report: Callable[[SourceReport], None] = _counter() if counting else _untold
 
     def __call__(self, part: parts.Part) -> dict[str, Any]:
         planned, extract = _PART.validate_json(part.work), ExtractConfig.model_validate_json(self._extract)
         sandbox = _sandbox(self._extract)
-        return asdict(extract_part(planned, extract, self._pool, sandbox, self._report, self._taken))
+        films = finished_films(planned, self._pool, self._division)
+        result = extract_part(planned, extract, self._pool, sandbox, self._report, self._taken, films)
+        forget_films(self._pool, planned, self._division)
+        return asdict(result)
 
 
 class _SourceCounter:
@@ -223,7 +244,9 @@ def _sandbox(extract: str) -> Sandbox:
     config = ExtractConfig.model_validate_json(extract)
     # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()
-    return Sandbox(media_limits(config), preload=("pipelines.curation.pool.stills", *network))
+    return Sandbox(
+        media_limits(config), preload=("pipelines.curation.pool.stills", "pipelines.curation.pool.stretches", *network)
+    )
 
 
 def _is_out(report: SourceReport, taken: TakenDown) -> bool:
