@@ -14,13 +14,13 @@ Frame = NDArray[np.uint8]
 
 
 class EmbeddingBackend(Protocol):
-    """Frames are (H, W, 3) RGB of any size. `identity` names the method and, by a digest, its weights.
-
-    Frames may be decoded at a half, a quarter or an eighth while their short side keeps `draft_side`; None: never.
-    """
+    """Frames are (H, W, 3) RGB of any size. `identity` names the method and, by a digest, its weights."""
 
     identity: str
-    draft_side: int | None
+
+    @property
+    def draft_side(self) -> int | None:
+        """Pictures may be decoded at a half, a quarter or an eighth while their short side keeps this; None: never."""
 
     def __call__(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         """(D,) unit vector of one clip."""

@@ -1,6 +1,6 @@
 """Long films in steps that run beside each other: stretches between key frames, the sound, then groups of clips.
 
-<output>/pool/_films/    what the steps left, each committed; gone once the film's part is
+<output>/pool/_films/<film>/    what its steps left, each committed; gone once the film's part is
 
     plan -> look at every stretch, hear the track -> measure the whole -> cut groups of clips
 
@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,9 @@ class Division:
     clips: int = 32  # that one step cuts
 
 
+_Steps = Callable[["_Film", _Done, Division], list[parts.Part]]
+
+
 def prepare_films(
     planned: Sequence[Part],
     extract: ExtractConfig,
@@ -60,15 +62,13 @@ def prepare_films(
     sandbox: Callable[[str], Sandbox],
 ) -> None:
     """Take the long films among the sources of these parts as far as their parts need not decode them."""
-    store = pool.sub(_FOLDER)
     films = [
         film for part in planned for film in _films(part, division) if film.source.source_id not in taken.source_ids
     ]
-    _forget(store, lambda film_id: film_id not in {film.film_id for film in films})
-    make_worker = partial(_Step, extract.model_dump_json(), store.root, division, sandbox)
+    _forget(pool, lambda film_id: film_id not in {film.film_id for film in films})
+    make_worker = partial(_Step, extract.model_dump_json(), pool.root, division, sandbox)
     for steps in (_plan, _look, _measure, _cut) if films else ():
-        done = CommitLog(store).intact()
-        todo = [step for film in films for step in steps(film, done, division) if step.part_id not in done]
+        todo = [step for film in films for step in _left(film, steps, pool, division)]
         for outcome in run(todo, make_worker):
             if outcome.failure:  # the film's part meets the same store, and fails with it
                 logger.warning("a long film, %s: %s: %s", outcome.part_id, outcome.failure, outcome.detail)
@@ -119,13 +119,12 @@ class FinishedFilm:
 
 def finished_films(part: Part, pool: Storage, division: Division) -> dict[str, FinishedFilm]:
     """The films of a part whose clips are ready, by source id."""
-    films = _films(part, division)
-    store = pool.sub(_FOLDER)
-    done: _Done = CommitLog(store).intact() if films else {}
     ready = {}
-    for film in films:
-        cuts = [done.get(step.part_id) for step in _cut(film, done, division)]
+    for film in _films(part, division):
+        store = film.store(pool)
+        done = CommitLog(store).intact()
         plan, measured = done.get(f"{film.film_id}-plan"), done.get(f"{film.film_id}-measure")
+        cuts = [done.get(step.part_id) for step in _cut(film, done, division)]
         if plan is None or measured is None or any(_is_whole(commit) for commit in (plan, measured, *cuts)):
             continue
         whole = [commit for commit in cuts if commit is not None]
@@ -135,20 +134,24 @@ def finished_films(part: Part, pool: Storage, division: Division) -> dict[str, F
 
 def forget_films(pool: Storage, part: Part, division: Division) -> None:
     """Delete what the steps left of a part's films."""
-    films = {film.film_id for film in _films(part, division)}
-    if films:
-        _forget(pool.sub(_FOLDER), lambda film_id: film_id in films)
+    for film in _films(part, division):
+        store = film.store(pool)
+        for name in _commits_first(store.names()):
+            store.delete(name)
 
 
 def forget_sources(pool: Storage, source_ids: frozenset[str]) -> None:
     """Delete what the steps left of these sources."""
-    _forget(pool.sub(_FOLDER), lambda film_id: film_id.rpartition("-")[2] in source_ids)
+    _forget(pool, lambda film_id: film_id.rpartition("-")[2] in source_ids)
 
 
 @dataclass(frozen=True)
 class _Film:
     film_id: str
     source: Source
+
+    def store(self, pool: Storage) -> Storage:
+        return pool.sub(f"{_FOLDER}/{self.film_id}")
 
     def step(self, name: str, **arguments: Any) -> parts.Part:
         work = {"name": name, "film": self.film_id, "source": self.source.model_dump(mode="json"), **arguments}
@@ -161,6 +164,12 @@ def _films(part: Part, division: Division) -> list[_Film]:
         for source in part.sources
         if source.kind is Kind.VIDEO and source.size >= division.min_bytes
     ]
+
+
+def _left(film: _Film, steps: _Steps, pool: Storage, division: Division) -> list[parts.Part]:
+    """Those of these steps that are not done, or whose files are not there as committed."""
+    done = CommitLog(film.store(pool)).intact()
+    return [step for step in steps(film, done, division) if step.part_id not in done]
 
 
 def _plan(film: _Film, done: _Done, division: Division) -> list[parts.Part]:
@@ -210,8 +219,8 @@ def _is_whole(commit: Commit | None) -> bool:
 class _Step:
     """Does a step and commits it, also where it finds that the film has to be taken whole."""
 
-    def __init__(self, extract: str, store: str, division: Division, sandbox: Callable[[str], Sandbox]) -> None:
-        self._store, self._division = Storage(store), division
+    def __init__(self, extract: str, pool: str, division: Division, sandbox: Callable[[str], Sandbox]) -> None:
+        self._pool, self._division = Storage(pool), division
         self._extract = ExtractConfig.model_validate_json(extract)
         self._sandbox = sandbox(extract)
 
@@ -229,8 +238,11 @@ class _Step:
             files, facts = [], {_WHOLE: str(error)}
         if _WHOLE in facts:
             logger.info("%s is taken whole: %s", work["source"]["uri"], facts[_WHOLE])
-        CommitLog(self._store).commit(Commit(part_id=part.part_id, files=tuple(files), facts=facts))
+        CommitLog(self._store(work)).commit(Commit(part_id=part.part_id, files=tuple(files), facts=facts))
         return {}
+
+    def _store(self, work: dict[str, Any]) -> Storage:
+        return self._pool.sub(f"{_FOLDER}/{work['film']}")
 
     def _done(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         kind = work["name"].partition("-")[0]
@@ -252,20 +264,20 @@ class _Step:
 
     def _look(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         facts = self._ask("stretches:look_at_stretch", work, path, scratch, stretch=work["stretch"])
-        files.append(self._keep(f"{work['film']}/{work['name']}.npz", scratch / "look.npz"))
+        files.append(self._keep(work, f"{work['name']}.npz", scratch / "look.npz"))
         return facts
 
     def _hear(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         facts = self._ask("stretches:hear_film", work, path, scratch)
         if (scratch / "sound.npz").exists():
-            files.append(self._keep(f"{work['film']}/sound.npz", scratch / "sound.npz"))
+            files.append(self._keep(work, "sound.npz", scratch / "sound.npz"))
         return facts
 
     def _measure(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         held = {}
         for name in [*work["looks"], *work["sound"]]:
-            held[name] = scratch / Path(name).name
-            held[name].write_bytes(self._store.read(name))
+            held[name] = scratch / name
+            held[name].write_bytes(self._store(work).read(name))
         found = self._ask(
             "stretches:measure_film", work, path, scratch, stretches=work["stretches"],
             looks=[str(held[name]) for name in work["looks"]], sound=[str(held[name]) for name in work["sound"]],
@@ -278,7 +290,7 @@ class _Step:
 
     def _cut(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         file = CommittedFile.model_validate(work["measured"])
-        clips = json.loads(CommitLog(self._store).read_file(file))["clips"][work["first"] : work["end"]]
+        clips = json.loads(CommitLog(self._store(work)).read_file(file))["clips"][work["first"] : work["end"]]
         found = self._ask("cut:cut_clips", work, path, scratch, clips=clips)
         members = self._pack(work, [clip["key"] for clip in clips], scratch, files, found["clips"])
         return {"members": members, "timings": found["timings"]}
@@ -301,40 +313,40 @@ class _Step:
     ) -> dict[str, Any]:
         """Keep what the child told, and the files that it left of these clips; where each lies."""
         (scratch / "told.json").write_text(json.dumps(told))
-        files.append(self._keep(f"{work['film']}/{work['name']}.json", scratch / "told.json"))
+        files.append(self._keep(work, f"{work['name']}.json", scratch / "told.json"))
         held: dict[str, dict[str, bytes | Path]] = {}
         for path in sorted(scratch.iterdir()):
             key, _, extension = path.name.partition(".")
             held.setdefault(key, {})[extension] = path
-        with open_shards(self._store, f"{work['film']}/{work['name']}") as shards:
+        with open_shards(self._store(work), work["name"]) as shards:
             for key in keys:
                 if key in held:
                     shards.add(key, held[key])
         files.extend(shards.files)
         return {key: {ext: member.place for ext, member in some.items()} for key, some in shards.members.items()}
 
-    def _keep(self, name: str, path: Path) -> CommittedFile:
-        with self._store.staged(name) as staged:
+    def _keep(self, work: dict[str, Any], name: str, path: Path) -> CommittedFile:
+        with self._store(work).staged(name) as staged:
             shutil.copyfile(path, staged)
             return describe(name, staged)
 
 
 def _added(timings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """CPU seconds by stage, of several steps."""
-    return {stage: sum(some.get(stage, 0.0) for some in timings) for stage in dict.fromkeys(chain(*timings))}
+    stages = sorted({stage for some in timings for stage in some})
+    return {stage: sum(some.get(stage, 0.0) for some in timings) for stage in stages}
 
 
 def _read(store: Storage, commit: Commit) -> Any:
     return json.loads(CommitLog(store).read_file(commit.files[0]))
 
 
-def _forget(store: Storage, goes: Callable[[str], bool]) -> None:
-    """Delete the commits of these films, then their files."""
-    log = CommitLog(store)
-    for name in store.names():
-        step = Path(name).stem
-        if name.startswith(f"{log.folder}/") and goes("-".join(step.split("-")[:2])):
-            log.revoke(step)
-    for name in store.names():
-        if not name.startswith(f"{log.folder}/") and goes(name.partition("/")[0]):
-            store.delete(name)
+def _forget(pool: Storage, goes: Callable[[str], bool]) -> None:
+    for name in _commits_first(pool.names(_FOLDER)):
+        if goes(name.split("/")[1]):
+            pool.delete(name)
+
+
+def _commits_first(names: Sequence[str]) -> list[str]:
+    """In the order in which files are deleted: nothing may be vouched for that is gone."""
+    return sorted(names, key=lambda name: "_commits/" not in name)

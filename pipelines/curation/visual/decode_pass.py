@@ -336,7 +336,7 @@ def _cut(rows: _Table, part: slice) -> _Table:
 
 def _rows(tables: Sequence[_Table]) -> _Table:
     """One after the other."""
-    columns = {
+    columns: dict[str, Any] = {
         name: value if name == "half_s" else np.concatenate([getattr(table, name) for table in tables])
         for name, value in _columns(tables[0])
     }
