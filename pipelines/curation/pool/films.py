@@ -297,7 +297,7 @@ class _Step:
 
     def _ask(self, function: str, work: dict[str, Any], path: Path, scratch: Path, **more: Any) -> dict[str, Any]:
         limits = self._extract.limits
-        request = {
+        request: dict[str, Any] = {
             "path": str(path),
             "source_id": work["source"]["source_id"],
             "extract": self._extract.model_dump(mode="json"),
