@@ -131,7 +131,7 @@ class EmbeddingWorker:
         self._pool = pool
 
     def __call__(self, clips: Sequence[Row]) -> list[Row]:
-        shown, rows = _readable(clips, lambda clip: sampled_frames(clip, self._pool))
+        shown, rows = _readable(clips, lambda clip: sampled_frames(clip, self._pool, self._backend.draft_side))
         seen = [key for key, frames in shown.items() if frames]
         vectors = self._backend.many([shown[key] for key in seen]) if seen else np.empty((0, 0), np.float32)
         rows += [{"key": key, "error": "no frame of it was sampled"} for key, frames in shown.items() if not frames]
@@ -255,12 +255,23 @@ def _vllm(config: CaptionConfig, pool: Storage, clips: ray.data.Dataset, rows: S
     return ray_llm.build_processor(engine)(clips.flat_map(ask, num_cpus=1)).map(read, num_cpus=0.5)
 
 
-def sampled_frames(clip: Row, pool: Storage) -> list[NDArray[np.uint8]]:
-    """The frames kept beside a clip, (H, W, 3) RGB each; of an image, the image."""
+def sampled_frames(clip: Row, pool: Storage, draft_side: int | None = None) -> list[NDArray[np.uint8]]:
+    """The frames kept beside a clip, (H, W, 3) RGB each; of an image, the image.
+
+    With `draft_side` an image is decoded at the smallest of its JPEG's scales whose short side is not below.
+    """
     members = members_of(clip)
     names = sorted(name for name in members if name.endswith(".jpg") or name == "jpg")
+    flags = _draft(min(clip["width"], clip["height"]), draft_side) if names == ["jpg"] else cv2.IMREAD_COLOR
     coded = [np.frombuffer(read_member(pool, members[name]), np.uint8) for name in names]
-    return [cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for data in coded]
+    return [cv2.cvtColor(cv2.imdecode(data, flags), cv2.COLOR_BGR2RGB) for data in coded]
+
+
+def _draft(side: int, enough: int | None) -> int:
+    """How to decode a picture of that short side so that no less than `enough` is left of it."""
+    scales = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+    fitting = (flag for scale, flag in scales.items() if enough is not None and side >= scale * enough)
+    return next(fitting, cv2.IMREAD_COLOR)
 
 
 def clip_sound(clip: Row, pool: Storage) -> tuple[NDArray[np.float32], int]:

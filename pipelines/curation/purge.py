@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation.pool import tables
+from pipelines.curation.pool.films import forget_sources
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.dataset.tables import Row, encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
@@ -20,6 +21,7 @@ from skyreels.storage import DamageError, Storage
 def purge_sources(root: Storage, source_ids: frozenset[str]) -> None:
     """Remove these sources' clips from every pool part and their answers from every layer."""
     pool = root.sub("pool")
+    forget_sources(pool, source_ids)
     log = CommitLog(pool)
     touched = [commit for commit in log.all() if source_ids & commit.facts["sources"].keys()]
     gone = clips_of(root, source_ids)

@@ -144,6 +144,22 @@ def test_sampled_frames_come_in_order_as_rgb(pool):
     assert max(frame[..., 2].mean() for frame in frames) < 4
 
 
+@pytest.mark.parametrize(("draft_side", "height"), [(None, 400), (201, 400), (200, 200), (64, 100), (50, 50)])
+def test_a_picture_is_decoded_no_larger_than_it_has_to_be(tmp_path, draft_side, height):
+    rng = np.random.default_rng(1)
+    picture = cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (600, 400), interpolation=cv2.INTER_CUBIC)
+    coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    with open_shards(Storage(str(tmp_path)), "p") as shards:
+        shards.add("still", {"jpg": coded})
+    clip = Clip(key="still", source_id="s", kind=Kind.IMAGE, width=600, height=400, frames=1)
+    row = tables.clip_rows("part", [clip], shards.members)[0]
+    (shown,) = sampled_frames(row, Storage(str(tmp_path)), draft_side)
+    assert shown.shape == (height, height * 3 // 2, 3)
+    whole = Descriptor()([cv2.cvtColor(cv2.imdecode(np.frombuffer(coded, np.uint8), 1), cv2.COLOR_BGR2RGB)])
+    if draft_side == Descriptor.draft_side or height >= Descriptor.draft_side:
+        assert float(Descriptor()([shown]) @ whole) > 0.995
+
+
 def test_sound_is_read_as_it_was_written(pool):
     store, rows = pool
     samples, rate = clip_sound(rows["sound"], store)

@@ -18,6 +18,10 @@ class EmbeddingBackend(Protocol):
 
     identity: str
 
+    @property
+    def draft_side(self) -> int | None:
+        """Pictures may be decoded at a half, a quarter or an eighth while their short side keeps this; None: never."""
+
     def __call__(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         """(D,) unit vector of one clip."""
 

@@ -22,6 +22,8 @@ class OpenClip:
     hub need a network or a filled cache. Raises ValueError where the weights are missing or not safetensors.
     """
 
+    draft_side = None  # its own scaling is part of what it was trained with
+
     def __init__(self, model: str, pretrained: str = "", device: str = "cpu") -> None:
         _check_source(model, pretrained)
         self._model, self._transform = open_clip.create_model_from_pretrained(

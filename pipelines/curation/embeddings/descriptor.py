@@ -21,6 +21,7 @@ class Descriptor:
     """`identity` carries the label "descriptor"."""
 
     identity = "descriptor-1"
+    draft_side = 3 * _SIDE
     dimension = 3 * _GRID**2 + _ORIENTATIONS * _GRID**2 + _COSINES**2 - 1
 
     def __call__(self, frames: Sequence[Frame]) -> NDArray[np.float32]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from pipelines.curation.audio.scores import audio_scores
 from pipelines.curation.pool.measure import Request, SourceTask, task_of
@@ -84,22 +86,30 @@ def _cut_sound(task: SourceTask, clip: Clip) -> None:
 
 
 def _cut_image(task: SourceTask, clip: Clip) -> None:
-    config = task.extract.cut
     with task.timed("cut"):
-        picture = read_image(task.path, task.limits)
-        if clip.crop is not None:
-            x, y, width, height = clip.crop
-            picture = picture[y : y + height, x : x + width]
-        size = clip_size(clip, config)
-        if size != (picture.shape[1], picture.shape[0]):
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        write_image(task.scratch / f"{clip.key}.jpg", picture, quality=config.image_quality)
+        cut_picture(task, clip, read_image(task.path, task.limits))
+
+
+def cut_picture(task: SourceTask, clip: Clip, picture: NDArray[np.uint8]) -> None:
+    """Write a still picture, (H, W, 3) RGB, without its bars, at the size of a clip."""
+    config = task.extract.cut
+    if clip.crop is not None:
+        x, y, width, height = clip.crop
+        picture = picture[y : y + height, x : x + width]
+    size = clip_size(clip, config)
+    if size != (picture.shape[1], picture.shape[0]):
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    write_image(task.scratch / f"{clip.key}.jpg", picture, quality=config.image_quality)
     clip.width, clip.height = size
 
 
 def clip_size(clip: Clip, config: CutConfig) -> tuple[int, int]:
     """Width and height of the normalised clip: cropped, no short side above the cap, never enlarged, even."""
-    width, height = (clip.crop[2], clip.crop[3]) if clip.crop else (clip.width, clip.height)
+    return fitted(*(clip.crop[2:] if clip.crop else (clip.width, clip.height)), config)
+
+
+def fitted(width: int, height: int, config: CutConfig) -> tuple[int, int]:
+    """That size with no short side above the cap, never enlarged, even."""
     scale = min(1.0, config.max_short_side / min(width, height))
     return _even(width * scale), _even(height * scale)
 

@@ -12,15 +12,18 @@ its rejection and leaves its neighbours alone. Only the store failing (a full di
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from pipelines.curation.pool import tables
+from pipelines.curation.pool.films import Division, FinishedFilm, finished_films, forget_films, prepare_films
 from pipelines.curation.pool.joining import join_short_audio
 from pipelines.curation.pool.plan import Part
 from pipelines.curation.recipe import ExtractConfig
@@ -38,7 +41,11 @@ from skyreels.storage import Storage, StorageError, sha256_file
 
 Report = Callable[[SourceReport], None]
 _TRIES = 3
+_AT_ONCE, _SMALL_BYTES = 32, 16 << 20  # pictures of one call to the child, and how large one of them may be
+_UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError)
 _NOTHING = TakenDown()
+_DIVISION = Division()
+_TAKE = "pipelines.curation.pool.stills:take_pictures"
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
 
 
@@ -63,25 +70,37 @@ def extract_parts(
     What was taken down since a part was planned stays out of it. Raises Incomplete, when all the others are committed,
     where the store failed.
     """
-    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, taken, counting=True)
+    prepare_films(planned, extract, pool, taken, _DIVISION, parts.run_parts, _sandbox)
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, taken, _DIVISION, counting=True)
     yield from _results(parts.run_parts(_as_work(planned), make_worker), pool)
 
 
-def extract_in_process(planned: Sequence[Part], extract: ExtractConfig, pool: Storage) -> Iterator[PartResult]:
+def extract_in_process(
+    planned: Sequence[Part], extract: ExtractConfig, pool: Storage, division: Division = _DIVISION
+) -> Iterator[PartResult]:
     """The same work in a plain loop: the baseline that Ray's overhead is measured against."""
-    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, _NOTHING, counting=False)
+    prepare_films(planned, extract, pool, _NOTHING, division, parts.run_in_process, _sandbox)
+    make_worker = partial(_Extractor, extract.model_dump_json(), pool.root, _NOTHING, division, counting=False)
     yield from _results(parts.run_in_process(_as_work(planned), make_worker), pool)
 
 
 def extract_part(
-    part: Part, extract: ExtractConfig, pool: Storage, sandbox: Sandbox, progress: Report, taken: TakenDown = _NOTHING
+    part: Part,
+    extract: ExtractConfig,
+    pool: Storage,
+    sandbox: Sandbox,
+    progress: Report,
+    taken: TakenDown = _NOTHING,
+    films: Mapping[str, FinishedFilm] | None = None,
 ) -> PartResult:
-    """Run one part and commit it. A rerun writes the same bytes under the same names."""
+    """Run one part and commit it. A rerun writes the same bytes under the same names.
+
+    Long `films` (by source id) whose clips are ready are not decoded again.
+    """
     started = time.monotonic()
     with scratch_folder("part") as scratch:
         reports = []
-        for source in part.sources:
-            report = extract_source(source, extract, sandbox, scratch, part.attempt, taken)
+        for report in extract_sources(part.sources, extract, sandbox, scratch, part.attempt, taken, films):
             progress(report)
             reports.append(report)
         join_short_audio(reports, extract, scratch)
@@ -95,6 +114,24 @@ def extract_part(
         bytes=sum(report.source.size for report in reports),
         wall_s=time.monotonic() - started,
     )
+
+
+def extract_sources(
+    sources: Sequence[Source],
+    extract: ExtractConfig,
+    sandbox: Sandbox,
+    scratch: Path,
+    attempt: int = 1,
+    taken: TakenDown = _NOTHING,
+    films: Mapping[str, FinishedFilm] | None = None,
+) -> Iterator[SourceReport]:
+    """A report of each source, in order. Small pictures that follow each other go to the child in one call."""
+    for group in _company(sources):
+        found = _pictures(group, extract, sandbox, scratch, attempt, taken) if len(group) > 1 else {}
+        for source in group:
+            film = (films or {}).get(source.source_id)
+            ready = found.get(source.source_id) if film is None else film.report(scratch, attempt, taken)
+            yield ready or extract_source(source, extract, sandbox, scratch, attempt, taken)
 
 
 def extract_source(
@@ -125,7 +162,7 @@ def extract_source(
         report.rejection = Rejection(
             stage=_stage_of(report), reason=error.reason, remedy=error.remedy, detail=error.detail
         )
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError) as error:
+    except _UNREADABLE as error:
         report.status = Status.FAILED
         remedy = "check that the file exists and may be read, then run with --replay-rejects"
         report.rejection = Rejection(stage="open", reason="unreadable", remedy=remedy, detail=str(error))
@@ -154,14 +191,17 @@ def _results(outcomes: Iterator[parts.Outcome], pool: Storage) -> Iterator[PartR
 class _Extractor:
     """Takes parts into the pool; `counting` tells Ray's metrics of the sources."""
 
-    def __init__(self, extract: str, pool: str, taken: TakenDown, *, counting: bool) -> None:
-        self._extract, self._pool, self._taken = extract, Storage(pool), taken
+    def __init__(self, extract: str, pool: str, taken: TakenDown, division: Division, *, counting: bool) -> None:
+        self._extract, self._pool, self._taken, self._division = extract, Storage(pool), taken, division
         self._report: Callable[[SourceReport], None] = _counter() if counting else _untold
 
     def __call__(self, part: parts.Part) -> dict[str, Any]:
         planned, extract = _PART.validate_json(part.work), ExtractConfig.model_validate_json(self._extract)
         sandbox = _sandbox(self._extract)
-        return asdict(extract_part(planned, extract, self._pool, sandbox, self._report, self._taken))
+        films = finished_films(planned, self._pool, self._division)
+        result = extract_part(planned, extract, self._pool, sandbox, self._report, self._taken, films)
+        forget_films(self._pool, planned, self._division)
+        return asdict(result)
 
 
 class _SourceCounter:
@@ -204,7 +244,9 @@ def _sandbox(extract: str) -> Sandbox:
     config = ExtractConfig.model_validate_json(extract)
     # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()
-    return Sandbox(media_limits(config), preload=("pipelines.curation.pool.cut", *network))
+    return Sandbox(
+        media_limits(config), preload=("pipelines.curation.pool.stills", "pipelines.curation.pool.stretches", *network)
+    )
 
 
 def _is_out(report: SourceReport, taken: TakenDown) -> bool:
@@ -256,6 +298,56 @@ def _in_sandbox(
     report.clips = [Clip.model_validate(clip) for clip in cut["clips"]]
 
 
+def _company(sources: Sequence[Source]) -> Iterator[list[Source]]:
+    """Consecutive pictures in groups, everything else alone."""
+    for small, group in groupby(sources, lambda source: source.kind is Kind.IMAGE and source.size <= _SMALL_BYTES):
+        while some := list(islice(group, _AT_ONCE if small else 1)):
+            yield some
+
+
+def _pictures(
+    sources: Sequence[Source],
+    extract: ExtractConfig,
+    sandbox: Sandbox,
+    scratch: Path,
+    attempt: int,
+    taken: TakenDown,
+) -> dict[str, SourceReport]:
+    """Reports of the still pictures with which nothing is wrong, by source id.
+
+    The others are to be looked at alone, which tells what is wrong with each; all of them, where the child did not
+    come through.
+    """
+    with ExitStack() as stack:
+        asked = {}
+        for source in sources:
+            report = SourceReport(source=source, status=Status.OK, attempts=attempt)
+            if "_unreadable" in source.meta or _is_out(report, taken):
+                continue
+            try:
+                path = stack.enter_context(opened(source, scratch))
+                report.sha256 = sha256_file(path)
+            except _UNREADABLE:
+                continue
+            if not _is_out(report, taken):
+                asked[source.source_id] = report, str(path)
+        request = {
+            "pictures": {source_id: path for source_id, (_, path) in asked.items()},
+            "extract": extract.model_dump(mode="json"),
+            "limits": asdict(sandbox.limits),
+        }
+        try:
+            reply = sandbox.call(_TAKE, request, wall_s=extract.limits.wall_floor_s, scratch=scratch)
+        except MediaError:
+            return {}
+    reports = {source_id: asked[source_id][0] for source_id in reply["taken"]}
+    for source_id, report in reports.items():
+        found = reply["taken"][source_id]
+        report.probe, report.timings = found["probe"], found["timings"]
+        report.clips = [Clip.model_validate(found["clip"])]
+    return reports
+
+
 def _stage_of(report: SourceReport) -> str:
     """The stage a source failed in, from how far it had come."""
     if not report.probe:
@@ -266,11 +358,14 @@ def _stage_of(report: SourceReport) -> str:
 def _write(part: Part, reports: list[SourceReport], extract: ExtractConfig, pool: Storage, scratch: Path) -> None:
     """Shards first, then the two tables, then the commit record, which makes them true."""
     clips = sorted((clip for report in reports for clip in report.clips), key=lambda clip: clip.key)
+    files: dict[str, dict[str, bytes | Path]] = {}
+    for path in sorted(scratch.iterdir()):
+        key, _, extension = path.name.partition(".")
+        files.setdefault(key, {})[extension] = path
     with open_shards(pool, f"shards/{part.part_id}") as shards:
         for clip in clips:
-            files = {path.name.partition(".")[2]: path for path in sorted(scratch.glob(f"{clip.key}.*"))}
             if clip.rejection is None:
-                shards.add(clip.key, files)
+                shards.add(clip.key, files.get(clip.key, {}))
     named = {
         f"clips/{part.part_id}.parquet": tables.clip_table(tables.clip_rows(part.part_id, clips, shards.members)),
         f"sources/{part.part_id}.parquet": tables.source_table(tables.source_rows(part.part_id, reports)),

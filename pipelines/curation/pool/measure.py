@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.curation.audio.chunks import chunk_spans
 from pipelines.curation.audio.classify import class_segments
@@ -19,14 +20,13 @@ from pipelines.curation.audio.frames import AudioFrames, AudioTimeline
 from pipelines.curation.audio.scores import scores_for_span
 from pipelines.curation.audio.vad import active_intervals, speech_intervals
 from pipelines.curation.filters import first_broken
-from pipelines.curation.pool.pictures import held_pictures, on_pictures
-from pipelines.curation.pool.segments import SegmentLimits, Uncovered, segment
+from pipelines.curation.pool.segments import SegmentLimits, Uncovered, held_pictures, on_pictures, segment
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Rejection, clip_key
 from pipelines.curation.visual.decode_pass import DecodePassConfig, run_decode_pass
 from pipelines.curation.visual.learned_shots import load_detector
 from pipelines.curation.visual.prefilter import prefilter_scores
-from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, image_crop, image_hash, image_scores
+from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, measure_image
 from pipelines.curation.visual.timeline import SampledFrame, Timeline
 from skyreels.media.facts import Probe
 from skyreels.media.image import read_image
@@ -80,7 +80,11 @@ def measure_source(request: Request, scratch: Path) -> dict[str, Any]:
     """Everything that is known of a source before it is cut."""
     task = task_of(request, scratch)
     by_kind = {Kind.VIDEO: _measure_video, Kind.IMAGE: _measure_image, Kind.AUDIO: _measure_audio}
-    found = by_kind[task.kind](task)
+    return told(task, by_kind[task.kind](task))
+
+
+def told(task: SourceTask, found: "Measured") -> dict[str, Any]:
+    """As the child replies."""
     return {
         "rejection": found.rejection and found.rejection.model_dump(),
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
@@ -115,20 +119,25 @@ def task_of(request: Request, scratch: Path) -> SourceTask:
 
 
 def _measure_video(task: SourceTask) -> Measured:
-    with task.timed("prefilter"):
-        rejection = _prefilter(task)
+    rejection = prefilter(task)
     if rejection is not None:
         return Measured(rejection)
     with task.timed("decode and score"):
-        shots, frames = task.extract.shots, task.extract.frames
-        config = DecodePassConfig(
-            sample_short_side=frames.short_side,
-            sample_quality=frames.quality,
-            learned=load_detector(shots.weights, shots.threshold) if shots.backend == "transnet" else None,
-        )
-        timeline = run_decode_pass(task.path, task.probe, limits=task.limits, config=config)
-    with task.timed("audio"):
-        sound = _sound(task)
+        timeline = run_decode_pass(task.path, task.probe, limits=task.limits, config=pass_config(task.extract))
+    return measured_film(task, timeline, hear(task))
+
+
+def pass_config(extract: ExtractConfig) -> DecodePassConfig:
+    shots, frames = extract.shots, extract.frames
+    return DecodePassConfig(
+        sample_short_side=frames.short_side,
+        sample_quality=frames.quality,
+        learned=load_detector(shots.weights, shots.threshold) if shots.backend == "transnet" else None,
+    )
+
+
+def measured_film(task: SourceTask, timeline: Timeline, sound: AudioFrames | None) -> Measured:
+    """The clips of a film, from what its pictures and its sound gave; their frames are files in the scratch folder."""
     with task.timed("segment"):
         spans, uncovered = _segments(task, timeline, sound)
     clips = []
@@ -143,26 +152,28 @@ def _measure_video(task: SourceTask) -> Measured:
     )
 
 
-def _prefilter(task: SourceTask) -> Rejection | None:
+def prefilter(task: SourceTask) -> Rejection | None:
     """The recipe's rules on what the header and a pass over keyframes say."""
     if not task.extract.prefilter or task.probe.video is None:
         return None
-    found = prefilter_scores(task.path, task.probe, limits=task.limits)
+    with task.timed("prefilter"):
+        found = prefilter_scores(task.path, task.probe, limits=task.limits)
     scores = {f"prefilter.{name}": value for name, value in found.model_dump().items()}
     scores["prefilter.has_audio"] = task.probe.audio is not None
     return first_broken(task.extract.prefilter, Kind.VIDEO, scores, stage="prefilter")
 
 
-def _sound(task: SourceTask) -> AudioFrames | None:
+def hear(task: SourceTask) -> AudioFrames | None:
     """Frame features of the whole track, streamed; None where there is no track or it is too short to be anything."""
     if task.probe.audio is None or not task.extract.audio:
         return None
     timeline = AudioTimeline(task.probe.audio.sample_rate)
     heard = 0
-    for block in iter_audio(task.path, task.probe, limits=task.limits):
-        timeline.update(block.samples)
-        heard += block.samples.shape[1]
-    return timeline.finish() if heard >= _SHORTEST_SOUND_S * task.probe.audio.sample_rate else None
+    with task.timed("audio"):
+        for block in iter_audio(task.path, task.probe, limits=task.limits):
+            timeline.update(block.samples)
+            heard += block.samples.shape[1]
+        return timeline.finish() if heard >= _SHORTEST_SOUND_S * task.probe.audio.sample_rate else None
 
 
 def _segments(
@@ -272,24 +283,26 @@ def _keep_frames(task: SourceTask, key: str, samples: list[SampledFrame]) -> Non
 
 def _measure_image(task: SourceTask) -> Measured:
     with task.timed("decode and score"):
-        rgb = read_image(task.path, task.limits)
-        scores: dict[str, Any] = {f"visual.{k}": v for k, v in image_scores(rgb).model_dump().items()}
-        crop = image_crop(rgb)
-        hashed = image_hash(rgb)
+        return Measured(clips=[picture_clip(task, read_image(task.path, task.limits))])
+
+
+def picture_clip(task: SourceTask, rgb: NDArray[np.uint8]) -> Clip:
+    """A still picture, (H, W, 3) RGB, as the one clip of its source, before it is cut."""
+    found = measure_image(rgb)
+    scores: dict[str, Any] = {f"visual.{k}": v for k, v in found.scores.model_dump().items()}
     height, width = rgb.shape[:2]
-    whole = (crop.width, crop.height) == (width, height)
+    whole = (found.crop.width, found.crop.height) == (width, height)
     clip = Clip(
         key=clip_key(task.source_id, 0), source_id=task.source_id, kind=Kind.IMAGE, width=width, height=height,
-        frames=1, crop=None if whole or not task.extract.cut.crop_borders else tuple(crop),
-        scores=scores, hashes=[hashed], hash_times=[0.0],
+        frames=1, crop=None if whole or not task.extract.cut.crop_borders else tuple(found.crop),
+        scores=scores, hashes=[found.hash], hash_times=[0.0],
     )  # fmt: skip
     clip.rejection = first_broken(task.extract.gate, Kind.IMAGE, scores, stage="gate")
-    return Measured(clips=[clip])
+    return clip
 
 
 def _measure_audio(task: SourceTask) -> Measured:
-    with task.timed("audio"):
-        sound = _sound(task)
+    sound = hear(task)
     if sound is None:
         remedy = f"send at least {_SHORTEST_SOUND_S:g} s of sound, or set extract.audio=true"
         return Measured(Rejection(stage="audio", reason="too_short", remedy=remedy))

@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from pipelines.curation.pool.changes import find_changes
 from pipelines.curation.recipe import ExtractConfig
-from pipelines.curation.records import Source
+from pipelines.curation.records import Kind, Source
 from pipelines.curation.sources.find import is_there
 from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
 from skyreels.storage import Storage, open_input
 
+_PICTURES = 32  # that count as one source: they take a hundredth of a film's work, and a commit costs as much
 _FOLDER = "_plan"
 _SEEN = "_seen"
 _SOURCES_PER_FILE = 1 << 16
@@ -197,18 +198,20 @@ def can_be_made(part: Part) -> bool:
 def make_parts(
     sources: Sequence[Source], extract: ExtractConfig, attempt: int = 1, *, generation: int = 0
 ) -> list[Part]:
-    """Consecutive sources grouped up to the configured count and bytes.
+    """Consecutive sources grouped up to the configured count and bytes; of pictures, 32 times that count.
 
     `generation` is of sources that are planned again because they changed: one may come back to what it was.
     """
     groups: list[list[Source]] = []
-    size = 0
+    count = size = 0
     for source in sources:
-        full = not groups or len(groups[-1]) >= extract.parts.max_sources
+        weight = 1 if source.kind is Kind.IMAGE else _PICTURES
+        full = not groups or count + weight > extract.parts.max_sources * _PICTURES
         if full or size + source.size > extract.parts.max_bytes:
             groups.append([])
-            size = 0
+            count = size = 0
         groups[-1].append(source)
+        count += weight
         size += source.size
     return [Part(_part_id(group, extract, attempt, generation), tuple(group), attempt) for group in groups]
 

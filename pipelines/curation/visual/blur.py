@@ -58,5 +58,5 @@ def _tile_means(values: NDArray[np.uint8]) -> Tiles:
     """(12, 12) means; the few pixels beyond a whole number of tiles are left out."""
     height, width = values.shape[0] // _TILES, values.shape[1] // _TILES
     corners = cv2.integral(values)[: height * _TILES + 1 : height, : width * _TILES + 1 : width]
-    sums = np.diff(np.diff(corners, axis=0), axis=1)
+    sums = corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
     return (sums / (height * width)).astype(np.float32)

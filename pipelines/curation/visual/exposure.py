@@ -37,3 +37,10 @@ def blown_fraction(hsv: NDArray[np.uint8]) -> float:
     """Share of an (H, W, 3) picture where the largest of red, green and blue is at its ceiling."""
     value = cv2.extractChannel(hsv, 2)
     return cv2.countNonZero(cv2.threshold(value, CEILING - 1, 1, cv2.THRESH_BINARY)[1]) / value.size
+
+
+def blown_fraction_rgb(rgb: NDArray[np.uint8]) -> float:
+    """The same of an (H, W, 3) picture in RGB or BGR: no conversion, as the largest channel is all that counts."""
+    below = cv2.countNonZero(cv2.inRange(rgb, (0, 0, 0), (CEILING - 1,) * 3))
+    pixels = rgb.shape[0] * rgb.shape[1]
+    return (pixels - below) / pixels

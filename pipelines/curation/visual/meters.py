@@ -28,17 +28,20 @@ _DETAIL_SIDE, _DETAIL = 192, (5, 5)  # pixels: what such a mean takes away is de
 
 
 class Clock:
-    """Says when the next moment of a slower rate has come. After a gap in the times it starts anew."""
+    """Says when the next moment of a slower rate has come. After a gap in the times it starts anew.
 
-    def __init__(self, interval_s: float) -> None:
+    `due_s` is when it strikes next: at once, unless it goes on from where another stopped.
+    """
+
+    def __init__(self, interval_s: float, due_s: float = -np.inf) -> None:
         self._interval_s = interval_s
-        self._next_s = -np.inf
+        self.due_s = due_s
 
     def strikes(self, time_s: float) -> bool:
-        late_s = time_s - self._next_s
+        late_s = time_s - self.due_s
         if late_s < -1e-6:
             return False
-        self._next_s = (self._next_s if late_s < self._interval_s else time_s) + self._interval_s
+        self.due_s = (self.due_s if late_s < self._interval_s else time_s) + self._interval_s
         return True
 
 
@@ -85,12 +88,16 @@ class _Moment(NamedTuple):
 class BlendMeter:
     """`BlendCurves`: keeps 2 s of thumbnails and measures the moment 1 s ago. At both ends the picture stands still."""
 
-    def __init__(self) -> None:
-        self._clock = Clock(1.0 / _BLEND_RATE)
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or self.clock()
         self._reaches = [round(half * _BLEND_RATE) for half in BLEND_HALVES_S]
         self._middle = max(self._reaches)
         self._kept: deque[_Moment] = deque(maxlen=2 * self._middle + 1)
         self._times, self._values = array("d"), array("f")
+
+    @staticmethod
+    def clock() -> Clock:
+        return Clock(1.0 / _BLEND_RATE)
 
     def see(self, frame: WorkingFrame) -> None:
         if not self._clock.strikes(frame.time_s):
@@ -125,8 +132,8 @@ class BlendMeter:
 class FlowMeter:
     """`FlowCurves`: movement since the last moment of the flow's own rate."""
 
-    def __init__(self, rate: float) -> None:
-        self._clock = Clock(1.0 / rate)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last: tuple[float, NDArray[np.uint8]] | None = None
         self._times, self._values = array("d"), array("f")
 
@@ -149,8 +156,8 @@ class FlowMeter:
 class LookMeter:
     """`Looks`: what needs the full-size luma plane, a few times a second."""
 
-    def __init__(self, rate: float) -> None:
-        self._clock = Clock(1.0 / rate)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._times, self._sharpness = array("d"), array("f")
         self._hashes = array("Q")
         self._rows: list[NDArray[np.uint8]] = []
@@ -181,10 +188,14 @@ class LookMeter:
 class CombMeter:
     """`CombCurve`: needs two frames in a row, a few times a second."""
 
-    def __init__(self) -> None:
-        self._clock = Clock(_COMB_INTERVAL_S)
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or self.clock()
         self._last: NDArray[np.uint8] | None = None
         self._times, self._combing = array("d"), array("f")
+
+    @staticmethod
+    def clock() -> Clock:
+        return Clock(_COMB_INTERVAL_S)
 
     def see(self, frame: WorkingFrame) -> None:
         if self._last is not None and self._clock.strikes(frame.time_s):

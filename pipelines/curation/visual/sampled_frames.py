@@ -10,10 +10,10 @@ from pipelines.curation.visual.working_frame import WorkingFrame
 
 
 class FrameSampler:
-    """Keeps the first frame of every `interval_s`."""
+    """Keeps the first frame of every interval of its clock."""
 
-    def __init__(self, interval_s: float, short_side: int, quality: int) -> None:
-        self._clock = Clock(interval_s)
+    def __init__(self, clock: Clock, short_side: int, quality: int) -> None:
+        self._clock = clock
         self._short_side, self._quality = short_side, quality
         self.samples: list[SampledFrame] = []
 

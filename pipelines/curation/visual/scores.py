@@ -1,6 +1,6 @@
 """From a timeline to the numbers of one clip. No verdicts: a recipe's rules compare them with its thresholds."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeats
-from pipelines.curation.visual.exposure import blown_fraction, exposure
+from pipelines.curation.visual.exposure import blown_fraction_rgb, exposure
 from pipelines.curation.visual.marks import fixed_marks
 from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise, travel
 from pipelines.curation.visual.overlaid_text import sort_text
@@ -122,23 +122,33 @@ def clip_scores(
     )
 
 
-def image_scores(rgb: NDArray[np.uint8]) -> VisualScores:
-    """Scores of a still image, (H, W, 3) RGB."""
+class ImageMeasures(NamedTuple):
+    """All that is measured on a still image: scores, the picture without bars, its perceptual hash."""
+
+    scores: VisualScores
+    crop: CropBox
+    hash: int
+
+
+def measure_image(rgb: NDArray[np.uint8]) -> ImageMeasures:
+    """Of a still image, (H, W, 3) RGB; its luma is made once."""
     luma = video_luma(rgb)
     light = exposure(halve_to(luma, SMALL_SIDE))
     sharp = sharpness(luma)
-    box = image_crop(rgb)
-    return VisualScores(
+    rows, columns = lit_profiles(luma)
+    box = crop_box(rows[None], columns[None], rgb.shape[1], rgb.shape[0])
+    scores = VisualScores(
         luma_mean=light.mean,
         contrast=light.std,
         dark_fraction=light.dark,
         bright_fraction=light.bright,
-        blown_fraction=blown_fraction(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)),
+        blown_fraction=blown_fraction_rgb(rgb),
         sharpness=_median(np.array([sharp.overall])),
         sharpness_peak=_median(np.array([sharp.peak])),
         border_fraction=1.0 - box.width * box.height / luma.size,
         text_area=_area(text_lines(luma)),
     )
+    return ImageMeasures(scores, box, perceptual_hash(luma))
 
 
 def clip_crop(timeline: Timeline, start_s: float, end_s: float) -> CropBox:
@@ -148,20 +158,10 @@ def clip_crop(timeline: Timeline, start_s: float, end_s: float) -> CropBox:
     return crop_box(rows, columns, timeline.width, timeline.height)
 
 
-def image_crop(rgb: NDArray[np.uint8]) -> CropBox:
-    rows, columns = lit_profiles(video_luma(rgb))
-    return crop_box(rows[None], columns[None], rgb.shape[1], rgb.shape[0])
-
-
 def clip_hashes(timeline: Timeline, start_s: float, end_s: float) -> tuple[list[int], list[float]]:
     """Perceptual hashes of a clip and their times from its start, seconds."""
     looks = timeline.looks.between(start_s, end_s)
     return timeline.looks.hashes[looks].tolist(), (timeline.looks.time_s[looks] - start_s).tolist()
-
-
-def image_hash(rgb: NDArray[np.uint8]) -> int:
-    """Perceptual hash of an (H, W, 3) RGB image."""
-    return perceptual_hash(video_luma(rgb))
 
 
 def video_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

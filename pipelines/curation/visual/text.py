@@ -44,9 +44,8 @@ def text_lines(luma: NDArray[np.uint8]) -> list[TextLine]:
 def _lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]:
     joined = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 11), np.uint8))
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, 9), np.uint8))
-    _, _, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
     found = []
-    for x, y, w, h, area in boxes[1:].tolist():
+    for x, y, w, h, area in regions(joined):
         if not (5 <= h <= 0.16 * strokes.shape[0] and w >= 2.8 * h and area >= 0.5 * w * h):
             continue
         inside = strokes[y : y + h, x : x + w]
@@ -57,6 +56,26 @@ def _lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]
         if 0.15 <= ink <= 0.75 and 2.0 <= turns <= 14.0 and around.mean() <= _SPILL * ink:
             found.append((x, y, w, h, ink))
     return found
+
+
+def regions(mask: NDArray[np.uint8]) -> list[tuple[int, int, int, int, int]]:
+    """x, y, width, height and pixels of every 4-connected region of a mask of 0 and 1, in the order of OpenCV's labels.
+
+    OpenCV's own statistics look at every pixel of a mask that is nearly empty, which takes twice the time.
+    """
+    _, labels = cv2.connectedComponents(mask, connectivity=4)
+    places = np.flatnonzero(mask.view(np.bool_))
+    if len(places) == 0:
+        return []
+    label = labels.ravel()[places]
+    order = np.argsort(label, kind="stable")  # places rise within each region
+    places = places[order]
+    starts = np.flatnonzero(np.diff(label[order], prepend=0))
+    y, x = np.divmod(places, mask.shape[1])
+    top, bottom = np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
+    left, right = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
+    pixels = np.diff(starts, append=len(places))
+    return list(zip(*(v.tolist() for v in (left, top, right - left + 1, bottom - top + 1, pixels)), strict=True))
 
 
 def _without_nested(boxes: list[tuple[int, int, int, int, float]]) -> list[tuple[int, int, int, int, float]]:

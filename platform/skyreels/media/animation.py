@@ -16,7 +16,6 @@ from skyreels.media.limits import MediaLimits
 from skyreels.media.orientation import Orientation
 from skyreels.media.picture import DecodedFrame, Scalers
 from skyreels.media.report import DecodeReport
-from skyreels.media.sniff import sniff
 
 _ANIMATED = frozenset({"gif", "webp", "png"})
 _BASE = Fraction(1, 1000)
@@ -24,9 +23,9 @@ _BASE = Fraction(1, 1000)
 _SHORTEST_MS, _INSTEAD_MS = 10, 100
 
 
-def is_animated(path: Path, limits: MediaLimits) -> bool:
-    """Whether the picture at `path` moves."""
-    if sniff(path) not in _ANIMATED:
+def is_animated(path: Path, kind: str, limits: MediaLimits) -> bool:
+    """Whether the picture at `path`, of a `kind` in `sniff.IMAGES`, moves."""
+    if kind not in _ANIMATED:
         return False
     with opened(path, limits) as image:
         return len(_shown(image)) > 1

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av.error
+import numpy as np
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -75,6 +76,19 @@ def iter_video_frames(
         raise MediaError("no_frames", "Fetch the file again: no picture in it can be decoded.", report.first_error)
 
 
+def shown_times(path: str | Path, probe: Probe, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """(N,) when the pictures of a whole video are due, in order, seconds as above; no packet is decoded."""
+    path = Path(path)
+    if probe.video is None:
+        raise MediaError("no_video_stream", "Send a file with a picture, or use it as sound.", path.name)
+    with open_container(path, limits) as container:
+        stream, report = _stream(container, probe.video), DecodeReport()
+        decoder = _Decoder(
+            container, stream, stream.codec_context, probe.video, probe.clock_zero_s, path, limits, False, report
+        )
+        return np.array(sorted(decoder.due()))
+
+
 @dataclass
 class _Wanted:
     """The pictures of a span, and with `lead_in` the one on screen when it begins, counted."""
@@ -140,6 +154,13 @@ class _Decoder:
                 yield first
                 yield from pictures
                 return
+
+    def due(self) -> Iterator[float]:
+        """Times of the pictures that packets promise, in the order of the file."""
+        packets = read_packets(self.container, self.stream, failed=self.report.failed)
+        for packet in on_one_clock(packets, self.info.clock_shifts, self.stream.time_base):
+            if packet.size and not packet.is_discard:
+                yield self._seconds(packet.pts, packet.dts)
 
     def _pictures(self, start: float, end: float) -> Iterator[DecodedFrame]:
         """Everything the decoder gives from here on, at times that never go back."""

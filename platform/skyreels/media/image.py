@@ -48,10 +48,12 @@ def probe_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Image
 def read_image(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """(H, W, 3) uint8 sRGB of the picture at `path`, EXIF orientation applied, transparency laid over black."""
     with opened(Path(path), limits) as image:
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # no copy of what stands upright
+        upright: Image.Image = image
         if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        return np.asarray(opaque(upright).convert("RGB"))
+        upright = opaque(upright)
+        return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -64,14 +66,18 @@ def opaque(image: Image.Image) -> Image.Image:
 
 def write_image(path: str | Path, picture: np.ndarray, *, quality: int = 92) -> None:
     """Write (H, W, 3) or (H, W) uint8 as PNG or JPEG, by the suffix of `path`, without metadata."""
-    suffix = Path(path).suffix.lower()
-    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix)
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(path).suffix.lower())
     if kind is None:
         raise ValueError(f"write_image({path}): the suffix must be .png, .jpg or .jpeg")
+    Path(path).write_bytes(encode_image(picture, kind, quality=quality))
+
+
+def encode_image(picture: np.ndarray, kind: str, *, quality: int = 92) -> bytes:
+    """(H, W, 3) or (H, W) uint8 as "PNG" or "JPEG"."""
     buffer = io.BytesIO()
     options = {"quality": quality, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}
     Image.fromarray(picture).save(buffer, kind, **options)
-    Path(path).write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 @contextmanager

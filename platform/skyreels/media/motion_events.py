@@ -46,8 +46,12 @@ class MotionEvents:
         self._before.append(frame)
 
     def curve(self) -> MotionCurve:
+        return motion_curve(*self.steps())
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times, and each frame's mean difference to the one before and the second one before: `motion_curve`'s."""
         steps = np.array(self._steps, np.float32).reshape(-1, 2)
-        return motion_curve(np.array(self._times), steps[:, 0], steps[:, 1])
+        return np.array(self._times), steps[:, 0], steps[:, 1]
 
 
 def motion_curve(times: np.ndarray, one: np.ndarray, two: np.ndarray) -> MotionCurve:

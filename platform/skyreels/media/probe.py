@@ -55,7 +55,7 @@ def probe(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
     kind = sniff(path)
     if kind in IMAGES:
         check_file_bytes(path, limits)
-        moving = probe_animation(path, limits) if is_animated(path, limits) else None
+        moving = probe_animation(path, limits) if is_animated(path, kind, limits) else None
         return Probe(
             container=kind,
             file_bytes=path.stat().st_size,

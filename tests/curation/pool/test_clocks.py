@@ -12,8 +12,7 @@ from PIL import Image
 
 from pipelines.curation.pool.cut import clip_rate, cut_clips
 from pipelines.curation.pool.measure import measure_source, probe_source
-from pipelines.curation.pool.pictures import held_pictures, on_pictures
-from pipelines.curation.pool.segments import SegmentLimits, Span, Uncovered
+from pipelines.curation.pool.segments import SegmentLimits, Span, Uncovered, held_pictures, on_pictures
 from pipelines.curation.recipe import CutConfig, load_recipe
 from skyreels.media.limits import DEFAULT_LIMITS
 

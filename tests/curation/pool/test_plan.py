@@ -32,6 +32,13 @@ def test_parts_respect_count_and_bytes_and_cover_everything():
     assert make_parts(_sources(7), EXTRACT) == parts
 
 
+def test_a_part_holds_more_pictures_than_films():
+    pictures = [Source.at(f"/in/{i:03d}.jpg", Kind.IMAGE, 0) for i in range(200)]
+    assert [len(part.sources) for part in make_parts(pictures, EXTRACT)] == [96, 96, 8]
+    mixed = make_parts([*pictures[:10], *_sources(3, size=0), *pictures[10:50]], EXTRACT)
+    assert [len(part.sources) for part in mixed] == [12, 41]
+
+
 def test_the_extraction_is_part_of_a_parts_identity():
     other = EXTRACT.model_copy(update={"segments": SegmentsConfig(max_s=9.0)})
     assert make_parts(_sources(1), EXTRACT)[0].part_id != make_parts(_sources(1), other)[0].part_id

@@ -8,11 +8,11 @@ from pipelines.curation.visual.blur import sharpness
 from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.combing import combing
 from pipelines.curation.visual.duplicates import repeated, repeats
-from pipelines.curation.visual.exposure import exposure
+from pipelines.curation.visual.exposure import blown_fraction, blown_fraction_rgb, exposure
 from pipelines.curation.visual.marks import fixed_marks
 from pipelines.curation.visual.motion import CameraThresholds, camera_flow, camera_label, summarise, travel
 from pipelines.curation.visual.perceptual_hash import hamming, perceptual_hash
-from pipelines.curation.visual.text import text_lines
+from pipelines.curation.visual.text import regions, text_lines
 from pipelines.curation.visual.timeline import FlowCurves
 
 
@@ -34,6 +34,22 @@ def test_exposure_is_what_numpy_says():
     assert (found.low, found.high) == pytest.approx(np.percentile(luma, (3, 97)), abs=1)
     assert found.dark == pytest.approx((luma < 32).mean())
     assert found.bright == pytest.approx((luma > 229).mean())
+
+
+def test_what_is_blown_is_the_same_in_either_colour_space():
+    rng = np.random.default_rng(3)
+    rgb = rng.integers(200, 256, (60, 80, 3), dtype=np.uint8)
+    expected = (rgb.max(axis=2) >= 250).mean()
+    assert 0.1 < expected < 0.9
+    assert blown_fraction_rgb(rgb) == blown_fraction(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.6, 1.0])
+def test_regions_are_those_of_opencv_in_its_order(share):
+    rng = np.random.default_rng(round(100 * share))
+    mask = (rng.random((57, 83)) < share).astype(np.uint8)
+    _, _, expected, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    assert regions(mask) == [tuple(box) for box in expected[1:].tolist()]
 
 
 def test_sharpness_falls_with_blur_and_not_with_contrast():

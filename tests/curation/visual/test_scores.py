@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, image_crop, image_hash, image_scores
+from pipelines.curation.visual.scores import clip_crop, clip_hashes, clip_scores, measure_image
 from pipelines.curation.visual.timeline import Timeline
 
 # What a clean clip satisfies: (score, lowest, highest).
@@ -73,12 +73,12 @@ def test_a_part_of_a_clip_has_scores_of_its_own(faulty):
 def test_an_image_has_no_motion_but_the_same_text_and_bars():
     rng = np.random.default_rng(0)
     rgb = cv2.resize(rng.integers(60, 200, (9, 16, 3), dtype=np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC)
-    plain = image_scores(rgb)
+    plain = measure_image(rgb).scores
     assert plain.motion is None
     assert plain.text_area == 0.0
     assert plain.luma_mean == pytest.approx(16 + 219 / 255 * cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).mean(), abs=1.0)
     written = cv2.putText(rgb.copy(), "Grand opening today", (90, 200), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (255,) * 3, 3)
-    assert image_scores(written).text_area > 0.02
+    assert measure_image(written).scores.text_area > 0.02
     barred = cv2.copyMakeBorder(rgb, 40, 40, 0, 0, cv2.BORDER_CONSTANT)
-    assert image_crop(barred) == pytest.approx((0, 40, 640, 360), abs=4)
-    assert image_hash(rgb) != image_hash(rgb[:, ::-1])
+    assert measure_image(barred).crop == pytest.approx((0, 40, 640, 360), abs=4)
+    assert measure_image(rgb).hash != measure_image(rgb[:, ::-1]).hash
