@@ -73,7 +73,7 @@ def plan_packs(chosen: Mapping[str, Row], identity: str, dataset: Storage, confi
     """
     content = {key: row["content"] for key, row in chosen.items()}
     name = f"_packs/{hashlib.blake2b(stable_json([content, identity]), digest_size=10).hexdigest()}.json"
-    if dataset.exists(name) and (stored := stored_plan(dataset, name)) is not None:
+    if dataset.exists(name) and (stored := _stored(dataset, name)) is not None:
         return stored
     kept = [pack for pack, held in _current_packs(dataset, identity, content) if held.items() <= content.items()]
     placed = {key for pack in kept for key in pack.keys}
@@ -222,7 +222,7 @@ def _without_folders(made_by: Any) -> Any:
     return _FOLDERS.sub(r"\1", made_by) if isinstance(made_by, str) else made_by
 
 
-def stored_plan(dataset: Storage, name: str) -> PackPlan | None:
+def _stored(dataset: Storage, name: str) -> PackPlan | None:
     """A plan of packs that an earlier run wrote down; None, with a warning, where it cannot be read."""
     try:
         stored = json.loads(dataset.read(name))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipelines.curation.choice.balance import Cell, place_of, quota, told
 from pipelines.curation.choice.clusters import TRAINED_ON_PER_CLUSTER, centroids, nearest_centroids, unit
@@ -211,7 +210,7 @@ def _numbered(crowd: Thinned) -> dict[tuple[str, Cell], int]:
     return {cell: number for number, cell in enumerate(named)}
 
 
-def _is_known(rows: pa.Table, kind: str) -> NDArray[np.bool_]:
+def _is_known(rows: pa.Table, kind: str) -> pa.ChunkedArray:
     return pc.and_(pc.equal(rows["kind"], kind), pc.is_valid(rows["embedding"]))
 
 

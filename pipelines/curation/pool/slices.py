@@ -32,13 +32,13 @@ class PoolSlices(Sequence[Pool]):
     """The slices, in order of source; each is read when it is asked for."""
 
     store: Storage
-    count: int
+    slices: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.slices
 
     def __getitem__(self, index: int) -> Pool:  # type: ignore[override]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.slices:
             raise IndexError(index)
         return Pool(*(read(self.store, f"gather/{what}/{index:06d}") for what in ("clips", "sources")))
 

@@ -22,6 +22,7 @@ from pipelines.curation import annotators, layers, packing
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.choice.selection import Decisions
 from pipelines.curation.choice.sliced import Choosing, decision_table, decisions_of, select_slices
+from pipelines.curation.packing import Pack, PackPlan
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.read import Pool
 from pipelines.curation.pool.slices import slice_of_keys
@@ -80,7 +81,8 @@ def finish_slices(
         publish(store, REJECTS, files[REJECTS])
         store.write(RECIPE, made_by)
         publish(store, MANIFEST, files[MANIFEST])
-    packing.drop_stale(store, *(packing.stored_plan(store, fact["plan"]) for fact in facts))
+    plans = (PackPlan(fact["plan"], tuple(Pack(pack, "", ()) for pack in fact["packs"])) for fact in facts)
+    packing.drop_stale(store, *plans)
     drop_work(store)
     told = {"state": _state(root, recipe, "choice"), "summary": asdict(summary)}
     store.write(_STATE, stable_json(told))
@@ -246,6 +248,7 @@ class _Finish:
         self._sample(index, pool, made, decisions)
         return {
             "plan": made.plan.name,
+            "packs": [pack.pack_id for pack in made.plan.packs],
             "files": {
                 MANIFEST: write_part(self.store, MANIFEST, index, made.manifest),
                 REJECTS: write_part(self.store, REJECTS, index, made.rejects),

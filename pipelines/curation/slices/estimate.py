@@ -24,10 +24,12 @@ class Measured:
 PICTURE_CPU_S = Measured(0.028, "extraction of 12,000 pictures of 640x480, before batches to the child", 12_000)
 CLIP_CPU_S = Measured(3.7, "benchmarks/curation.py, clips of 5 to 10 s at 720p", 9)
 ROW_CPU_S = Measured(276e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e5)
-ROW_WORK_BYTES = Measured(1_500, "the same: what tasks hand each other", 1e5)
+ROW_WORK_BYTES = Measured(1_500, "the same: all that is written after the cut, small pictures packed", 1e5)
 DRIVER_BYTES = Measured(535e6, "the same: driver and one task together", 1e5)
 SLICE_BYTES = Measured(6_000, "the facts of a slice in all steps", 31)
-LISTED_BYTES = Measured(2_000, "a source that this run's inputs name, in the driver's memory", 1e6)
+LISTED_BYTES = Measured(
+    3_300, "benchmarks/scale_rows.py: a name while it is planned; 65,536 are held at a time", 65_536
+)
 PART_BYTES = Measured(500, "the description of a source, through Ray's object store", 12_000)
 PICTURE_BYTES = Measured(60_000, "assumed: a picture of 640x480 at quality 92")
 CLIP_BYTES = Measured(2.6e6, "assumed: 5 s at 720p, CRF 20, with FLAC and four frames")
@@ -56,7 +58,7 @@ class Curating:
     images: float
     clips: float
     cores: int
-    listed: float = 1e6  # names that one run is given
+    listed: float = 65_536  # names that are held at a time
 
     def __post_init__(self) -> None:
         for name in ("images", "clips", "cores", "listed"):
