@@ -1,11 +1,12 @@
 """What the service adds to the generator, and what a long queue costs: each beside a baseline of the same run.
 
     python benchmarks/serving.py --model runs/train/model
-    python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart
+    python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart,eta
 
 overhead: a clip over HTTP against the same call of the generator, with its file; and from the base's commit to the
 refiner's claim. queue: a status read with no job ahead and with a hundred, in turn. restart: a killed service started
-again, until it works on the job that was killed.
+again, until it works on the job that was killed. eta: what was told of clips of several lengths when they were asked
+for, against what they took.
 """
 
 import argparse
@@ -46,9 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("runs/train/model"))
     parser.add_argument("--clips", type=int, default=6, help="per figure, after one to warm up (default: %(default)s)")
-    parser.add_argument("--only", default="overhead,queue,restart")
+    parser.add_argument("--only", default="overhead,queue,restart,eta")
     arguments = parser.parse_args()
-    parts: dict[str, Callable[[argparse.Namespace], None]] = {"overhead": overhead, "queue": queue, "restart": restart}
+    known: tuple[Callable[[argparse.Namespace], None], ...] = (overhead, queue, restart, eta)
+    parts = {part.__name__: part for part in known}
     for name in arguments.only.split(","):
         parts[name](arguments)
 
@@ -138,6 +140,24 @@ def restart(arguments: argparse.Namespace) -> None:
             until(url, job, lambda told: told["state"] == "completed")
             print(f"killed and started again: at work after {claimed:.1f} s (goal: 15), ", end="")
             print(f"done after {time.perf_counter() - begun:.1f} s")
+
+
+def eta(arguments: argparse.Namespace) -> None:
+    """Of clips that wait for each other, after one of each length."""
+    service = GenerationService(ModelSettings(folder=str(arguments.model)))
+    lengths = (0.5, 1.0, 1.5)
+    with TemporaryDirectory() as folder, answering(build_server(service, ServingConfig(files=folder))) as url:
+        for seconds in (lengths[0], *lengths):
+            served(url, seconds=seconds)
+        asked, start = [ask(url, seconds=seconds) for seconds in lengths], time.perf_counter()
+        told = [CLIENT.get(f"{url}/v1/videos/{job}").json()["eta_seconds"] for job in asked]
+        took = []
+        for job in asked:
+            until(url, job, lambda told: told["state"] == "completed")
+            took.append(time.perf_counter() - start)
+    off = [abs(said / real - 1) for said, real in zip(told, took, strict=True)]
+    pairs = ", ".join(f"{said:.1f} s of {real:.1f} s" for said, real in zip(told, took, strict=True))
+    print(f"told when asked for: {pairs}; off by {100 * max(off):.0f} % at most (goal: 30)")
 
 
 def ask(url: str, **more: object) -> str:

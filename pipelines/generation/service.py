@@ -303,6 +303,8 @@ def generation_request(request: VideoRequest) -> GenerationRequest:
         "refine": request.refine,
         "video_use": request.task or "extend",
     }
+    if request.shots:
+        values["prompt"] = [{"prompt": shot.prompt, "seconds": shot.seconds} for shot in request.shots]
     if request.width_and_height is not None:
         values["width"], values["height"] = request.width_and_height
     return build(GenerationRequest, {name: value for name, value in values.items() if value is not None}, "the request")

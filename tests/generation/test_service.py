@@ -64,6 +64,12 @@ REFERENCES = [
 ]
 TASKS = {
     "t2v": ({"seconds": "0.8", "size": "48x32"}, {}, (48, 32), 13),
+    "shots": (
+        {"prompt": None, "shots": json.dumps([{"prompt": p, "seconds": 0.5} for p in ("a red ball", "a blue one")])},
+        {},
+        (32, 32),
+        17,
+    ),
     "i2v": ({}, {"input_reference": "picture.png"}, (32, 32), 9),
     "keyframes": (
         {"keyframes": '[{"time": 0.2, "image": "one"}]', "size": "32x32"},
@@ -90,11 +96,16 @@ TASKS = {
 def test_every_task_makes_a_clip_that_plays(made, media, task):
     values, files, size, frames = TASKS[task]
     parts = {name: (name, (media / file).read_bytes()) for name, file in files.items()}
-    job, path = made({"prompt": "a red ball", **values}, parts)
+    asked = {name: value for name, value in {"prompt": "a red ball", **values}.items() if value is not None}
+    job, path = made(asked, parts)
     found = probe(path)
     assert (found.video.display_size, found.video.packets) == (size, frames)
     assert found.audio.duration_s == pytest.approx(frames / 16, abs=1e-3)
-    assert (job["task"], job["size"], job["frames"]) == (task, "{}x{}".format(*size), frames)
+    assert (job["task"], job["size"], job["frames"]) == (
+        "t2v" if task == "shots" else task,
+        "{}x{}".format(*size),
+        frames,
+    )
     assert float(job["seconds"]) == pytest.approx(frames / 16, abs=1e-3)
     assert job["timings"].keys() == {"queue", "base", "decode"}
 

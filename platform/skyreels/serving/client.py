@@ -87,6 +87,8 @@ class Clip:
 
 Media = str | Path | bytes | Upload | Video
 """A path, the bytes of a file, or what the service has already."""
+Prompt = str | Sequence[Mapping[str, Any]]
+"""Words, or timed shots: [{"prompt": "a door opens", "seconds": 1.5}, ...]."""
 Progressed = Callable[[Mapping[str, Any]], None]
 
 
@@ -101,7 +103,7 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
     def __call__(
-        self, prompt: str, negative_prompt: str = "", *, on_progress: Progressed | None = None, **asked: Any
+        self, prompt: Prompt, negative_prompt: str = "", *, on_progress: Progressed | None = None, **asked: Any
     ) -> Clip:
         """Ask for a clip, wait for it and fetch it; `asked` as `create` takes it. Raises RequestFailed, JobFailed.
 
@@ -118,11 +120,12 @@ class Client:
         return Clip(video, self.content(video))
 
     def create(
-        self, prompt: str, negative_prompt: str = "", *, idempotency_key: str | None = None, **asked: Any
+        self, prompt: Prompt, negative_prompt: str = "", *, idempotency_key: str | None = None, **asked: Any
     ) -> Video:
         """Ask for a clip; returns at once. Raises RequestFailed.
 
         Args:
+            prompt: words, or shots with their lengths.
             asked: as the generator's call: `image`, `last_image`, `keyframes` of (seconds, image), `video` with
                 `video_use`, `mask` (white is made anew; also a shape, as the service documents them), `audio`,
                 `references` by tag ({"@ball": ["front.png", "side.png"]}), `seconds`, `size` (height, width), `fps`,
@@ -245,10 +248,11 @@ class _Parts:
         return name
 
 
-def _request(prompt: str, negative_prompt: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, bytes]]:
+def _request(prompt: Prompt, negative_prompt: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, bytes]]:
     """Form fields and files. Structured fields go as JSON."""
     parts = _Parts()
-    values: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt}
+    words = {"prompt": prompt} if isinstance(prompt, str) else {"shots": list(prompt)}
+    values: dict[str, Any] = {**words, "negative_prompt": negative_prompt}
     for name, value in asked.items():
         if value is None:
             continue

@@ -11,6 +11,7 @@ Scale = Annotated[float, Field(ge=0, le=100)]
 Tag = Annotated[str, Field(pattern=r"^@[A-Za-z0-9_-]{1,64}$")]
 Source = Annotated[str, Field(max_length=256)]
 MAX_REFERENCES = 12
+MAX_SHOTS = 20
 
 
 class TimedImage(Config):
@@ -20,6 +21,15 @@ class TimedImage(Config):
 
     time: float = Field(ge=0, le=3600)
     image: Source
+
+
+class TimedPrompt(Config):
+    """A shot of `seconds`, and what it shows."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    prompt: str = Field(min_length=1, max_length=32_000)
+    seconds: float = Field(gt=0, le=3600)
 
 
 class NamedReference(Config):
@@ -43,6 +53,9 @@ class VideoRequest(Config):
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
 
     prompt: str = Field(min_length=1, max_length=32_000, examples=["a red ball falls with a thud"])
+    shots: tuple[TimedPrompt, ...] = Field(
+        (), max_length=MAX_SHOTS, description="one clip of several shots, in the place of `prompt` and `seconds`"
+    )
     model: str | None = Field(None, max_length=128)
     negative_prompt: str = Field("", max_length=32_000)
     seconds: float | None = Field(
@@ -82,6 +95,16 @@ class VideoRequest(Config):
     webhook_url: str | None = Field(None, max_length=2048)
     metadata: dict[str, Annotated[str, Field(max_length=512)]] = Field({}, max_length=16)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_shots(cls, values: Any) -> Any:
+        """The words of all shots are the prompt, as it is told and searched for tags."""
+        shots = values.get("shots") if isinstance(values, dict) else None
+        if not isinstance(shots, list | tuple) or "prompt" in values:
+            return values
+        words = [shot["prompt"] for shot in shots if isinstance(shot, dict) and isinstance(shot.get("prompt"), str)]
+        return {**values, "prompt": "\n".join(words)}
+
     @field_validator("size")
     @classmethod
     def _even(cls, size: str | None) -> str | None:
@@ -94,6 +117,10 @@ class VideoRequest(Config):
         missing = [reference.tag for reference in self.references if not _named(reference.tag, self.prompt)]
         if missing:
             raise ValueError(f"the prompt does not name {', '.join(missing)}: write each tag where it is meant")
+        if self.shots and self.prompt != "\n".join(shot.prompt for shot in self.shots):
+            raise ValueError("shots say what is shown: leave the prompt out")
+        if self.shots and self.seconds is not None:
+            raise ValueError("shots say how long the clip is: leave seconds out")
         if (self.mask is None) != (self.mask_mode is None):
             raise ValueError("a mask needs mask_mode=edit_white, and the other way round: white is made anew")
         if self.source_video is not None and self.mask is None and self.task is None:

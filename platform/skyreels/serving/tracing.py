@@ -20,6 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.util.types import AttributeValue
 
 from skyreels.serving.store.records import Job, State
 
@@ -51,7 +52,11 @@ def stage_span(job: Job, together: int = 1) -> Iterator[None]:
     if not is_on():
         yield
         return
-    facts = {"skyreels.job": job.id, "skyreels.attempt": job.stage_attempts, "skyreels.together": together}
+    facts: dict[str, AttributeValue] = {
+        "skyreels.job": job.id,
+        "skyreels.attempt": job.stage_attempts,
+        "skyreels.together": together,
+    }
     with _tracer().start_as_current_span(f"stage {job.stage}", _of_job(job.id), attributes=facts):
         yield
 
@@ -63,7 +68,8 @@ def job_span(job: Job) -> None:
     token = _span_id.set(_root(job.id))
     try:
         context = _of_job(job.id)
-        facts = {"skyreels.job": job.id, "skyreels.state": str(job.state), "skyreels.attempts": job.attempts}
+        facts: dict[str, AttributeValue] = {"skyreels.job": job.id, "skyreels.state": str(job.state)}
+        facts["skyreels.attempts"] = job.attempts
         facts |= {f"skyreels.seconds.{stage}": seconds for stage, seconds in job.timings.items()}
         span = _tracer().start_span("job", context, attributes=facts, start_time=int(job.created_at * _SECOND))
         if job.state is State.FAILED:

@@ -56,6 +56,11 @@ def test_media_are_paths_bytes_uploads_and_earlier_clips(client, tmp_path):
     assert client.wait(client.create("green", video=clip.data, mask=white)).state == "completed"
 
 
+def test_a_list_of_shots_is_a_prompt(client):
+    made = client.create([{"prompt": "red", "seconds": 1}, {"prompt": "blue", "seconds": 1}])
+    assert made.facts["prompt"] == "red\nblue"
+
+
 def test_references_are_told_by_their_tags(client, tmp_path):
     ball, side = picture(tmp_path / "ball.png"), picture(tmp_path / "side.jpg")
     write_video(tmp_path / "walk.mp4", (np.zeros((16, 16, 3), np.uint8) for _ in range(4)), 4)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -229,6 +230,32 @@ def test_a_bucket_holds_the_files_of_jobs_and_loses_them_with_the_jobs(s3_root, 
         sweep(store, artifacts)
     assert artifacts.jobs() == set()
     store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lease_s", "attempts"), [(60, 2), (1.5, 3)])
+def test_a_store_that_is_away_for_a_while_loses_no_job(tmp_path, lease_s, attempts):
+    """Within the lease what was made is committed when it is back; past it another attempt is made."""
+    config = ServingConfig(files=str(tmp_path), lease_s=lease_s, grace_s=5)
+    with running(Clips(), config) as url, httpx.Client(base_url=url, timeout=60) as client:
+        job = client.post("/v1/videos", json={"prompt": "slow red"}).json()["id"]
+        until(lambda: client.get(f"/v1/videos/{job}").json()["progress"] >= 12)
+        database = sqlite3.connect(tmp_path / "jobs.db", timeout=30)
+        database.execute("ALTER TABLE jobs RENAME TO away")
+        database.commit()
+        refused = client.get(f"/v1/videos/{job}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+        assert client.post("/v1/videos", json={"prompt": "x"}).status_code == 503
+        time.sleep(3)  # its stage ends meanwhile
+        database.execute("ALTER TABLE away RENAME TO jobs")
+        database.commit()
+        database.close()
+        until(lambda: client.get(f"/v1/videos/{job}").json()["status"] == "completed")
+        told = client.get(f"/v1/videos/{job}").json()
+        assert (told["attempts"], client.get("/readyz").status_code) == (attempts, 200)
+        with httpx.stream("GET", f"{url}/v1/videos/{job}/events") as events:
+            states = [json.loads(line[6:])["state"] for line in events.iter_lines() if line.startswith("data: ")]
+        assert states.count("completed") == 1
 
 
 @pytest.mark.slow

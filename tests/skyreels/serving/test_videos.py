@@ -103,6 +103,9 @@ REFUSED = {
     "output path": ({"prompt": "x", "output_path": "/tmp/x"}, "output_path", "unknown_parameter"),
     "mask without a mode": ({"prompt": "x", "source_video": DATA_URL, "mask": DATA_URL}, None, "invalid_value"),
     "n": ({"prompt": "x", "n": 4}, "n", "invalid_value"),
+    "shots and a prompt": ({"prompt": "x", "shots": [{"prompt": "y", "seconds": 1}]}, None, "invalid_value"),
+    "a shot without end": ({"shots": [{"prompt": "y"}]}, "shots.0.seconds", "invalid_value"),
+    "shots of none": ({"shots": []}, "prompt", "invalid_value"),
     "another's video": ({"prompt": "x", "task": "edit", "video": {"id": "video_" + "0" * 32}}, None, "not_found"),
 }  # fmt: skip
 
@@ -266,6 +269,14 @@ def test_remix_edit_and_extend_start_from_earlier_jobs(http, ended):
         assert made.status_code == 200, made.text
         assert ended(made.json()["id"])["status"] == "completed", task
     assert http.post("/v1/videos/edits", json={"prompt": "blue"}).json()["error"]["param"] == "video"
+
+
+def test_shots_are_one_clip_and_may_be_asked_again_as_one(http, ended):
+    shots = [{"prompt": "red", "seconds": 1}, {"prompt": "then blue", "seconds": 0.5}]
+    made = http.post("/v1/videos", data={"shots": json.dumps(shots)}).json()
+    assert (ended(made["id"])["status"], made["prompt"]) == ("completed", "red\nthen blue")
+    again = http.post(f"/v1/videos/{made['id']}/remix", json={"prompt": "green"}).json()
+    assert (again["prompt"], again["seconds"], ended(again["id"])["status"]) == ("green", "1.5", "completed")
 
 
 def test_a_list_pages_and_what_is_deleted_is_gone(http, ended):

@@ -22,6 +22,7 @@ from skyreels.serving.tracing import is_on, job_span, stage_span
 
 logger = logging.getLogger(__name__)
 
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError)
 _BEATS_PER_LEASE = 3
 _LOOK_S = 0.2  # a cancel is known by then, so that a longer step is the last one
 _APART_S = 0.05  # of two writes about one job
@@ -45,6 +46,9 @@ class Watch:
     _ended: bool = False
     _until: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._until = time.monotonic() + self.leases.lease_s
+
     def step(self, done: float) -> None:
         """As `Work.step`."""
         with self._news:
@@ -55,7 +59,6 @@ class Watch:
 
     def keep(self) -> None:
         """Until `end`: tell of steps, look whether the job is to be cancelled, and prolong the lease in time."""
-        self._until = time.monotonic() + self.leases.lease_s
         while True:
             done = self._next()
             if self._ended or self.lost:
@@ -67,6 +70,18 @@ class Watch:
         with self._news:
             self._ended = True
             self._news.notify()
+
+    def patiently(self, write: Callable[[], object]) -> None:
+        """Write an end; while the store is away again and again, for as long as the lease holds. It is fenced."""
+        while True:
+            try:
+                write()
+                return
+            except _AWAY as error:
+                if self.lost or time.monotonic() > self._until:
+                    raise
+                logger.warning("%s: its end cannot be written yet (%s)", self.lease.job.id, error)
+                time.sleep(_LOOK_S)
 
     def _next(self) -> float | None:
         """How far the work is, where it has gone on since; None after a moment."""
@@ -84,7 +99,7 @@ class Watch:
             self._until = now + self.leases.lease_s if beat else self._until
         except LeaseLost:
             self.lost = True
-        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        except _AWAY as error:
             # The store may come back before the lease runs out; after that somebody else may have the job.
             logger.warning("%s: the job store does not answer (%s)", self.lease.job.id, error)
             self.lost = self.lost or now > self._until
@@ -210,15 +225,18 @@ def _settled(watch: Watch) -> Iterator[None]:
         except Cancelled:
             if watch.lost:
                 raise LeaseLost(f"{where}: taken over while it was worked on") from None
-            (leases.cancelled if watch.cancelled else leases.give_back)(lease)
+            end = leases.cancelled if watch.cancelled else leases.give_back
+            watch.patiently(lambda: end(lease))
         except StageFailed as failure:
             logger.warning("%s failed (%s): %s", where, failure.code, failure)
-            leases.fail(lease, failure.code, str(failure))
+            code, message = failure.code, str(failure)
+            watch.patiently(lambda: leases.fail(lease, code, message))
         except (LeaseLost, sa.exc.SQLAlchemyError):
             raise
         except Exception as error:
             logger.exception("%s failed", where)
-            leases.attempt_failed(lease, f"{type(error).__name__}: {error}"[:2000])
+            message = f"{type(error).__name__}: {error}"[:2000]
+            watch.patiently(lambda: leases.attempt_failed(lease, message))
     except LeaseLost as lost:
         logger.warning("%s", lost)
     if is_on():
@@ -253,7 +271,8 @@ class _Stage:
         lease = self.watch.lease
         made = sorted(self._made.iterdir())
         kept = self.artifacts.keep_all(lease.job.id, made, stage=lease.job.stage, fence=lease.fence)
-        self.watch.leases.commit(lease, kept, facts, time.perf_counter() - start, shared)
+        seconds = time.perf_counter() - start
+        self.watch.patiently(lambda: self.watch.leases.commit(lease, kept, facts, seconds, shared))
 
 
 @dataclass

@@ -67,7 +67,10 @@ class Intake:
         fetched = folder / "before"
         fetched.mkdir()
         parts = {name: self.artifacts.fetch(given[name], fetched) for name in names}
-        body = Body({**before.request, "prompt": prompt}, parts)
+        values = {**before.request, "prompt": prompt}
+        if shots := values.pop("shots", None):
+            values["seconds"] = sum(shot["seconds"] for shot in shots)
+        body = Body(values, parts)
         return self.create(owner, body, folder, key, {"remixed_from_video_id": before.id})
 
     def close(self) -> None:

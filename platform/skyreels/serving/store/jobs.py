@@ -81,8 +81,8 @@ class JobStore:
             connection.execute(jobs.insert().values(row))
             add_files(connection, new.id, new.files)
             expect(connection, new.id, new.work)
-            for stage, (key, most) in new.together.items():
-                connection.execute(alike.insert().values(job=new.id, stage=stage, key=key, most=most))
+            for stage, (company, most) in new.together.items():
+                connection.execute(alike.insert().values(job=new.id, stage=stage, key=company, most=most))
             self._quotas.use(connection, new.id, new.owner, now, new.seconds)
             if new.idempotency_key is not None:
                 key = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}

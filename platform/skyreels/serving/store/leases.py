@@ -102,7 +102,7 @@ class Leases:
             asked = connection.execute(sa.select(jobs.c.cancel_asked).where(mine)).scalar_one_or_none()
         if asked is None:
             raise self._lost(lease)
-        return asked
+        return bool(asked)
 
     def show(self, lease: Lease, picture: StoredFile) -> None:
         """How the job stands is seen in this picture, no more in the one before. Raises LeaseLost."""
