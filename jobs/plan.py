@@ -92,11 +92,11 @@ def _plan(
     stage = load_stage(name, preset, settings)
     if not any("sequence_parallel=" in setting for setting in settings):
         stage = with_fitting_groups(stage, cluster, text_tokens=arguments.text_tokens)
-    given = (arguments.images, arguments.clips, arguments.hours)
-    data = stage.recipe.data
+    data, given = stage.recipe.data, (arguments.images, arguments.clips, arguments.hours)
     if not any(value is not None for value in given):
         given = (data.images, data.clips, data.hours)
-    samples = Samples(*(value or 0.0 for value in given), spread.sizes, spread.lengths)
+    images, clips, hours = (value or 0.0 for value in given)
+    samples = Samples(images, clips, hours, spread.sizes, spread.lengths)
     return plan_stage(stage, cluster, samples, text_tokens=arguments.text_tokens)
 
 

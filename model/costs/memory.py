@@ -45,6 +45,10 @@ EXCHANGES = {"alone": 4, "joint": 6}
 """Tensors of (tokens, width) that sequence parallelism exchanges in a layer: q, k, v and the output of self-attention;
 with both branches also queries and outputs of those that read each other."""
 
+KEPT_TENSORS = {"alone": 2, "joint": 3}
+"""Outputs of attention that `keep_attention` holds of each layer, as large as its input: of itself, of the text, and of
+the other branch."""
+
 SPARSE_TRAFFIC = 190
 """Per token of the grid and channel, what a layer's sparse attention writes beside what it keeps: means of cubes,
 gates, coarse output, ragged cubes. What forward passes of 22,440 and 83,640 tokens took longer on an H100."""
@@ -64,6 +68,8 @@ class TrainingSetup:
     batch: int = 1
     precision: Precision = "bf16"
     checkpointing: bool = True
+    keep_attention: bool = False
+    """With `checkpointing`: whether what attention gave is kept."""
     sequence_parallel: int = 1
     average: bool = False
     trainable: float = 1.0
@@ -181,9 +187,9 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     """Memory of one device at the height of a step.
 
     At least two layers' weights are gathered at a time, the one at work and the next, and one layer's gradients wait
-    to be scattered. Activations: with `checkpointing` each layer's input for all tokens and what one layer keeps while
-    it is recomputed; without, what every layer keeps; and what the backward pass works with. With `offload` the
-    optimizer and the average lie on the host.
+    to be scattered. Activations: with `checkpointing` each layer's input for all tokens (with `keep_attention` what
+    attention gave as well) and what one layer keeps while it is recomputed; without, what every layer keeps; and what
+    the backward pass works with. With `offload` the optimizer and the average lie on the host.
     """
     total, layer = parameter_counts(config)
     tokens, kind = layer_tokens(work)
@@ -194,7 +200,9 @@ def training_memory(config: TransformerConfig, work: Workload, setup: TrainingSe
     gathered = min(total, max(2 * layer, setup.live)) + layer + setup.buffers
     saved, working = SAVED_BYTES[setup.precision][kind], WORKING_BYTES[setup.precision][kind]
     selected = selection_bytes(config, work) * (1 if setup.checkpointing else config.layers)
-    held = working + (config.layers * value + saved if setup.checkpointing else config.layers * saved)
+    kept = KEPT_TENSORS[kind] if setup.keep_attention else 0
+    inputs = config.layers * value * (1 + kept) + saved - kept * value
+    held = working + (inputs if setup.checkpointing else config.layers * saved)
     return Memory(
         weights=shard * value,
         gradients=learning * GRADIENT_BYTES,

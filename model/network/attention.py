@@ -1,8 +1,12 @@
 """Attention: projections with QK norm, and one call into PyTorch's fused kernel."""
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from model.network.parallel import UNSHARDED, Shards
 from model.network.rope import RotaryTable, rotate
@@ -87,6 +91,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> T
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+ATTENTIONS = (
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "skyreels::vsa_fine",
+)
+"""What attention becomes on each device, dense or sparse."""
+
+
+def keeping_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For `torch.utils.checkpoint`: keep what attention gives, make all else again in the backward pass."""
+
+    def policy(context: object, operation: OpOverload, *given: object, **named: object) -> CheckpointPolicy:
+        kept = operation.name().partition(".")[0] in ATTENTIONS
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts: tuple[AbstractContextManager[None], AbstractContextManager[None]]
+    contexts = create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]  # torch's has no annotation
+    return contexts
 
 
 def merge_masks(parts: list[tuple[Tensor | None, int]], batch: int, device: torch.device) -> Tensor | None:

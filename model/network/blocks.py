@@ -109,7 +109,9 @@ class SingleStream(nn.Module):
         tokens = torch.cat((media, text), 1)
         shift, scale, gate, *_ = context.modulation.select(0, 6).with_table(self.table)
         normed = modulated_norm(tokens, shift, scale)
-        mixed = joint_attention(*self.attention(normed), context, self.coarse_gate, normed[:, : media.shape[1]])
+        q, k, v = self.attention(normed)
+        mixed = joint_attention(q, k, v, context, self.coarse_gate, normed[:, : media.shape[1]])
+        del q, k, v  # they would lie beside the sum
         tokens = gated_residual(tokens, self.attention.out(mixed), gate)
         return _split(tokens, media.shape[1])
 

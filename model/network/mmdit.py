@@ -13,10 +13,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from model.config import TransformerConfig
-from model.network.attention import KeysValues
+from model.network.attention import KeysValues, keeping_attention
 from model.network.blocks import BranchState, JointLayer
 from model.network.branch import AudioBranch, Branch, Entered, MediaTokens, VideoBranch
 from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
@@ -39,7 +39,8 @@ class StepCache:
 class MMDiT(nn.Module):
     """M dual-stream, then N single-stream layers of a video and an audio branch of equal width.
 
-    `gradient_checkpointing` recomputes each layer in the backward pass. `keeps_text_keys` lets `cache` hold keys and
+    `gradient_checkpointing` recomputes each layer in the backward pass, with `keeps_attention` all but the outputs of
+    its attentions: little memory, and most of the work of a long sequence. `keeps_text_keys` lets `cache` hold keys and
     values of the text of every layer, for which it reads their weights. Parameters may be kept in bfloat16: modulation,
     rotation, norms and residual sums are float32 all the same.
     """
@@ -47,7 +48,7 @@ class MMDiT(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = self.keeps_attention = False
         self.sequence_ranks: SequenceRanks | None = None
         self.keeps_text_keys = True
         if config.video_channels:
@@ -64,7 +65,8 @@ class MMDiT(nn.Module):
         for layer, keys_values in zip(self.layers, cache.keys_values or [None] * len(self.layers), strict=True):
             arguments = (video, audio, inputs.cross_modal, keys_values)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                video, audio = checkpoint(layer, *arguments, use_reentrant=False)
+                contexts = keeping_attention if self.keeps_attention else noop_context_fn
+                video, audio = checkpoint(layer, *arguments, use_reentrant=False, context_fn=contexts)
             else:
                 video, audio = layer(*arguments)
         return self._leave(video, audio, inputs)

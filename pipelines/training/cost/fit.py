@@ -61,6 +61,7 @@ def training_setup(stage: Stage, cluster: ClusterSpec, item: Item) -> TrainingSe
         batch=item.batch,
         precision=recipe.precision,
         checkpointing=recipe.activation_checkpointing,
+        keep_attention=recipe.keep_attention,
         sequence_parallel=recipe.sequence_parallel,
         average=recipe.ema is not None,
         trainable=0.0 if stage.adapter else trainable_share(stage_network(stage), recipe.freeze),

@@ -41,7 +41,7 @@ def coarser_codec(preset: Preset) -> Preset:
     )
 
 
-KEPT = Lever("attention outputs kept", "memory of one more tensor a layer; not built", kept_attention=True)
+KEPT = Lever("attention outputs kept", "keep_attention=true; two or three tensors a layer", kept_attention=True)
 CODEC = Lever("codec of 4x16x16", "a codec trained for it: video_codec and video of the preset", coarser_codec)
 SPARSE = Lever(
     f"sparse attention in the base, {SPARSITY:.1%}", "stages that teach it; built for the refiner", sparse=True
@@ -101,6 +101,8 @@ def _retimed(plan: StagePlan, kept: bool, sparse: bool) -> StagePlan:
                 accumulation=plan.slots // ranks,
                 sample_bytes=item.sample_bytes,
             )
-        again = kept and recipe.activation_checkpointing  # forward, again, and twice its work backward: one of four
+        again = (
+            kept and recipe.activation_checkpointing and not recipe.keep_attention
+        )  # forward, again, and twice its work backward: one of four
         times.append(replace(time, attention=0.75 * time.attention) if again else time)
     return replace(plan, times=tuple(times))

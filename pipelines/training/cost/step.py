@@ -97,7 +97,8 @@ def step_time(
     exchanged = values * VALUE_BYTES[setup.precision] * EXCHANGES[kind] * sum(passes.values())
     group = setup.sequence_parallel
     products = linear * (passes["forward"] + 1 + setup.trainable) * share / cluster.compute_rate(setup.precision)
-    attention = quadratic * (passes["forward"] + 2) * share / cluster.compute_rate(setup.precision)
+    again = setup.checkpointing and not setup.keep_attention
+    attention = quadratic * (3 + again) * share / cluster.compute_rate(setup.precision)
     traffic = layer_traffic(config, work, setup.precision) * config.layers * share
     memory = traffic * touches / cluster.memory_rate
     launches = config.layers * cluster.calibration.layer_overhead.value

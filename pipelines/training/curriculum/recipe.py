@@ -81,6 +81,7 @@ class StageRecipe(EngineConfig):
     freeze: tuple[str, ...] = Field((), description="groups (video, audio, between) or patterns that do not learn")
     sparsity: SparsityConfig | None = None
     low_noise: float = Field(0.1, ge=0, le=1, description="noise in the refiner's low-resolution input, at most")
+    keep_attention: bool = Field(False, description="with activation_checkpointing: not attention, which is kept")
     slots: PositiveInt = 1
     tokens_per_slot: PositiveInt = Field(8192, description="as layers hold them: media, and text once per branch")
     latents: str = Field("default", pattern=r"^[A-Za-z0-9_.-]+$")

@@ -55,6 +55,7 @@ class TransformerStage:
     freeze: Sequence[str] = ()
     seed: int = 0
     activation_checkpointing: bool = False
+    keep_attention: bool = False
     sequence_parallel: int = 1
     components: str | Path | None = None
     previews: PreviewSettings = field(default_factory=PreviewSettings)
@@ -67,7 +68,7 @@ class TransformerStage:
 
     def build(self) -> nn.Module:
         model = MMDiT(network_config(self.assembler.preset, self.assembler.branches))
-        model.gradient_checkpointing = self.activation_checkpointing
+        model.gradient_checkpointing, model.keeps_attention = self.activation_checkpointing, self.keep_attention
         freeze(model, self.freeze)
         ranks = sequence_ranks(self.sequence_parallel)
         if ranks is not None:
@@ -194,6 +195,7 @@ class StageMaker:
             freeze=recipe.freeze,
             seed=recipe.seed,
             activation_checkpointing=recipe.activation_checkpointing,
+            keep_attention=recipe.keep_attention,
             sequence_parallel=recipe.sequence_parallel,
             components=self.components,
             prompts=self.prompts,

@@ -44,7 +44,13 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(
-    config: TransformerConfig, work: Workload, *, train: bool, checkpointing: bool = True, fp32: bool = False
+    config: TransformerConfig,
+    work: Workload,
+    *,
+    train: bool,
+    checkpointing: bool = True,
+    keeping: bool = False,
+    fp32: bool = False,
 ) -> int:
     """What one sample of `work` needs at most beside weights and their gradients."""
     assert work.grid is not None
@@ -54,7 +60,7 @@ def peak_bytes(
             model = MMDiT(config)
         finally:
             torch.set_default_dtype(torch.float32)
-        model.gradient_checkpointing = checkpointing
+        model.gradient_checkpointing, model.keeps_attention = checkpointing, keeping
         weights = list(model.parameters())
         for parameter in weights if train else []:
             parameter.grad = torch.zeros_like(parameter)

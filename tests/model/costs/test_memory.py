@@ -93,6 +93,14 @@ def test_a_step_holds_what_is_said_at_its_height(name: str) -> None:
     assert sampled.total - sampled.weights == pytest.approx(peak_bytes(config, work, train=False), rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["dense", "joint, keyframes"])
+def test_what_kept_attention_adds_to_every_layer(name: str) -> None:
+    config, work = STEPS[name]
+    deep = dataclasses.replace(config, single_blocks=5)
+    said = training_memory(deep, work, TrainingSetup(1, keep_attention=True)).activations
+    assert said == pytest.approx(peak_bytes(deep, work, train=True, keeping=True), rel=0.1)
+
+
 def test_a_step_in_fp32_holds_what_is_said() -> None:
     config, work = STEPS["dense"]
     said = training_memory(config, work, TrainingSetup(1, precision="fp32")).activations

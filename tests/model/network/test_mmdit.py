@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import TransformerConfig
 from model.network import branch
@@ -106,6 +107,33 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         model(inputs).video.square().sum().backward()
         gradients.append(model.video.media_in.weight.grad.clone())
     assert_same(*gradients)
+
+
+class Counted(TorchDispatchMode):
+    """How often attention runs."""
+
+    attentions = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.attentions += "scaled_dot_product" in operation.name() and "backward" not in operation.name()
+        return operation(*args, **(kwargs or {}))
+
+
+def test_kept_attention_is_not_made_again_and_changes_no_gradient() -> None:
+    model, inputs = build(), change(joint_inputs(), video_references=[torch.randn(2, 3, 1, 4, 6)])
+    gradients, runs = [], []
+    for checkpointing, keeping in ((False, False), (True, False), (True, True)):
+        model.gradient_checkpointing, model.keeps_attention = checkpointing, keeping
+        model.zero_grad()
+        with Counted() as counted:
+            outputs = model(inputs)
+            (outputs.video.square().sum() + outputs.audio.square().sum()).backward()
+        runs.append(counted.attentions)
+        gradients.append({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
+    assert runs == [15, 30, 15]  # five a layer: two of themselves, one of the text, two of each other
+    for name, gradient in gradients[0].items():
+        assert_same(gradients[1][name] / gradient.abs().max(), gradient / gradient.abs().max())
+        assert_same(gradients[2][name] / gradient.abs().max(), gradient / gradient.abs().max())
 
 
 def test_video_alone_equals_the_joint_model_with_its_audio_path_gated_off() -> None:

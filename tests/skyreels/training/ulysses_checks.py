@@ -102,12 +102,14 @@ def assert_same(actual: Tensor, expected: Tensor, what: str = "") -> None:
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4, msg=lambda text: f"{what}: {text}")
 
 
-def compare(inputs: JointInputs, config: TransformerConfig = TINY, *, checkpointing: bool = False) -> None:
+def compare(
+    inputs: JointInputs, config: TransformerConfig = TINY, *, checkpointing: bool = False, keeping: bool = False
+) -> None:
     """Outputs and averaged gradients of four ranks equal those of one."""
     model = build(config)
     expected, wanted = gradients(model, inputs)
     model.share_sequences(sequence_ranks(WORLD))
-    model.gradient_checkpointing = checkpointing
+    model.gradient_checkpointing, model.keeps_attention = checkpointing, keeping
     outputs, found = gradients(model, inputs)
     for actual, part in zip(parts(outputs), parts(expected), strict=True):
         assert_same(actual, part)
@@ -155,7 +157,9 @@ def sparse_gates_over_dense_attention() -> None:
 
 
 def gradient_checkpointing() -> None:
-    compare(dataclasses.replace(joint_inputs(), sparsity=0.5, **conditions()), SPARSE, checkpointing=True)
+    inputs = dataclasses.replace(joint_inputs(), sparsity=0.5, **conditions())
+    compare(inputs, SPARSE, checkpointing=True)
+    compare(inputs, SPARSE, checkpointing=True, keeping=True)
 
 
 def fewer_tokens_than_ranks() -> None:

@@ -93,6 +93,15 @@ def test_times_add_up():
     assert (one + one).total == one.times(2).total == 2 * (36 - 3)
 
 
+def test_kept_attention_saves_one_of_its_four_passes_and_nothing_else():
+    cluster = cluster_of("h100", 64)
+    again, kept = (
+        step_time(CONFIG, WORK, cluster, dataclasses.replace(SETUP, keep_attention=keep)) for keep in (False, True)
+    )
+    assert kept.attention == pytest.approx(0.75 * again.attention)
+    assert kept.products == again.products
+
+
 WIDE = dataclasses.replace(load_preset("base").transformer, width=2048, heads=16, audio_channels=0)
 THREE = dataclasses.replace(WIDE, dual_blocks=1, single_blocks=2)
 SPARSE = dataclasses.replace(THREE, sparse=True, sparse_min_tokens=1)
