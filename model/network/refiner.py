@@ -19,8 +19,30 @@ from model.shapes import ClipShape
 
 
 def refiner_config(base: TransformerConfig, refiner: RefinerConfig) -> TransformerConfig:
-    """The base's video branch alone, with sparse attention."""
-    return dataclasses.replace(base, audio_channels=0, sparse=True, sparse_min_tokens=refiner.sparse_min_tokens)
+    """The base's video branch alone, with sparse attention, of the depth that `refiner` says."""
+    return dataclasses.replace(
+        base,
+        audio_channels=0,
+        sparse=True,
+        sparse_min_tokens=refiner.sparse_min_tokens,
+        dual_blocks=base.dual_blocks if refiner.dual_blocks is None else refiner.dual_blocks,
+        single_blocks=base.single_blocks if refiner.single_blocks is None else refiner.single_blocks,
+        prediction=refiner.prediction or base.prediction,
+    )
+
+
+def base_layers(refiner: TransformerConfig, base: TransformerConfig) -> tuple[int, ...]:
+    """Which layer of its base each layer of a refiner starts as: the first dual ones and the last single ones.
+
+    The first know latents from noise, the last turn what is known into latents. Raises ValueError for a refiner that
+    is deeper than its base.
+    """
+    if refiner.dual_blocks > base.dual_blocks or refiner.single_blocks > base.single_blocks:
+        raise ValueError(
+            f"a refiner of {refiner.dual_blocks} dual and {refiner.single_blocks} single blocks is deeper than its "
+            f"base of {base.dual_blocks} and {base.single_blocks}: lower refiner.dual_blocks or refiner.single_blocks"
+        )
+    return (*range(refiner.dual_blocks), *range(base.layers - refiner.single_blocks, base.layers))
 
 
 def refined_clip(clip: ClipShape, refiner: RefinerConfig) -> ClipShape:

@@ -2,13 +2,15 @@
 
 A joint model takes its video branch from the last video stage and its audio branch from the audio stage. What neither
 has, the attention between them, keeps its initial values, and those close its gates: the joint model starts out
-computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5).
+computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5): some of its
+layers where it has fewer, and all but the output layer where that states something else.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,10 +18,13 @@ from model.checkpoint import StoredState, stored_config
 from model.checksums import CheckpointError
 from model.config import TransformerConfig
 from model.costs.memory import meta_model
+from model.network.refiner import base_layers
 
 BRANCH_FIELDS = frozenset({"video_channels", "audio_channels"})
 LATER_FIELDS = frozenset({"sparse", "sparse_cube", "sparse_min_tokens", "sparse_kernel"})
-"""Of the config: what a refiner changes of its base."""
+"""Of the config: what a refiner adds to its base."""
+REFINERS_OWN = frozenset({"dual_blocks", "single_blocks", "prediction"})
+"""What it may have otherwise than its base."""
 
 
 def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> Mapping[str, Tensor]:
@@ -35,9 +40,12 @@ def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> Mapp
         _check_sizes(config, source)
     _check_branches(config, sources)
     shapes = {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
-    origins: dict[str, _Source] = {}
+    origins: dict[str, _Origin] = {}
     for name in shapes:
-        found = [source for source in sources if name in source.state]
+        if _is_output(name) and any(source.config.prediction != config.prediction for source in sources):
+            continue
+        places = [_Origin(source, source.name_of(name, config)) for source in sources]
+        found = [place for place in places if place.name in place.source.state]
         if found:
             origins[name] = found[0]
         elif not _is_new(name):
@@ -56,20 +64,34 @@ class _Source:
     def open(cls, folder: str | Path) -> "_Source":
         return cls(Path(folder), stored_config(TransformerConfig, folder), StoredState(folder))
 
+    def name_of(self, name: str, config: TransformerConfig) -> str:
+        """Under which name a parameter of a network of `config` is here."""
+        if not name.startswith("layers."):
+            return name
+        _, number, rest = name.split(".", 2)
+        return f"layers.{base_layers(config, self.config)[int(number)]}.{rest}"
+
+
+class _Origin(NamedTuple):
+    """A stored parameter."""
+
+    source: _Source
+    name: str
+
 
 class _Merged(Mapping[str, Tensor]):
     """Tensors of several folders; modulations gain the rows towards the other branch as zeros, or lose them."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Source]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Origin]) -> None:
         self._shapes, self._origins = shapes, origins
 
     def __getitem__(self, name: str) -> Tensor:
-        stored, shape = self._origins[name].state[name], self._shapes[name]
+        (source, stored_name), shape = self._origins[name], self._shapes[name]
+        stored = source.state[stored_name]
         if stored.shape == shape:
             return stored
         if ".media_modulation." not in f".{name}" or stored.shape[1:] != shape[1:]:
-            folder = self._origins[name].folder
-            raise CheckpointError(f"{name} in {folder} is {tuple(stored.shape)}, the network's is {shape}")
+            raise CheckpointError(f"{name} in {source.folder} is {tuple(stored.shape)}, the network's is {shape}")
         fitted = stored.new_zeros(shape)
         rows = min(len(stored), shape[0])
         fitted[:rows] = stored[:rows]
@@ -83,9 +105,10 @@ class _Merged(Mapping[str, Tensor]):
 
 
 def _check_sizes(config: TransformerConfig, source: _Source) -> None:
-    """Everything but the branches and what a refiner adds must be equal."""
+    """Everything but the branches and what a refiner has of its own must be equal."""
     mine, theirs = dataclasses.asdict(config), dataclasses.asdict(source.config)
-    apart = [name for name in mine if name not in BRANCH_FIELDS | LATER_FIELDS and mine[name] != theirs[name]]
+    free = BRANCH_FIELDS | LATER_FIELDS | (REFINERS_OWN if _starts_refiner(config, source.config) else frozenset())
+    apart = [name for name in mine if name not in free and mine[name] != theirs[name]]
     apart += [name for name in BRANCH_FIELDS if mine[name] and theirs[name] and mine[name] != theirs[name]]
     if apart:
         told = ", ".join(f"{name} {theirs[name]} instead of {mine[name]}" for name in sorted(apart))
@@ -113,6 +136,16 @@ def _branches(config: TransformerConfig) -> str:
     if config.sparse:
         return "refiner"
     return "video" if config.video_channels else "audio"
+
+
+def _starts_refiner(config: TransformerConfig, base: TransformerConfig) -> bool:
+    """Whether a refiner begins: one that goes on from itself is as it was."""
+    return _branches(config) == "refiner" and _branches(base) != "refiner"
+
+
+def _is_output(name: str) -> bool:
+    """The layer that states what a network predicts."""
+    return ".head." in f".{name}"
 
 
 def _is_new(name: str) -> bool:
