@@ -27,7 +27,6 @@ MISSING = (
     "references: clip and voice",
     "speech and lip sync",
     "spatial audio, soundstage and atmosphere",
-    "ablations",
 )
 """What the bench does not ask yet."""
 
