@@ -2,8 +2,8 @@
 
 A joint model takes its video branch from the last video stage and its audio branch from the audio stage. What neither
 has, the attention between them, keeps its initial values, and those close its gates: the joint model starts out
-computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5), some
-layers of it where it has fewer, and all but the output layer where that states something else.
+computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5),
+some layers of it where it has fewer, and all but the output layer where that states something else.
 """
 
 import dataclasses
