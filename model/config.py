@@ -97,6 +97,8 @@ class RefinerConfig:
     high resolution by the base. `steps` are sampling steps without guidance, spaced by `shift`: the refiner is given
     most of the picture, and what it makes itself is the detail, which is settled at low noise. `dual_blocks`,
     `single_blocks` and `prediction` are of its network; None: as many as the base has, and as the base predicts.
+    `enlarges` is what is laid onto the finer grid: the latents (paper), or the pixels that they decode to, which are
+    encoded again. That costs two passes of the codec, and small codecs' latents say little between their places.
     """
 
     space_factor: int = 2
@@ -109,6 +111,7 @@ class RefinerConfig:
     dual_blocks: int | None = None
     single_blocks: int | None = None
     prediction: Prediction | None = None
+    enlarges: Literal["latents", "pixels"] = "latents"
 
 
 @dataclass(frozen=True)

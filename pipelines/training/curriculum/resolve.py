@@ -251,7 +251,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
     kinds = {kind for task in tasks for kind in task.kinds} or {"image", "video", "audio"}
     if "video" not in streams:
         kinds -= {"video"}  # the picture of a clip would be encoded for nothing
-    refined = {"space_factor": preset.refiner.space_factor, "time_factor": preset.refiner.time_factor}
+    refined = {name: getattr(preset.refiner, name) for name in ("space_factor", "time_factor", "enlarges")}
     values = {
         "name": recipe.latents,
         "kinds": sorted(kinds),

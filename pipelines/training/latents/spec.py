@@ -31,6 +31,7 @@ class RefinedSpec(Config):
 
     space_factor: int = Field(2, ge=1)
     time_factor: int = Field(2, ge=1)
+    enlarges: Literal["latents", "pixels"] = "latents"
 
 
 class LatentSpec(Config):
