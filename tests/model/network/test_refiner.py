@@ -8,6 +8,7 @@ from model.config import RefinerConfig, TransformerConfig
 from model.network.mmdit import JointInputs, MMDiT, predict
 from model.network.refiner import (
     base_layers,
+    enlarged_pixels,
     refined_clip,
     refined_index,
     refiner_condition,
@@ -100,6 +101,15 @@ def test_interpolation_is_exact_on_linear_latents() -> None:
     expected = 10 * fine_time[:, None, None] + fine_row[:, None] - 2 * fine_column
     torch.testing.assert_close(refined[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
     assert upsample_latents(low[:, :, :1], (1, 8, 12)).shape == (1, 1, 1, 8, 12)
+
+
+def test_enlarged_pixels_are_linear_where_the_codec_changes_nothing() -> None:
+    low, seen = torch.randn(2, 3, 3, 4, 6), []
+    clip = ClipShape(5, 32, 8, 12, VideoCodecSpec(3, (1, 1, 1)), None)
+    made = enlarged_pixels(low, clip, lambda latents: seen.append(latents) or latents, lambda pixels: pixels)
+    torch.testing.assert_close(made, upsample_latents(low, (5, 8, 12)))
+    assert torch.equal(seen[0], low)
+    assert torch.equal(refiner_condition(low, (5, 8, 12), enlarged=made).latents, made)
 
 
 def test_keyframes_overwrite_and_the_source_is_kept() -> None:
