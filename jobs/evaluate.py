@@ -2,6 +2,7 @@
 
     python jobs/evaluate.py --model model/shipped/tiny --suite all --output runs/evaluation
     python jobs/evaluate.py --model runs/a/model --model runs/b/model --suite t2v,t2av --n 40 --output runs/compared
+    python jobs/evaluate.py --model model/shipped/tiny --suite t2v --ablate all --output runs/parts
     python jobs/evaluate.py --model truth --suite all --n 20 --output runs/judge        # how well the judge sees
     python jobs/evaluate.py --files clip.mp4 other.mp4                  # sync, sharpness, flicker, loudness, clipping
 
@@ -18,22 +19,26 @@ from pathlib import Path
 import cv2
 import torch
 
+from pipelines.evaluation.ablations import ABLATIONS
 from pipelines.evaluation.evaluate import (
     TRUTH,
     Contender,
     EvaluationError,
+    Run,
+    ablations_named,
     contender,
     evaluate,
     evaluate_beside,
     flat_metrics,
     require_model,
+    runs_of,
     suites_named,
     write_report,
 )
 from pipelines.evaluation.files import measure_file
 from pipelines.evaluation.report.table import text_table
 from pipelines.evaluation.run import SuiteResult
-from pipelines.evaluation.suites import MISSING, SUITES, Suite
+from pipelines.evaluation.suites import MISSING, SUITES
 from skyreels.command_line import exit_status
 from skyreels.media.errors import MediaError
 from skyreels.progress import Progress
@@ -55,7 +60,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    suites, output = suites_named(arguments.suite), arguments.output
+    runs, output = runs_of(suites_named(arguments.suite), ablations_named(arguments.ablate)), arguments.output
     if output is None:
         raise EvaluationError("--output is missing: name a folder for metrics.json and report.html")
     if arguments.n < 2:
@@ -67,9 +72,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for name, folder in names.items():
         make = _maker(name, folder, arguments)
         asked = {"suite": arguments.suite, "n": arguments.n, "noise_seed": arguments.noise_seed, "model": folder}
-        bar = Progress(name, arguments.n * len(suites), "clips", quiet=arguments.quiet)
+        asked |= {"ablate": arguments.ablate} if arguments.ablate else {}
+        bar = Progress(name, arguments.n * len(runs), "clips", quiet=arguments.quiet)
         with track("evaluation", run_name=name, params=asked, enabled=arguments.tracking) as run:
-            results[name] = _results(make, suites, output / "media" / name, arguments, bar)
+            results[name] = _results(make, runs, output / "media" / name, arguments, bar)
             bar.close()
             rows = write_report(output, results, asked)
             run.metrics(flat_metrics(results[name]))
@@ -110,13 +116,13 @@ def _maker(name: str, folder: str, arguments: argparse.Namespace) -> Callable[[]
 
 
 def _results(
-    make: Callable[[], Contender], suites: Sequence[Suite], media: Path, arguments: argparse.Namespace, bar: Progress
+    make: Callable[[], Contender], runs: Sequence[Run], media: Path, arguments: argparse.Namespace, bar: Progress
 ) -> list[SuiteResult]:
-    workers = arguments.workers or (1 if arguments.device != "cpu" else min(os.cpu_count() or 1, len(suites)))
+    workers = arguments.workers or (1 if arguments.device != "cpu" else min(os.cpu_count() or 1, len(runs)))
     seed = arguments.noise_seed
     if workers == 1:
-        return evaluate(make(), suites, arguments.n, media, noise_seed=seed, progress=lambda: bar.update(1))
-    return evaluate_beside(make, suites, arguments.n, media, workers, noise_seed=seed, progress=bar.update)
+        return evaluate(make(), runs, arguments.n, media, noise_seed=seed, progress=lambda: bar.update(1))
+    return evaluate_beside(make, runs, arguments.n, media, workers, noise_seed=seed, progress=bar.update)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--model", action="append", metavar="DIR", help=told)
     asked.add_argument("--files", nargs="+", metavar="FILE", help="measure these clips of yours; nothing is asked")
     parser.add_argument("--suite", default="all", help=f"all, or some of {','.join(SUITES)}")
+    parser.add_argument(
+        "--ablate", default="", metavar="PARTS", help=f"switch parts off in turn: all, or some of {','.join(ABLATIONS)}"
+    )
     parser.add_argument("--n", type=int, default=100, help="clips per suite (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to, with --model")
     parser.add_argument("--noise-seed", type=int, default=0, help="another draw of the models' noise (default: 0)")

@@ -14,6 +14,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 Dataclass = TypeVar("Dataclass")
 Solver = Literal["euler", "heun", "unipc"]
+Prediction = Literal["velocity", "x0", "residual"]
 ReferenceScale = float | Mapping[str, float]
 """One scale for all references together, or one by tag; a tag that is not named has 1."""
 
@@ -23,8 +24,9 @@ class TransformerConfig:
     """The dual-stream MMDiT. A branch with 0 channels is not built, for video stages and audio pretraining.
 
     `dual_blocks` is the paper's M and `single_blocks` its N (section 3.1). `prediction` is what the output layer
-    states; the model returns velocities either way. `sparse` adds the gate of Video Sparse Attention, which is
-    used from `sparse_min_tokens` video tokens on: shorter sequences are faster dense.
+    states: velocities, clean latents, or what the latents given beside the noise lack (`residual`, of a refiner); the
+    model returns velocities in any case. `sparse` adds the gate of Video Sparse Attention, which is used from
+    `sparse_min_tokens` video tokens on: shorter sequences are faster dense.
     """
 
     width: int
@@ -37,7 +39,7 @@ class TransformerConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     mlp_ratio: float = 4.0
     audio_first: bool = True
-    prediction: Literal["velocity", "x0"] = "velocity"
+    prediction: Prediction = "velocity"
     rope_theta: float = 10_000.0
     sparse: bool = False
     sparse_cube: tuple[int, int, int] = (4, 4, 4)
@@ -58,6 +60,8 @@ class TransformerConfig:
                 f"width {self.width} is below the patch's {self.patch_width} values: a velocity holds full-rank noise "
                 "and cannot pass through it. Widen the model or set prediction to x0"
             )
+        if self.prediction == "residual" and self.audio_channels:
+            raise ValueError("prediction is residual, and sound is given no latents that it could be a residual of")
 
     @property
     def layers(self) -> int:
@@ -92,7 +96,10 @@ class RefinerConfig:
     Sides grow by `space_factor`, the frame rate by `time_factor`. Every `keyframe_spacing`-th latent frame is made at
     high resolution by the base. `steps` are sampling steps without guidance, spaced by `shift`: the refiner is given
     most of the picture, and what it makes itself is the detail, which is settled at low noise. Pictures larger than
-    `tile` pixels (height, width) are refined in overlapping tiles of that size; empty: whole.
+    `tile` pixels (height, width) are refined in overlapping tiles of that size; empty: whole. `dual_blocks`,
+    `single_blocks` and `prediction` are of its network; None: as many as the base has, and as the base predicts.
+    `enlarges` is what is laid onto the finer grid: the latents (paper), or the pixels that they decode to, which are
+    encoded again. That costs two passes of the codec, and small codecs' latents say little between their places.
     """
 
     space_factor: int = 2
@@ -103,6 +110,10 @@ class RefinerConfig:
     sparsity: float = 0.875
     sparse_min_tokens: int = 4096
     tile: tuple[int, ...] = ()
+    dual_blocks: int | None = None
+    single_blocks: int | None = None
+    prediction: Prediction | None = None
+    enlarges: Literal["latents", "pixels"] = "latents"
 
     def __post_init__(self) -> None:
         if len(self.tile) not in (0, 2):

@@ -193,6 +193,10 @@ class Placement:
         with self.working(codec):
             yield from codec.decode_parts(latents.to(self.device))
 
+    def decode_whole_video(self, latents: Tensor) -> Tensor:
+        """The same with all frames together, (B, 3, F, H, W)."""
+        return torch.cat([*self.decode_video(latents)], 2)
+
     def encode_audio(self, waveform: Tensor) -> Tensor:
         """(B, channels, samples) to latents."""
         return self._through(AUDIO_CODEC, "encode", waveform)

@@ -28,7 +28,13 @@ from model.generation.components import Placement
 from model.generation.prepared import EDITED, Prepared, conditioned, fitted_sound, unencoded
 from model.media import OutputType, output_frames
 from model.network.keyframes import keyframe_indices
-from model.network.refiner import refined_source, refiner_condition, refiner_tiles, resampled_source
+from model.network.refiner import (
+    enlarged_pixels,
+    refined_source,
+    refiner_condition,
+    refiner_tiles,
+    resampled_source,
+)
 from model.sampling.denoiser import GuidedVelocity, RunInputs, TextPair, TiledVelocity
 from model.sampling.guidance import GuidanceScales, Streams
 from model.sampling.sampler import StepEnd, draw_noise, sample, timestep_schedule
@@ -128,6 +134,9 @@ def refine(
     condition = refiner_condition(
         low,
         clip.video_latent_shape[1:],
+        enlarged=enlarged_pixels(low, clip, parts.decode_whole_video, parts.encode_video)
+        if config.enlarges == "pixels"
+        else None,
         keyframes=streams.get("keyframes"),
         keyframe_indices=_keyframe_indices(parts, prepared.clip) if "keyframes" in streams else (),
         source=shown,

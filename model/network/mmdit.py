@@ -21,7 +21,7 @@ from model.network.blocks import BranchState, JointLayer
 from model.network.branch import AudioBranch, Branch, Entered, MediaTokens, VideoBranch
 from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
 from model.network.parallel import SequenceRanks
-from model.sampling.flow import velocity_from_clean
+from model.sampling.flow import velocity_from_clean, velocity_from_residual
 
 __all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "StepCache", "predict"]
 
@@ -130,21 +130,27 @@ class MMDiT(nn.Module):
     def _leave(self, video: BranchState | None, audio: BranchState | None, inputs: JointInputs) -> JointOutputs:
         sequence = keyframes = sound = None
         if video is not None and inputs.video is not None:
-            levels, channels = inputs.timesteps[:, VIDEO], self.config.video_channels
+            levels = inputs.timesteps[:, VIDEO]
             sequence, keyframes = self.video.latents(video, inputs.video, inputs)
-            sequence = self._velocity(sequence, inputs.video[:, :channels], levels)
+            sequence = self._velocity(sequence, inputs.video, levels)
             if keyframes is not None and inputs.keyframes is not None:
-                keyframes = self._velocity(keyframes, inputs.keyframes.latents[:, :channels], levels)
+                keyframes = self._velocity(keyframes, inputs.keyframes.latents, levels)
         if audio is not None and inputs.audio is not None:
             sound = self.audio.latents(audio, inputs.audio)
             sound = self._velocity(sound, inputs.audio, inputs.timesteps[:, AUDIO])
         return JointOutputs(sequence, sound, keyframes)
 
-    def _velocity(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity towards what is predicted, of a model that predicts x0; the prediction itself otherwise."""
+    def _velocity(self, predicted: Tensor, entered: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity that `predicted` (B, C, ...) means, where `entered` are noisy latents (B, C, ...), or those with
+        their condition (B, 2 C + 1, ...).
+        """
         if self.config.prediction == "velocity":
             return predicted
-        return velocity_from_clean(predicted, noisy.float(), timesteps.float())
+        channels, levels = predicted.shape[1], timesteps.float()
+        noisy = entered[:, :channels].float()
+        if self.config.prediction == "x0":
+            return velocity_from_clean(predicted, noisy, levels)
+        return velocity_from_residual(predicted, entered[:, channels : 2 * channels].float(), noisy, levels)
 
 
 @torch.no_grad()

@@ -20,8 +20,30 @@ from model.tiles import Tiles
 
 
 def refiner_config(base: TransformerConfig, refiner: RefinerConfig) -> TransformerConfig:
-    """The base's video branch alone, with sparse attention."""
-    return dataclasses.replace(base, audio_channels=0, sparse=True, sparse_min_tokens=refiner.sparse_min_tokens)
+    """The base's video branch alone, with sparse attention, of the depth that `refiner` says."""
+    return dataclasses.replace(
+        base,
+        audio_channels=0,
+        sparse=True,
+        sparse_min_tokens=refiner.sparse_min_tokens,
+        dual_blocks=base.dual_blocks if refiner.dual_blocks is None else refiner.dual_blocks,
+        single_blocks=base.single_blocks if refiner.single_blocks is None else refiner.single_blocks,
+        prediction=refiner.prediction or base.prediction,
+    )
+
+
+def base_layers(refiner: TransformerConfig, base: TransformerConfig) -> tuple[int, ...]:
+    """Which layer of its base each layer of a refiner starts as: the first dual ones and the last single ones.
+
+    The first know latents from noise, the last turn what is known into latents. Raises ValueError for a refiner that
+    is deeper than its base.
+    """
+    if refiner.dual_blocks > base.dual_blocks or refiner.single_blocks > base.single_blocks:
+        raise ValueError(
+            f"a refiner of {refiner.dual_blocks} dual and {refiner.single_blocks} single blocks is deeper than its "
+            f"base of {base.dual_blocks} and {base.single_blocks}: lower refiner.dual_blocks or refiner.single_blocks"
+        )
+    return (*range(refiner.dual_blocks), *range(base.layers - refiner.single_blocks, base.layers))
 
 
 def refined_clip(clip: ClipShape, refiner: RefinerConfig) -> ClipShape:
@@ -54,17 +76,19 @@ def refiner_condition(
     low: Tensor,
     target: tuple[int, int, int],
     *,
+    enlarged: Tensor | None = None,
     keyframes: Tensor | None = None,
     keyframe_indices: tuple[int, ...] = (),
     source: VideoCondition | None = None,
 ) -> VideoCondition:
     """What is refined, and what is kept: I and M of the refiner's (V, I, M) input.
 
-    low: (B, C, T, H, W) latents of all frames; target: (T', H', W') of the refined latents. keyframes: latents
+    low: (B, C, T, H, W) latents of all frames; target: (T', H', W') of the refined latents. enlarged: the low clip
+    at that size already (see `enlarged_pixels`), in the place of interpolated latents. keyframes: latents
     (B, C, K, H', W') of the low-resolution frames `keyframe_indices`, which overwrite what was interpolated. source:
     in inpainting, condition latents of the high-resolution source, laid in where its keep_mask is 1.
     """
-    latents = upsample_latents(low, target)
+    latents = upsample_latents(low, target) if enlarged is None else enlarged
     if keyframes is not None:
         if keyframes.shape[2] != len(keyframe_indices) or keyframes.shape[-2:] != target[1:]:
             raise ValueError(
@@ -77,6 +101,15 @@ def refiner_condition(
         keep_mask = source.keep_mask.expand_as(keep_mask).to(latents)
         latents = torch.where(keep_mask.bool(), source.latents.to(latents), latents)
     return VideoCondition(latents, keep_mask)
+
+
+def enlarged_pixels(low: Tensor, clip: ClipShape, decode_video: Encode, encode_video: Encode) -> Tensor:
+    """Latents (B, C, T', H', W') of the pixels that `low` (B, C, T, H, W) decodes to, at the refined clip's size and
+    rate: linear along each axis, as `upsample_latents`.
+    """
+    frames = decode_video(low)
+    pixels = F.interpolate(frames.transpose(1, 2).flatten(0, 1), (clip.height, clip.width), mode="bilinear")
+    return encode_video(resample_frames(pixels.unflatten(0, (len(low), -1)).transpose(1, 2), clip.frames))
 
 
 def refined_source(

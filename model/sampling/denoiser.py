@@ -60,7 +60,8 @@ class GuidedVelocity:
             joint={"video", "audio"} <= run.streams,
         )
         if together is None:
-            together = runs_together(run.prompt[0].device.type, _video_tokens(model, run))
+            texts = run.prompt[0].shape[1], run.negative[0].shape[1]
+            together = runs_together(run.prompt[0].device.type, _video_tokens(model, run), abs(texts[0] - texts[1]))
         groups = [passes] if together else _by_layout(passes, run)
         self.batches = [PassBatch(model, run, group) for group in groups]
 
@@ -93,12 +94,20 @@ LONG_SEQUENCE = 8192
 """Video tokens from which launching kernels costs nothing beside what they compute."""
 
 
-def runs_together(device: str, video_tokens: int) -> bool:
-    """Whether passes of all layouts share a batch: off the CPU, while sequences are short.
+SHORT_SEQUENCE, SHORT_PADDING = 512, 64
+"""Video tokens up to which calling operators costs a CPU more than what padding and closed gates compute for nothing,
+and tokens that pad a text."""
 
-    In long ones the mask of what pads a text would keep attention from its fastest kernel, which takes none.
+
+def runs_together(device: str, video_tokens: int, padding: int = 0) -> bool:
+    """Whether passes of all layouts share a batch: while sequences are short, on a CPU very short.
+
+    In long ones the mask of what pads a text would keep attention from its fastest kernel, which takes none. `padding`
+    is how many tokens the shorter text lacks.
     """
-    return device != "cpu" and video_tokens < LONG_SEQUENCE
+    if device == "cpu":
+        return video_tokens <= SHORT_SEQUENCE and padding <= SHORT_PADDING
+    return video_tokens < LONG_SEQUENCE
 
 
 class PassBatch:

@@ -49,6 +49,23 @@ def velocity_from_clean(clean: Tensor, z_t: Tensor, t: Tensor, smallest: float =
     return (clean - z_t) / (1 - _over(t, z_t)).clamp(min=smallest)
 
 
+RESIDUAL_STD = 0.5
+"""How far clean latents of unit variance lie from those that a refiner is given, about."""
+
+
+def velocity_from_residual(residual: Tensor, given: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+    """The velocity of clean latents around `given`, where a network states the `residual` at unit variance.
+
+    Were z0 normal around `given` with deviation s = `RESIDUAL_STD`, the velocity would be normal for every z_t: with
+    mean given + (t s^2 - (1 - t)) / D (z_t - t given) and deviation s / sqrt(D), D = t^2 s^2 + (1 - t)^2. So a network
+    starts from the best linear guess, and what it adds has one size at all t (cf. Karras et al. 2022, section 5).
+    """
+    t = _over(t, z_t)
+    spread = t**2 * RESIDUAL_STD**2 + (1 - t) ** 2
+    guess = given + (t * RESIDUAL_STD**2 - (1 - t)) / spread * (z_t - t * given)
+    return guess + RESIDUAL_STD / spread.sqrt() * residual
+
+
 def sample_timesteps(
     batch: int,
     modalities: int,

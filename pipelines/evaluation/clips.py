@@ -14,12 +14,18 @@ from skyreels.media.sound import decode_audio
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames` (F, H, W, 3) uint8 RGB at `fps`; `audio` (C, N) float32 in [-1, 1] at `sample_rate`. None: has none."""
+    """`frames` (F, H, W, 3) uint8 RGB at `fps`; `audio` (C, N) float32 in [-1, 1] at `sample_rate`. None: has none.
+
+    Of a refined clip, `unrefined` are frames that need no refiner: what it was given, enlarged and blended; and `dense`
+    those that it makes with dense attention.
+    """
 
     frames: np.ndarray | None = None
     fps: float = 16.0
     audio: np.ndarray | None = None
     sample_rate: int = 44100
+    unrefined: np.ndarray | None = None
+    dense: np.ndarray | None = None
 
     @property
     def seconds(self) -> float:

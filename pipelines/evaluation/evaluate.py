@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import repeat
@@ -16,10 +17,12 @@ import torch
 from model.checksums import CheckpointError
 from model.folder import INDEX
 from model.generator import Generator
+from model.network.mmdit import MMDiT
+from pipelines.evaluation.ablations import ABLATIONS, costs, without
 from pipelines.evaluation.films import Format
 from pipelines.evaluation.make import format_of, make_clip
 from pipelines.evaluation.report.page import render_page
-from pipelines.evaluation.report.table import Row, rows_of
+from pipelines.evaluation.report.table import Row, cost_rows, rows_of
 from pipelines.evaluation.run import Answer, SuiteResult, run_suite
 from pipelines.evaluation.suites import MISSING, SUITES, Suite
 
@@ -34,12 +37,13 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that is judged: how it answers, what it makes, and which parts it has."""
+    """A model that is judged: how it answers, what it makes, which parts it has, and the network of ablations."""
 
     name: str
     answer: Answer
     form: Format
     refines: bool = True
+    network: MMDiT | None = None
 
     @classmethod
     def truth(cls, form: Format = USUAL) -> "Contender":
@@ -50,7 +54,8 @@ class Contender:
         def answer(suite: Suite, ask: Any, seed: int) -> Any:
             return make_clip(generator, suite, ask, seed, dict(settings))
 
-        return cls(name, answer, format_of(generator), generator.components.spec.refines)
+        components = generator.components
+        return cls(name, answer, format_of(generator), components.spec.refines, components.transformer)
 
 
 def require_model(folder: str) -> None:
@@ -76,26 +81,67 @@ def suites_named(names: str) -> list[Suite]:
     return [SUITES[name] for name in names.split(",")]
 
 
+@dataclass(frozen=True)
+class Run:
+    """One suite, of the whole network or of it without a part."""
+
+    suite: str
+    without: str | None = None
+
+
+def runs_of(suites: Sequence[Suite], ablations: Sequence[str]) -> list[Run]:
+    """The suites, those that ablations are held against, and these without each part."""
+    parted = [Run(suite, name) for name in ablations for suite in ABLATIONS[name].suites]
+    names = dict.fromkeys((*(suite.name for suite in suites), *(run.suite for run in parted)))
+    return [*(Run(name) for name in names), *parted]
+
+
+def ablations_named(names: str) -> list[str]:
+    """Of "all" or a list with commas; "" is none. Raises EvaluationError naming what there is."""
+    wanted = list(ABLATIONS) if names == "all" else [name for name in names.split(",") if name]
+    unknown = [name for name in wanted if name not in ABLATIONS]
+    if unknown:
+        raise EvaluationError(
+            f"no part {', '.join(unknown)} can be switched off: use all, or some of {', '.join(ABLATIONS)}"
+        )
+    return wanted
+
+
 def evaluate(
     asked: Contender,
-    suites: Sequence[Suite],
+    runs: Sequence[Run],
     count: int,
     media: Path,
     *,
     noise_seed: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> list[SuiteResult]:
-    """Every suite that the model has the parts for."""
-    return [
-        run_suite(suite, asked.answer, asked.form, count, noise_seed=noise_seed, media=media, progress=progress)
-        for suite in suites
-        if asked.refines or suite.way != "refiner"
-    ]
+    """Every run that the model has the parts for."""
+    results = []
+    for run in runs:
+        suite = SUITES[run.suite]
+        if asked.refines or suite.way != "refiner":
+            with _parted(asked, run.without):
+                results.append(
+                    run_suite(
+                        suite, asked.answer, asked.form, count, noise_seed=noise_seed,
+                        media=None if run.without else media, progress=progress, without=run.without,
+                    )
+                )  # fmt: skip
+    return results
+
+
+def _parted(asked: Contender, name: str | None) -> AbstractContextManager[None]:
+    if name is None:
+        return nullcontext()
+    if asked.network is None:
+        raise EvaluationError(f"{asked.name} has no network that could do without {name}: leave --ablate out")
+    return without(asked.network, name)
 
 
 def evaluate_beside(
     make: Callable[[], Contender],
-    suites: Sequence[Suite],
+    runs: Sequence[Run],
     count: int,
     media: Path,
     workers: int,
@@ -103,14 +149,14 @@ def evaluate_beside(
     noise_seed: int = 0,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> list[SuiteResult]:
-    """The same by `workers` processes of one thread, each with the contender that `make` makes and a suite at a time.
+    """The same by `workers` processes of one thread, each with the contender that `make` makes and a run at a time.
 
-    `progress` is told of the clips of every suite that is done.
+    `progress` is told of the clips of every run that is done.
     """
     ask = partial(evaluate, count=count, media=media, noise_seed=noise_seed)
     results: list[SuiteResult] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
-        for told in pool.map(_asked, repeat(ask), [suite.name for suite in suites]):
+        for told in pool.map(_asked, repeat(ask), runs):
             results += told
             progress(count)
     return results
@@ -125,19 +171,23 @@ def _start(make: Callable[[], Contender]) -> None:
     _here.append(make())
 
 
-def _asked(ask: Callable[[Contender, Sequence[Suite]], list[SuiteResult]], name: str) -> list[SuiteResult]:
-    return ask(_here[0], [SUITES[name]])
+def _asked(ask: Callable[[Contender, Sequence[Run]], list[SuiteResult]], run: Run) -> list[SuiteResult]:
+    return ask(_here[0], [run])
 
 
 def write_report(output: Path, results: Mapping[str, Sequence[SuiteResult]], asked: Mapping[str, Any]) -> list[Row]:
     """`metrics.json` and `report.html`; returns the rows of the table."""
+    parted = {model: costs(told) for model, told in results.items()}
+    results = {model: [result for result in told if result.without is None] for model, told in results.items()}
     rows = [row for model, told in results.items() for row in rows_of(model, told)]
     order = {name: place for place, name in enumerate(SUITES)}
     rows.sort(key=lambda row: (order[row.suite], list(results).index(row.model)))
+    rows += [row for model, told in parted.items() for row in cost_rows(model, told)]
     figures = {
         "asked": dict(asked),
         "missing": list(MISSING),
         "models": {model: {result.suite: result.as_dict() for result in told} for model, told in results.items()},
+        "ablations": {model: [asdict(cost) for cost in told] for model, told in parted.items()},
     }
     (output / "metrics.json").write_text(json.dumps(figures, indent=1, default=float) + "\n", "utf-8")
     page = render_page("Evaluation of " + ", ".join(results), rows, dict(results), output / "media", MISSING)
@@ -146,9 +196,9 @@ def write_report(output: Path, results: Mapping[str, Sequence[SuiteResult]], ask
 
 
 def flat_metrics(results: Sequence[SuiteResult]) -> dict[str, float]:
-    """`suite/metric` to its value, with `_low` and `_high`, for MLflow."""
-    flat: dict[str, float] = {}
-    for result in results:
+    """`suite/metric` to its value, with `_low` and `_high`, for MLflow; `without/part/suite/metric` to its cost."""
+    flat = {f"without/{cost.ablation}/{cost.suite}/{cost.metric}": cost.score.value for cost in costs(results)}
+    for result in (result for result in results if result.without is None):
         for name, score in result.scores.items():
             if score is not None:
                 told = asdict(score)

@@ -12,7 +12,7 @@ from model.generator import Generator
 from model.media import output_frames, video_tensor
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.films import Format
-from pipelines.evaluation.suites import Ask, Suite
+from pipelines.evaluation.suites import Ask, Suite, enlarged
 
 Make = Callable[[Generator, Ask, int, dict[str, Any]], Clip]
 
@@ -48,14 +48,23 @@ def _through_codecs(generator: Generator, ask: Ask, seed: int, settings: dict[st
 
 @torch.no_grad()
 def _refined(generator: Generator, ask: Ask, seed: int, settings: dict[str, Any]) -> Clip:
-    """From latents of the true clip, so that what the base makes is no part of it."""
+    """From latents of the true clip, so that what the base makes is no part of it; sparse, and dense beside it."""
     placement = generator.placement
     prepared = generator.prepare(**ask.arguments, seed=seed, **settings)
     low = placement.encode_video(video_tensor(ask.low)[None])
     state = torch.Generator().manual_seed(seed).get_state()
     base = BaseLatents({"video": low}, placement.read(prepared.prompt, ()), state)
-    made = generator.decode(prepared, generator.refine(prepared, base))
-    return replace(ask.right, frames=made.frames, audio=None)
+    frames, dense = (one.decode(prepared, one.refine(prepared, base)).frames for one in (generator, _dense(generator)))
+    given = output_frames(placement.decode_whole_video(low)[0], "np")
+    unrefined = enlarged(given, len(frames), (frames.shape[2], frames.shape[1]))
+    return replace(ask.right, frames=frames, audio=None, unrefined=unrefined, dense=dense)
+
+
+def _dense(generator: Generator) -> Generator:
+    """The same parts, with a refiner that attends to everything."""
+    config = generator.components.config
+    dense = replace(config, refiner=replace(config.refiner, sparsity=0.0))
+    return Generator(replace(generator.components, config=dense), generator.placement.device)
 
 
 WAYS: dict[str, Make] = {"generate": _generate, "codec": _through_codecs, "refiner": _refined}

@@ -18,10 +18,11 @@ from pipelines.evaluation.judge.path import Path, follow
 from pipelines.evaluation.judge.picture import Picture, look
 from pipelines.evaluation.judge.sound import onsets, sound_class
 
-Input = Literal["frames", "audio", "truth", "source", "given", "keep", "baseline"]
+Input = Literal["frames", "audio", "truth", "source", "given", "keep", "baseline", "unrefined", "dense"]
 Control = Literal["truth", "shuffled", "shifted", "frozen", "noise"]
 LOOSE_S, TIGHT_S = 0.1, 0.04  # how far an event may be from its partner
 END_S = 0.15  # at the end of a clip, where a picture does not yet show that something was hit
+_BETWEEN = slice(1, None, 2)  # of a refined clip, the frames that the base did not make
 NO_PARTNER_S = 1.0  # the offset where nothing was found at all
 
 
@@ -52,6 +53,7 @@ class Case:
             "truth": self.truth,
         }
         there |= {"keep": self.keep, "baseline": self.baseline, "given": self.given or None}
+        there |= {"unrefined": self.made.unrefined, "dense": self.made.dense}
         return {name for name, value in there.items() if value is not None}
 
     @property
@@ -189,10 +191,11 @@ def _alignment(case: Case) -> float | None:
     return measures.av_align(case.frames, case.made.fps, case.audio, case.made.sample_rate)
 
 
-def _gain(case: Case) -> float:
-    """Decibels nearer to the truth than the baseline."""
-    assert case.baseline is not None
-    return measures.psnr(case.frames, case.source_frames) - measures.psnr(case.baseline, case.source_frames)
+def _nearer(case: Case, other: np.ndarray | None, every: slice = slice(None)) -> float:
+    """Decibels nearer to the truth than `other` is, in the frames of `every`."""
+    assert other is not None
+    truth = case.source_frames[every]
+    return measures.psnr(case.frames[every], truth) - measures.psnr(other[every], truth)
 
 
 def _spectrum(case: Case) -> float:
@@ -252,8 +255,14 @@ _ALL = (
     Metric("picture_psnr", "visual quality: clarity", _AGAINST,
            lambda c: measures.psnr(c.frames, c.source_frames), "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),
-    Metric("gain", "visual quality: clarity", _reads("frames", "source", "baseline"), _gain, "mean", "dB",
-           least_on_truth=10.0, bounds={"noise": 0.0}),
+    Metric("gain", "visual quality: clarity", _reads("frames", "source", "baseline"),
+           lambda c: _nearer(c, c.baseline), "mean", "dB", least_on_truth=10.0, bounds={"noise": 0.0}),
+    Metric("gain_given", "visual quality: clarity", _reads("frames", "source", "unrefined"),
+           lambda c: _nearer(c, c.made.unrefined), "mean", "dB", least_on_truth=10.0, bounds={"noise": 0.0}),
+    Metric("gain_between", "motion quality: fluidity", _reads("frames", "source", "unrefined"),
+           lambda c: _nearer(c, c.made.unrefined, _BETWEEN), "mean", "dB", least_on_truth=10.0, bounds={"noise": 0.0}),
+    Metric("sparse_gain", "visual quality: clarity", _reads("frames", "source", "dense"),
+           lambda c: _nearer(c, c.made.dense), "mean", "dB", least_on_truth=-0.1, bounds={"noise": -5.0}),
     Metric("spectrum", "audio quality: clarity", _reads("audio", "source"), _spectrum, "mean",
            least_on_truth=0.97, bounds={"noise": 0.6}),
     Metric("sharpness", "visual quality: clarity", _reads("frames"), lambda c: measures.sharpness(c.frames),

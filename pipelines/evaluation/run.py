@@ -47,6 +47,8 @@ class SuiteResult:
     shown: list[dict[str, Any]] = field(default_factory=list)
     distance: float | None = None
     """Frechet distance of pictures made to those that are right, on simple features: for suites of one size alone."""
+    without: str | None = None
+    """The part of the network that was switched off (see `ablations`)."""
 
     @property
     def trusted(self) -> bool:
@@ -70,15 +72,17 @@ def run_suite(
     noise_seed: int = 0,
     media: Path | None = None,
     progress: Callable[[], None] = lambda: None,
+    without: str | None = None,
 ) -> SuiteResult:
     """Ask `count` films of `answer`; what cannot be made is a row that scores nothing right, and the rest goes on.
 
-    The first clips are written to `media`, beside the right ones.
+    The first clips are written to `media`, beside the right ones. `without` names the part that the answering network
+    lacks: such a run is held against the whole network's, and has no controls of its own.
     """
     start = time.perf_counter()
-    films = examples(suite.seed, max(count, LEAST_CONTROLS), form, suite.motion)
+    films = examples(suite.seed, count if without else max(count, LEAST_CONTROLS), form, suite.motion)
     asks = [suite.ask(example, form) for example in films]
-    controls = run_controls([ask.case(ask.right) for ask in asks], suite.metrics)
+    controls = [] if without else run_controls([ask.case(ask.right) for ask in asks], suite.metrics)
     rows, shown, features = [], [], []
     for number, ask in enumerate(asks[:count]):
         seed = suite.seed + number + 7_919 * noise_seed
@@ -89,9 +93,18 @@ def run_suite(
         if media is not None and number < SHOWN and made is not None:
             shown.append(_written(suite, ask, made, number, row, media))
         progress()
-    scores = {name: summarise(METRICS[name], list(_values(rows, name))) for name in suite.metrics}
+    scores = {name: summarise(METRICS[name], list(values_of(rows, name))) for name in suite.metrics}
     return SuiteResult(suite.name, scores, _held(suite, scores, controls), controls, rows,
-                       time.perf_counter() - start, shown, _distance(features))  # fmt: skip
+                       time.perf_counter() - start, shown, _distance(features), without)  # fmt: skip
+
+
+def values_of(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | None]:
+    """Scores of all rows; of a clip that was not made nothing is right, and no number is known."""
+    for row in rows:
+        if "error" in row:
+            yield 0.0 if METRICS[name].kind == "share" else None
+        else:
+            yield row["scores"][name]
 
 
 def _distance(features: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
@@ -110,15 +123,6 @@ def _judged(suite: Suite, ask: Ask, seed: int, answer: Answer) -> tuple[dict[str
         return row | {"scores": {name: METRICS[name].of(case) for name in suite.metrics}}, made
     except ValueError as error:
         return row | {"error": f"{type(error).__name__}: {error}"}, None
-
-
-def _values(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | None]:
-    """Scores of all rows; of a clip that was not made nothing is right, and no number is known."""
-    for row in rows:
-        if "error" in row:
-            yield 0.0 if METRICS[name].kind == "share" else None
-        else:
-            yield row["scores"][name]
 
 
 def _held(suite: Suite, scores: dict[str, Score | None], controls: Sequence[ControlResult]) -> dict[str, Held | None]:

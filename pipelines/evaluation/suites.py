@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from model.conditioning import ImageReference
+from model.conditioning import AudioReference, ImageReference, VideoReference
+from model.media import video_tensor
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.films import EVALUATION_SEED, FINER, SEEDS_PER_SUITE, Example, Format, Truth, shown
 from pipelines.evaluation.metrics import Case
@@ -20,14 +21,15 @@ from pipelines.synthesis.film import MotionKind
 from pipelines.synthesis.pairs import make_pair
 from pipelines.synthesis.studio import render
 
+REFERENCE_S = 0.5
+"""Of clips and sounds that are shown as references."""
 MISSING = (
     "multi-shot",
     "edits: restyle, camera, background",
     "removal of text, watermarks and logos",
-    "references: clip and voice",
+    "references: voice",
     "speech and lip sync",
     "spatial audio, soundstage and atmosphere",
-    "ablations",
 )
 """What the bench does not ask yet."""
 
@@ -98,16 +100,21 @@ def _codec(example: Example, form: Format) -> Ask:
 def _refiner(example: Example, form: Format) -> Ask:
     """The true clip, small and slow, to be made large and smooth; beside it what blending alone would give."""
     large = np.stack(list(render(example.film).frames()))[: FINER * (form.frames - 1) + 1]
-    places = np.linspace(0, form.frames - 1, len(large))
-    frames = _frames(example).astype(np.float32)
-    before = np.minimum(places.astype(int), form.frames - 2)
-    share = (places - before)[:, None, None, None]
-    blended = (1 - share) * frames[before] + share * frames[before + 1]
-    size = large.shape[2], large.shape[1]
-    plain = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in blended])
-    source = Clip(large, FINER * form.fps)
+    plain = enlarged(_frames(example), len(large), (large.shape[2], large.shape[1]))
+    source = Clip(large, FINER * form.fps, unrefined=plain, dense=large)
     asked = _told(example, refine=True, sound=False)
-    return Ask(asked, example.truth, source, source, baseline=np.rint(plain).astype(np.uint8), low=_frames(example))
+    return Ask(asked, example.truth, source, source, baseline=plain, low=_frames(example))
+
+
+def enlarged(frames: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
+    """(F, H, W, 3) uint8 at `count` frames of `size` (width, height): blended in time, linear in space."""
+    places = np.linspace(0, len(frames) - 1, count)
+    before = np.minimum(places.astype(int), len(frames) - 2)
+    share = (places - before)[:, None, None, None]
+    blended = (1 - share) * frames[before].astype(np.float32) + share * frames[before + 1]
+    return np.rint(np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in blended])).astype(
+        np.uint8
+    )
 
 
 def _t2v(example: Example, form: Format) -> Ask:
@@ -203,11 +210,34 @@ def _edited(before: Example, after: Example, prompt: str) -> Ask:
 
 def _image_reference(example: Example, form: Format) -> Ask:
     """The subject is shown at rest and not described."""
-    picture = torch.from_numpy(_frames(example)[0]).permute(2, 0, 1).float() / 127.5 - 1
+    reference = ImageReference("@image_1", [video_tensor(_frames(example)[:1])[:, 0]])
+    return _undescribed(example, reference)
+
+
+def _video_reference(example: Example, form: Format) -> Ask:
+    """The subject is shown moving, for as long as training shows one, and not described."""
+    frames = 4 * round(REFERENCE_S * form.fps / 4) + 1
+    return _undescribed(example, VideoReference("@video_1", video_tensor(_frames(example)[:frames])))
+
+
+def _undescribed(example: Example, reference: ImageReference | VideoReference) -> Ask:
     words = f"{example.truth.colour} {example.truth.shape}"
-    prompt = example.truth.prompt.replace(f"A {words}", "@image_1").replace(f"An {words}", "@image_1")
-    reference = ImageReference("@image_1", [picture])
+    prompt = example.truth.prompt.replace(f"A {words}", reference.tag).replace(f"An {words}", reference.tag)
     return Ask({"prompt": prompt, "references": [reference]}, replace(example.truth, prompt=prompt), example.clip)
+
+
+def _audio_reference(example: Example, form: Format) -> Ask:
+    """The sound is heard, from its first hit on where there is one, and not described."""
+    clip = example.clip
+    assert clip.audio is not None
+    length = round(REFERENCE_S * clip.sample_rate)
+    hit = round(min(example.truth.hits, default=0.0) * clip.sample_rate)
+    start = min(max(0, hit - length // 10), clip.audio.shape[1] - length)
+    reference = AudioReference("@audio_1", torch.from_numpy(clip.audio[:, start : start + length].copy()))
+    subject, background, *_ = example.truth.prompt.split(", ")
+    prompt = f"{subject} heard as {reference.tag}, {background.removesuffix('.')}."
+    asked = {"prompt": prompt, "audio_references": [reference]}
+    return Ask(asked, replace(example.truth, prompt=prompt), clip, own_hits=True)
 
 
 def _frames(example: Example) -> np.ndarray:
@@ -251,6 +281,11 @@ _ALL = (
           (Target("colour", 0.75), Target("shape", 0.75), Target("rest", 22.0))),
     Suite("image_reference", 15, _image_reference, ("colour", "shape", "motion", "background"),
           (Target("colour", 0.8), Target("shape", 0.8))),
-    Suite("refiner", 16, _refiner, ("gain", "picture_psnr"), (Target("gain", 2.0),), way="refiner"),
+    Suite("refiner", 16, _refiner, ("gain", "gain_given", "gain_between", "sparse_gain", "picture_psnr"),
+          (Target("gain", 2.0), Target("gain_given", 2.0), Target("gain_between", 2.0), Target("sparse_gain", -0.3)),
+          way="refiner"),
+    Suite("video_reference", 17, _video_reference, ("colour", "shape", "motion", "background"),
+          (Target("colour", 0.7), Target("shape", 0.7))),
+    Suite("audio_reference", 18, _audio_reference, (*_SOUNDS, "event_f1", "colour", "shape"), (Target("sound", 0.7),)),
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _ALL}

@@ -165,7 +165,8 @@ def small_preset():
         video_channels=4,
         audio_channels=6,
     )
-    refiner = dataclasses.replace(tiny.refiner, keyframe_spacing=2, sparse_min_tokens=32)
+    as_the_base = {"dual_blocks": None, "single_blocks": None, "prediction": None, "enlarges": "latents"}
+    refiner = dataclasses.replace(tiny.refiner, keyframe_spacing=2, sparse_min_tokens=32, **as_the_base)
     return dataclasses.replace(tiny, transformer=transformer, refiner=refiner, video=VIDEO, audio=AUDIO)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipelines.evaluation.ablations import Cost
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.run import SuiteResult
 
@@ -37,6 +38,30 @@ def rows_of(model: str, results: Sequence[SuiteResult]) -> Iterator[Row]:
         names = sorted(result.scores, key=lambda name: name not in result.held)
         for name in names:
             yield _row(model, result, name)
+
+
+def cost_rows(model: str, costs: Sequence[Cost]) -> Iterator[Row]:
+    """What the network loses without each part, where a suite's controls stand the two figures beside each other."""
+    for cost in costs:
+        unit = METRICS[cost.metric].unit
+        mark = "" if cost.met is None else "met" if cost.met else f"missed by {_number(_short(cost))}"
+        yield Row(
+            suite=f"{cost.suite} without {cost.ablation}",
+            metric=cost.metric,
+            model=model,
+            value=f"-{_number(cost.score.value)} {unit}".strip(),
+            interval=f"{_number(cost.score.low)} … {_number(cost.score.high)}",
+            count=str(cost.score.count),
+            target="" if cost.bound is None else f">= {_number(cost.bound)}",
+            mark=mark,
+            ceiling="",
+            controls=f"with it {_number(cost.whole)}, without {_number(cost.without)}",
+            span=None,
+        )
+
+
+def _short(cost: Cost) -> float:
+    return 0.0 if cost.bound is None else cost.bound - cost.score.value
 
 
 def text_table(rows: Sequence[Row]) -> str:

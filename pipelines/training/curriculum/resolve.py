@@ -286,7 +286,7 @@ def _latent_spec(recipe: StageRecipe, preset: Preset, overrides: Sequence[str]) 
         kinds -= {"video"}  # the picture of a clip would be encoded for nothing
     undrawn = kinds & {"image", "video"} - {kind for task in tasks if "regions" in task.needs for kind in task.kinds}
     region_kinds = sorted({"image", "video"} - undrawn) if "regions" in needs else ["image", "video"]
-    refined = {"space_factor": preset.refiner.space_factor, "time_factor": preset.refiner.time_factor}
+    refined = {name: getattr(preset.refiner, name) for name in ("space_factor", "time_factor", "enlarges")}
     values = {
         "name": recipe.latents,
         "kinds": sorted(kinds),

@@ -99,10 +99,11 @@ class Assembler:
         return collate(task, examples, keys, generator, collation, self._audio_time_scale(first))
 
     def undropped(self) -> "Assembler":
-        """The same without dropout and noise on conditions: how the network is asked to generate."""
-        settings = dataclasses.replace(
-            self.settings, dropout=Dropout(0.0, 0.0), keyframes_from_image=0.0, low_noise=0.0
-        )
+        """The same without dropout and noise on conditions: how the network is asked to generate. What is always
+        dropped stays so: it is never given."""
+        shares = self.settings.dropout
+        dropout = Dropout(float(shares.text == 1), float(shares.references == 1))
+        settings = dataclasses.replace(self.settings, dropout=dropout, keyframes_from_image=0.0, low_noise=0.0)
         return dataclasses.replace(self, settings=settings)
 
     def first(self, task: str, count: int, bucket: str | None = None) -> list[LatentSample]:

@@ -46,6 +46,10 @@ class Encoders:
         """(B, 3, F, H, W) in [-1, 1] -> (B, C, T, h, w)."""
         return self.video.encode(pixels.to(self.device)).float().cpu()
 
+    def video_pixels(self, latents: Tensor) -> Tensor:
+        """(B, C, T, h, w) -> (B, 3, F, H, W) in [-1, 1]."""
+        return self.video.decode(latents.to(self.device)).float().cpu()
+
     def audio_latents(self, waveform: Tensor) -> Tensor:
         """(B, channels, samples) -> (B, Ca, L)."""
         return self.audio.encode(waveform.to(self.device)).float().cpu()

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.conditioning import Reference, VideoReference, blank, latent_keep_mask, tagged
 from model.config import RefinerConfig
 from model.media import cover_mask
-from model.network.refiner import refined_clip, refined_source
+from model.network.refiner import enlarged_pixels, refined_clip, refined_source
 from model.shapes import ClipShape
 from pipelines.dataset.reader import (
     CAPTION_FORMS,
@@ -118,6 +118,7 @@ def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
     clip, shape = placed.clip, _shape(placed, spec, encoders)
     video = open_video(storage, clip)
     pixels = video.read(frame_times(placed.start_s, shape.frames, shape.fps), shape.height, shape.width)
+    latents = encoders.video_latents(pixels[None])
     spans = other_times(clip, placed.start_s, shape.seconds)
     references = draw_references(placed, spans, storage, video, shape, spec, encoders)
     return LatentSample(
@@ -125,7 +126,7 @@ def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         kind="video",
         bucket=placed.bucket.name,
         shape=shape,
-        video=encoders.video_latents(pixels[None])[0],
+        video=latents[0],
         audio=_sound(placed, shape.audio_samples, storage, spec, encoders),
         texts=encode_texts(placed, shape.seconds, references, spec, encoders),
         stills=encode_stills(pixels, shape, encoders) if spec.stills else None,
@@ -133,6 +134,7 @@ def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         regions=tuple(_regions(pixels, placed, spec, encoders)),
         references=encode_references(references, shape, encoders),
         **_refined(video, placed, shape, spec, encoders),
+        enlarged=_enlarged(latents, shape, spec, encoders),
     )
 
 
@@ -147,16 +149,18 @@ def _encode_image(placed: Placed, storage: Storage, spec: LatentSpec, encoders: 
         pictures = [read_image(storage, placed.clip, *size)[:, None] for size in sizes]
     fine = dataclasses.replace(shape, height=sizes[1][0], width=sizes[1][1])
     large = encoders.video_latents(pictures[1][None])[0] if spec.refined else None
+    latents = encoders.video_latents(pictures[0][None])
     return LatentSample(
         key=placed.key,
         kind="image",
         bucket=placed.bucket.name,
         shape=shape,
-        video=encoders.video_latents(pictures[0][None])[0],
+        video=latents[0],
         texts=encode_texts(placed, 0.0, [], spec, encoders),
         regions=tuple(_regions(pictures[0], placed, spec, encoders)),
         large=large,
         refined=large,
+        enlarged=_enlarged(latents, shape, spec, encoders),
         refined_regions=tuple(_refined_regions(pictures[1], placed, fine, fine, spec, encoders)),
     )
 
@@ -244,6 +248,14 @@ def _refined(
         "refined": encoders.video_latents(pixels[None])[0],
         "refined_regions": tuple(_refined_regions(every, placed, large, fine, spec, encoders)),
     }
+
+
+def _enlarged(latents: Tensor, shape: ClipShape, spec: LatentSpec, encoders: Encoders) -> Tensor | None:
+    """Of the base's latents (1, C, T, h, w), what a refiner is shown that enlarges pixels."""
+    if spec.refined is None or spec.refined.enlarges != "pixels":
+        return None
+    fine = refined_clip(shape, RefinerConfig(spec.refined.space_factor, spec.refined.time_factor))
+    return enlarged_pixels(latents, fine, encoders.video_pixels, encoders.video_latents)[0]
 
 
 def _refined_regions(

@@ -70,12 +70,14 @@ class LatentSample:
     """(C, T, H, W): the clip at the refiner's size and the base's frame rate, for keyframes."""
     refined: Tensor | None = None
     """(C, T', H, W): the clip at the refiner's size and frame rate."""
+    enlarged: Tensor | None = None
+    """(C, T', H, W): `video` decoded, enlarged and encoded again, where the refiner is shown that."""
     refined_regions: tuple[Region, ...] = ()
     """At that size and rate, where the sample has `regions`: what is kept while the rest is refined."""
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PLAIN = ("video", "audio", "stills", "large", "refined")
+_PLAIN = ("video", "audio", "stills", "large", "refined", "enlarged")
 
 
 def pack(sample: LatentSample, dtype: str) -> dict[str, bytes]:

@@ -32,6 +32,7 @@ class RefinedSpec(Config):
 
     space_factor: int = Field(2, ge=1)
     time_factor: int = Field(2, ge=1)
+    enlarges: Literal["latents", "pixels"] = "latents"
 
 
 class LatentSpec(Config):

@@ -4,7 +4,8 @@ Whoever starts the ranks compares checksums, once (`model.checksums.check`); the
 
 A joint model takes its video branch from the last video stage and its audio branch from the audio stage. What neither
 has, the attention between them, keeps its initial values, and those close its gates: the joint model starts out
-computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5).
+computing exactly what its two branches compute apart. A refiner takes the base's video branch (paper, section 4.5),
+some layers of it where it has fewer, and all but the output layer where that states something else.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +22,13 @@ from model.checkpoint import StoredState, stored_config
 from model.checksums import CheckpointError
 from model.config import TransformerConfig
 from model.costs.memory import meta_model
+from model.network.refiner import base_layers
 
 BRANCH_FIELDS = frozenset({"video_channels", "audio_channels"})
 LATER_FIELDS = frozenset({"sparse", "sparse_cube", "sparse_min_tokens", "sparse_kernel"})
-"""Of the config: what a refiner changes of its base."""
+"""Of the config: what a refiner adds to its base."""
+REFINERS_OWN = frozenset({"dual_blocks", "single_blocks", "prediction"})
+"""What it may have otherwise than its base."""
 
 
 def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> "StartWeights":
@@ -39,9 +44,12 @@ def warm_start(config: TransformerConfig, folders: Sequence[str | Path]) -> "Sta
         _check_sizes(config, source)
     _check_branches(config, sources)
     shapes = {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
-    origins: dict[str, _Source] = {}
+    origins: dict[str, _Origin] = {}
     for name in shapes:
-        found = [source for source in sources if name in source.state]
+        if _is_output(name) and any(source.config.prediction != config.prediction for source in sources):
+            continue
+        places = [_Origin(source, source.name_of(name, config)) for source in sources]
+        found = [place for place in places if place.name in place.source.state]
         if found:
             origins[name] = found[0]
         elif not _is_new(name):
@@ -60,12 +68,26 @@ class _Source:
     def open(cls, folder: str | Path) -> "_Source":
         return cls(Path(folder), stored_config(TransformerConfig, folder), StoredState(folder))
 
+    def name_of(self, name: str, config: TransformerConfig) -> str:
+        """Under which name a parameter of a network of `config` is here."""
+        if not name.startswith("layers."):
+            return name
+        _, number, rest = name.split(".", 2)
+        return f"layers.{base_layers(config, self.config)[int(number)]}.{rest}"
+
+
+class _Origin(NamedTuple):
+    """A stored parameter."""
+
+    source: _Source
+    name: str
+
 
 class StartWeights(Mapping[str, Tensor]):
     """Tensors of several folders, whole or in `Pieces`; modulations gain the rows towards the other branch as zeros, or
     lose them."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Source]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], origins: Mapping[str, _Origin]) -> None:
         self._shapes, self._origins = shapes, origins
 
     def __getitem__(self, name: str) -> Tensor:
@@ -77,12 +99,12 @@ class StartWeights(Mapping[str, Tensor]):
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor; what another rank holds is not read."""
-        state, shape = self._origins[name].state, self._shapes[name]
-        stored = state.shape(name)
+        (source, stored_name), shape = self._origins[name], self._shapes[name]
+        stored = source.state.shape(stored_name)
         if stored != shape and (".media_modulation." not in f".{name}" or stored[1:] != shape[1:]):
-            raise CheckpointError(f"{name} in {self._origins[name].folder} is {stored}, the network's is {shape}")
+            raise CheckpointError(f"{name} in {source.folder} is {stored}, the network's is {shape}")
         held = math.prod(stored)
-        found = state.piece(name, min(start, held), min(stop, held))
+        found = source.state.piece(stored_name, min(start, held), min(stop, held))
         return torch.cat([found, found.new_zeros(stop - start - len(found))]) if len(found) < stop - start else found
 
     def __contains__(self, name: object) -> bool:
@@ -96,9 +118,10 @@ class StartWeights(Mapping[str, Tensor]):
 
 
 def _check_sizes(config: TransformerConfig, source: _Source) -> None:
-    """Everything but the branches and what a refiner adds must be equal."""
+    """Everything but the branches and what a refiner has of its own must be equal."""
     mine, theirs = dataclasses.asdict(config), dataclasses.asdict(source.config)
-    apart = [name for name in mine if name not in BRANCH_FIELDS | LATER_FIELDS and mine[name] != theirs[name]]
+    free = BRANCH_FIELDS | LATER_FIELDS | (REFINERS_OWN if _starts_refiner(config, source.config) else frozenset())
+    apart = [name for name in mine if name not in free and mine[name] != theirs[name]]
     apart += [name for name in BRANCH_FIELDS if mine[name] and theirs[name] and mine[name] != theirs[name]]
     if apart:
         told = ", ".join(f"{name} {theirs[name]} instead of {mine[name]}" for name in sorted(apart))
@@ -126,6 +149,16 @@ def _branches(config: TransformerConfig) -> str:
     if config.sparse:
         return "refiner"
     return "video" if config.video_channels else "audio"
+
+
+def _starts_refiner(config: TransformerConfig, base: TransformerConfig) -> bool:
+    """Whether a refiner begins: one that goes on from itself is as it was."""
+    return _branches(config) == "refiner" and _branches(base) != "refiner"
+
+
+def _is_output(name: str) -> bool:
+    """The layer that states what a network predicts."""
+    return ".head." in f".{name}"
 
 
 def _is_new(name: str) -> bool:

@@ -53,17 +53,20 @@ def _refined(sample: LatentSample, context: TaskContext, source: VideoCondition 
     out as often as other references are: a base that makes none can be refined as well. A picture has none: its only
     frame would be what is to be made.
     """
-    low, refined = picture(sample), held(sample, sample.refined, "refined")
+    low, refined = picture(sample)[None], held(sample, sample.refined, "refined")
+    pixels = context.settings.refiner.enlarges == "pixels"
+    given = held(sample, sample.enlarged, "enlarged")[None] if pixels else low
     level = torch.rand(1, generator=context.generator) * context.settings.low_noise
-    low = noised(low[None], torch.randn(low[None].shape, generator=context.generator), 1 - level)
+    given = noised(given, torch.randn(given.shape, generator=context.generator), 1 - level)
     indices = keyframe_indices(low.shape[2], context.settings.refiner.keyframe_spacing)
     size = refined.shape[1], refined.shape[2], refined.shape[3]
-    given = not context.chance(context.settings.dropout.references) and low.shape[2] > 1
+    shown = not context.chance(context.settings.dropout.references) and low.shape[2] > 1
     condition = refiner_condition(
-        low,
+        low if pixels else given,
         size,
-        keyframes=held(sample, sample.large, "large")[None, :, list(indices)] if given else None,
-        keyframe_indices=indices if given else (),
+        enlarged=given if pixels else None,
+        keyframes=held(sample, sample.large, "large")[None, :, list(indices)] if shown else None,
+        keyframe_indices=indices if shown else (),
         source=source,
     )
     return Example(caption(sample, context), refined, condition)

@@ -6,7 +6,16 @@ import torch
 from model.conditioning import VideoCondition
 from model.config import RefinerConfig, TransformerConfig
 from model.network.mmdit import JointInputs, MMDiT, predict
-from model.network.refiner import refined_clip, refined_index, refiner_condition, refiner_config, upsample_latents
+from model.network.refiner import (
+    base_layers,
+    enlarged_pixels,
+    refined_clip,
+    refined_index,
+    refiner_condition,
+    refiner_config,
+    upsample_latents,
+)
+from model.sampling.flow import clean_from_velocity
 from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 
 BASE = TransformerConfig(
@@ -53,6 +62,27 @@ def test_short_sequences_stay_dense() -> None:
     torch.testing.assert_close(sparse, predict(base, inputs).video, atol=1e-5, rtol=1e-4)
 
 
+def test_a_shallow_refiner_takes_the_first_dual_and_the_last_single_layers() -> None:
+    base = TransformerConfig(48, 2, 3, 4, 20, 3, 5, mlp_ratio=2.0)
+    config = refiner_config(base, RefinerConfig(dual_blocks=1, single_blocks=2))
+    assert (config.dual_blocks, config.single_blocks, config.prediction) == (1, 2, "velocity")
+    assert base_layers(config, base) == (0, 5, 6)
+    assert base_layers(refiner_config(base, RefinerConfig(dual_blocks=0)), base) == (3, 4, 5, 6)
+    assert base_layers(refiner_config(base, RefinerConfig()), base) == tuple(range(7))
+    with pytest.raises(ValueError, match="5 single blocks is deeper than its base of 3 and 4: lower refiner"):
+        base_layers(refiner_config(base, RefinerConfig(single_blocks=5)), base)
+
+
+@torch.no_grad()
+def test_a_residual_refiner_that_has_learned_nothing_leads_from_noise_to_what_it_is_given() -> None:
+    model = MMDiT(refiner_config(BASE, dataclasses.replace(REFINER, prediction="residual"))).eval()
+    inputs = dataclasses.replace(video_inputs(), timesteps=torch.zeros(2, 2))
+    noise, given = inputs.video[:, :3], inputs.video[:, 3:6]
+    torch.testing.assert_close(clean_from_velocity(predict(model, inputs).video, noise, torch.zeros(2)), given)
+    with pytest.raises(ValueError, match="sound is given no latents"):
+        dataclasses.replace(BASE, prediction="residual")
+
+
 def test_frames_double_but_one() -> None:
     clip = ClipShape(81, 16, 544, 960, VideoCodecSpec(16), AudioCodecSpec(40, 44_100, 1024))
     refined = refined_clip(clip, RefinerConfig())
@@ -71,6 +101,15 @@ def test_interpolation_is_exact_on_linear_latents() -> None:
     expected = 10 * fine_time[:, None, None] + fine_row[:, None] - 2 * fine_column
     torch.testing.assert_close(refined[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
     assert upsample_latents(low[:, :, :1], (1, 8, 12)).shape == (1, 1, 1, 8, 12)
+
+
+def test_enlarged_pixels_are_linear_where_the_codec_changes_nothing() -> None:
+    low, seen = torch.randn(2, 3, 3, 4, 6), []
+    clip = ClipShape(5, 32, 8, 12, VideoCodecSpec(3, (1, 1, 1)), None)
+    made = enlarged_pixels(low, clip, lambda latents: seen.append(latents) or latents, lambda pixels: pixels)
+    torch.testing.assert_close(made, upsample_latents(low, (5, 8, 12)))
+    assert torch.equal(seen[0], low)
+    assert torch.equal(refiner_condition(low, (5, 8, 12), enlarged=made).latents, made)
 
 
 def test_keyframes_overwrite_and_the_source_is_kept() -> None:

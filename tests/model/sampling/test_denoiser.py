@@ -136,10 +136,17 @@ def test_texts_of_one_length_need_no_mask():
 
 
 @pytest.mark.parametrize(
-    ("device", "tokens", "together"), [("cpu", 100, False), ("cuda", 100, True), ("cuda", 30_000, False)]
+    ("device", "tokens", "padding", "together"),
+    [
+        ("cpu", 100, 20, True),
+        ("cpu", 100, 200, False),
+        ("cpu", 2000, 20, False),
+        ("cuda", 100, 200, True),
+        ("cuda", 30_000, 0, False),
+    ],
 )
-def test_long_sequences_are_not_masked_for_a_shorter_text(device, tokens, together):
-    assert runs_together(device, tokens) is together
+def test_long_sequences_are_not_masked_for_a_shorter_text(device, tokens, padding, together):
+    assert runs_together(device, tokens, padding) is together
 
 
 def picture(width):

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from model.sampling.flow import (
+    RESIDUAL_STD,
     FlowConfig,
     clean_from_velocity,
     noised,
@@ -12,6 +14,7 @@ from model.sampling.flow import (
     shift_timesteps,
     sigma_of,
     velocity_from_clean,
+    velocity_from_residual,
     velocity_target,
 )
 
@@ -33,6 +36,21 @@ def test_velocity_and_clean_predictions_are_two_forms_of_one():
     torch.testing.assert_close(clean_from_velocity(clean - noise, z, t), clean)
     torch.testing.assert_close(velocity_from_clean(clean, z, t), clean - noise, rtol=1e-4, atol=1e-4)
     assert velocity_from_clean(clean, z, torch.ones(4)).isfinite().all()
+
+
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.7, 0.95, 1.0])
+def test_a_residual_of_nothing_is_the_best_linear_guess_and_a_residual_has_unit_variance(t):
+    """Against regression in numpy: v = z0 - eps and z_t are linear in normal z0 and eps."""
+    given, level = 0.8, torch.full((1,), t, dtype=torch.float64)
+    mixing = np.array([[RESIDUAL_STD, -1.0], [t * RESIDUAL_STD, 1 - t]])  # of (z0 - given) / s and eps, in v and z_t
+    covariance = mixing @ mixing.T
+    slope = covariance[0, 1] / covariance[1, 1]
+    left = covariance[0, 0] - slope * covariance[0, 1]
+    z = torch.tensor([[-1.3, 0.4, 2.0]], dtype=torch.float64)
+    guess = velocity_from_residual(torch.zeros_like(z), torch.full_like(z, given), z, level)
+    np.testing.assert_allclose(guess.numpy(), given + slope * (z.numpy() - t * given), atol=1e-9)
+    one = velocity_from_residual(torch.ones_like(z), torch.full_like(z, given), z, level)
+    np.testing.assert_allclose((one - guess).numpy(), np.sqrt(left), atol=1e-9)
 
 
 def test_uniform_timesteps_are_shared_by_modalities_and_spread_evenly():

@@ -11,7 +11,7 @@ from model.generation.components import Components
 from model.generator import Generator
 from model.network.keyframes import keyframe_indices
 from model.network.mmdit import MMDiT
-from model.network.refiner import refined_clip, refined_source, refiner_config
+from model.network.refiner import enlarged_pixels, refined_clip, refined_source, refiner_config
 from model.shapes import ClipShape
 from pipelines.dataset.reader import open_video
 from pipelines.training.data.assembler import Assembler
@@ -35,10 +35,14 @@ def small():
 @pytest.fixture(scope="module")
 def shown(small, encoders):
     """A call of a generator with `refine`: the refiner's first video input, and the base's streams."""
+    return caller(small, encoders, REFINER)
+
+
+def caller(small, encoders, settings):
     torch.manual_seed(0)
     base = MMDiT(small.transformer).eval()
-    refiner = MMDiT(refiner_config(small.transformer, REFINER)).eval()
-    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), UsualClip(16, SIDE, SIDE, 0.5), REFINER)
+    refiner = MMDiT(refiner_config(small.transformer, settings)).eval()
+    config = GenerationConfig(SamplingConfig(1, "euler", 1.0, keyframes=True), UsualClip(16, SIDE, SIDE, 0.5), settings)
     generator = Generator(Components(base, encoders.video, encoders.text, encoders.audio, refiner, config))
     inputs = []
     refiner.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -92,11 +96,11 @@ class Constants:
         return torch.zeros(16, 1, 2, 2)
 
 
-def trained_on(small, sample):
+def trained_on(small, sample, task="refine_inpaint", refiner=REFINER):
     """The video input of a training batch of one sample, nothing dropped or noised."""
-    settings = TaskSettings({"structured": 1.0}, Dropout(0, 0), REFINER, low_noise=0.0)
+    settings = TaskSettings({"structured": 1.0}, Dropout(0, 0), refiner, low_noise=0.0)
     assembler = Assembler(small, "refiner", Constants(sample.texts["structured"]), settings)
-    batch = assembler.batch("refine_inpaint", [sample], torch.Generator().manual_seed(0))
+    batch = assembler.batch(task, [sample], torch.Generator().manual_seed(0))
     return batch.inputs.video[0], batch.targets["video"]
 
 
@@ -131,6 +135,25 @@ def test_a_batch_has_the_channels_that_generation_gives_the_refiner(small, shown
     assert torch.equal(mask.bool(), kept.keep_mask[0])
     assert torch.allclose(asked[16:-1][:, mask.bool()], kept.latents[:, mask.bool()], atol=1e-5)
     assert torch.allclose(target.weight[0, 0], torch.where(mask.bool(), 0.1, 1.0))
+
+
+def test_enlarged_pixels_are_in_the_cache_and_in_a_batch_as_generation_shows_them(small, encoders, dataset, spec):
+    settings = dataclasses.replace(REFINER, enlarges="pixels")
+    fine = spec.model_copy(update={"refined": RefinedSpec(enlarges="pixels"), "sizes": (SIDE,)})
+    clip = next(clip for clip in dataset.clips if clip.key == "clip")
+    sample = encode_sample(place(clip, fine, encoders.video.spec)[0], dataset.storage, fine, encoders)
+    refined = refined_clip(sample.shape, settings)
+
+    def again(latents):
+        return enlarged_pixels(latents[None], refined, encoders.video.decode, encoders.video.encode)[0]
+
+    assert torch.allclose(sample.enlarged, again(sample.video), atol=1e-5)
+    asked, streams = caller(small, encoders, settings)(seconds=sample.shape.frames / 16)
+    made = dataclasses.replace(generated_as(sample, streams), enlarged=again(streams["video"]))
+    trained, _ = trained_on(small, made, "refine", settings)
+    assert torch.allclose(trained[16:], asked[16:], atol=1e-5)
+    plain, _ = trained_on(small, made, "refine")
+    assert not torch.allclose(trained[16:-1], plain[16:-1], atol=1e-3)
 
 
 def test_what_is_kept_of_a_source_leaks_nothing_of_the_rest(encoders, source, monkeypatch):

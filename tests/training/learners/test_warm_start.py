@@ -73,6 +73,37 @@ def test_a_refiner_starts_as_the_video_branch_of_its_base(stored, small_preset):
     assert torch.allclose(model(given).video, base(given).video, atol=1e-5)
 
 
+@pytest.fixture
+def deep_preset(small_preset):
+    """With a refiner of fewer layers, which states residuals."""
+    refiner = dataclasses.replace(small_preset.refiner, dual_blocks=1, single_blocks=2, prediction="residual")
+    transformer = dataclasses.replace(small_preset.transformer, dual_blocks=2, single_blocks=3)
+    return dataclasses.replace(small_preset, transformer=transformer, refiner=refiner)
+
+
+def test_a_shallow_refiner_starts_as_some_layers_of_its_base_and_states_nothing_yet(stored, deep_preset):
+    joint, base = stored("joint", deep_preset)
+    model, weights = started(deep_preset, "refiner", [joint])
+    theirs, mine = base.state_dict(), model.state_dict()
+    for layer, of_base in ((0, 0), (1, 3), (2, 4)):
+        names = [name for name in mine if name.startswith(f"layers.{layer}.") and "coarse_gate" not in name]
+        assert len(names) > 20
+        for name in names:
+            assert torch.equal(mine[name], theirs[name.replace(f"layers.{layer}.", f"layers.{of_base}.", 1)]), name
+    assert not any(name.startswith("video.head.") for name in weights)
+    assert not mine["video.head.weight"].any()
+    assert torch.equal(mine["video.media_in.weight"], theirs["video.media_in.weight"])
+
+
+def test_a_refiner_goes_on_from_itself_alone_as_it_was(stored, deep_preset):
+    folder, before = stored("refiner", deep_preset)
+    model, _ = started(deep_preset, "refiner", [folder])
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in model.state_dict().items())
+    other = dataclasses.replace(deep_preset, refiner=dataclasses.replace(deep_preset.refiner, single_blocks=1))
+    with pytest.raises(CheckpointError, match="single_blocks 2 instead of 1"):
+        warm_start(network_config(other, "refiner"), [folder])
+
+
 @torch.no_grad()
 def test_a_stage_goes_on_from_the_one_before(stored, small_preset):
     folder, before = stored("video")

@@ -1,0 +1,130 @@
+"""What parts of a network are worth: the same films asked again with one of them switched off.
+
+The switch lies around a loaded network; the model knows nothing of it. A part's cost is what a suite loses without it,
+clip by clip, on the same noise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model.network.inputs import JointInputs
+from model.network.mmdit import MMDiT
+from pipelines.evaluation.metrics import METRICS
+from pipelines.evaluation.run import SuiteResult, values_of
+from pipelines.evaluation.statistics import bootstrap
+from pipelines.evaluation.summary import Score
+
+LEAST_COST = 0.15
+"""What each metric that is held to it loses without the part: set before the first network was taken apart."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A part of the network: what its inputs are without it, and the (suite, metric) pairs that tell its worth.
+
+    Those of `held` must lose `LEAST_COST`; those of `told` are printed.
+    """
+
+    name: str
+    change: Callable[[JointInputs], JointInputs]
+    held: tuple[tuple[str, str], ...]
+    told: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        return (*self.held, *self.told)
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Those that are asked without the part."""
+        return tuple(dict.fromkeys(suite for suite, _ in self.pairs))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """By how much `metric` of `suite` is worse without a part, with its 95 % interval; both figures beside it.
+
+    Over the clips that both tell of. `bound`: what it should lose at least, None where nothing is asked.
+    """
+
+    ablation: str
+    suite: str
+    metric: str
+    score: Score
+    whole: float
+    without: float
+    bound: float | None
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.bound is None else self.score.value >= self.bound
+
+
+def _apart(inputs: JointInputs) -> JointInputs:
+    """Neither branch reads the other."""
+    return replace(inputs, cross_modal=False)
+
+
+def _unscaled(inputs: JointInputs) -> JointInputs:
+    """A sound latent counts as much time as a latent frame, though a clip has about ten times as many of them."""
+    return replace(inputs, audio_time_scale=1.0)
+
+
+def _unreferenced(inputs: JointInputs) -> JointInputs:
+    """No latents before the clip; the words, and what the encoder read beside them, stay."""
+    return replace(inputs, video_references=(), audio_references=(), reference_rows=None)
+
+
+_ALL = (
+    Ablation("cross_modal", _apart, (("v2a", "event_f1"), ("t2av", "event_f1")), (("t2av", "offset"),)),
+    Ablation("rope_scaling", _unscaled, (("v2a", "event_f1"), ("t2av", "event_f1")), (("t2av", "offset"),)),
+    Ablation("references", _unreferenced, (("image_reference", "colour"), ("image_reference", "shape"))),
+)
+ABLATIONS: Mapping[str, Ablation] = {ablation.name: ablation for ablation in _ALL}
+
+
+@contextmanager
+def without(network: MMDiT, name: str) -> Iterator[None]:
+    """`network` computes without the part of that name inside, and as it was after."""
+    change = ABLATIONS[name].change
+    forward, cache = network.forward, network.cache
+
+    def changed(inputs: JointInputs, *kept: Any) -> Any:
+        return forward(change(inputs), *kept)
+
+    network.__dict__["forward"], network.__dict__["cache"] = changed, lambda inputs: cache(change(inputs))
+    try:
+        yield
+    finally:
+        del network.__dict__["forward"], network.__dict__["cache"]
+
+
+def costs(results: Sequence[SuiteResult]) -> list[Cost]:
+    """Of every ablation in `results`, which hold the same suites of the whole network as well."""
+    wholes = {result.suite: result for result in results if result.without is None}
+    found: list[Cost] = []
+    for result in results:
+        if result.without is None:
+            continue
+        ablation = ABLATIONS[result.without]
+        for suite, metric in ablation.pairs:
+            if suite == result.suite:
+                bound = LEAST_COST if (suite, metric) in ablation.held else None
+                cost = _cost(ablation.name, metric, wholes[suite], result, bound)
+                found += [] if cost is None else [cost]
+    return found
+
+
+def _cost(name: str, metric: str, whole: SuiteResult, parted: SuiteResult, bound: float | None) -> Cost | None:
+    """None where no clip tells of the metric in both."""
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
+    both = zip(values_of(whole.cases, metric), values_of(parted.cases, metric), strict=True)
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
+    if not pairs:
+        return None
+    lost = [sign * (a - b) for a, b in pairs]
+    score = Score(sum(lost) / len(lost), *bootstrap(lost), len(lost))
+    means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
+    return Cost(name, whole.suite, metric, score, means[0], means[1], bound)
