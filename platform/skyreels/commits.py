@@ -98,10 +98,12 @@ class CommitLog:
 
     def all(self) -> Iterator[Commit]:
         """Every commit that can be read, in order of part id; of the others a warning: their parts are not done."""
+        part_ids = sorted(self.done())
         with ThreadPoolExecutor(_READERS) as pool:
-            for commit in pool.map(self._readable, sorted(self.done())):
-                if commit is not None:
-                    yield commit
+            for start in range(0, len(part_ids), _READERS):  # so that no more records than these wait to be taken
+                for commit in pool.map(self._readable, part_ids[start : start + _READERS]):
+                    if commit is not None:
+                        yield commit
 
     def read_file(self, file: CommittedFile) -> bytes:
         """A committed file, whole. Raises DamageError where its bytes are not those committed."""

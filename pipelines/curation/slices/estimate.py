@@ -23,9 +23,9 @@ class Measured:
 
 PICTURE_CPU_S = Measured(0.028, "extraction of 12,000 pictures of 640x480, before batches to the child", 12_000)
 CLIP_CPU_S = Measured(3.7, "benchmarks/curation.py, clips of 5 to 10 s at 720p", 9)
-ROW_CPU_S = Measured(276e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e5)
-ROW_WORK_BYTES = Measured(1_500, "the same: all that is written after the cut, small pictures packed", 1e5)
-DRIVER_BYTES = Measured(535e6, "the same: driver and one task together", 1e5)
+ROW_CPU_S = Measured(294e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e6)
+ROW_WORK_BYTES = Measured(1_500, "the same: all that is written after the cut, small pictures packed", 1e6)
+DRIVER_BYTES = Measured(827e6, "the same: driver and one task together", 1e6)
 SLICE_BYTES = Measured(6_000, "the facts of a slice in all steps", 31)
 LISTED_BYTES = Measured(
     3_300, "benchmarks/scale_rows.py: a name while it is planned; 65,536 are held at a time", 65_536
