@@ -27,11 +27,11 @@ from pipelines.curation.pool.plan import (
     touched,
 )
 from pipelines.curation.pool.read import Pool, read_pool
-from pipelines.curation.pool.slices import slice_count, slice_pool
 from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
 from pipelines.curation.slices.dataset import drop_work, unchanged, work_of
+from pipelines.curation.slices.pool import slice_count, slice_pool
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import InputError, refuse_own, stream_sources
 from pipelines.curation.summary import Dataset, Work

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import curate
-from pipelines.curation.pool import slices
+from pipelines.curation.slices import pool as slices
 from pipelines.dataset.parts_of_table import table_of
 from skyreels.storage import Storage
 

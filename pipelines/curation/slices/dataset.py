@@ -25,11 +25,11 @@ from pipelines.curation.choice.sliced import Choosing, decision_table, decisions
 from pipelines.curation.packing import Pack, PackPlan
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.read import Pool
-from pipelines.curation.pool.slices import slice_of_keys
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.report import funnel
 from pipelines.curation.report.write import write_report
 from pipelines.curation.slices.finish import Finished, Making, finish_slice, joined_rows, to_be_said
+from pipelines.curation.slices.pool import slice_of_keys
 from pipelines.curation.summary import Dataset, Work, together
 from pipelines.dataset.exchange import Facts, Steps, read, write
 from pipelines.dataset.manifest import MANIFEST

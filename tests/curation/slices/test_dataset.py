@@ -14,10 +14,10 @@ from pipelines.curation.dataset import finish_dataset
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.plan import extend_plan
 from pipelines.curation.pool.read import read_pool
-from pipelines.curation.pool.slices import slice_of, slice_pool
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Clip, Kind, Rejection, Source, SourceReport, Status, clip_key
 from pipelines.curation.slices.dataset import finish_slices
+from pipelines.curation.slices.pool import slice_of, slice_pool
 from pipelines.curation.summary import Work
 from pipelines.dataset.exchange import Steps
 from pipelines.dataset.parts_of_table import table_of

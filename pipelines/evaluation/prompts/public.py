@@ -3,7 +3,7 @@
 AVGen-Bench   prompts/CATEGORY.json: a list of {"content": a title, "prompt": the words}
 JavisBench    JavisBench.csv or JavisBench-mini.csv: columns text, video_text, audio_text and attributes
 
-    python -m pipelines.evaluation.public_prompts AVGen-Bench > prompts.jsonl      # as `jobs/train.py --prompts` takes
+    python -m pipelines.evaluation.prompts.public AVGen-Bench > prompts.jsonl      # as `jobs/train.py --prompts` takes
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.generation.prompts import render_prompt
-from pipelines.evaluation.prompts import BenchPrompt
+from pipelines.evaluation.prompts.generated import BenchPrompt
 
 _WORDS = ("text", "prompt")
 """Columns that hold the words of a row, the first that is there."""
@@ -74,7 +74,7 @@ def _prompt(words: Any, where: str, suite: str, category: str, number: int) -> B
 def main(argv: Sequence[str] | None = None) -> int:
     """Print them as JSON lines."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.evaluation.public_prompts",
+        prog="python -m pipelines.evaluation.prompts.public",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

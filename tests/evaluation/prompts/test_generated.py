@@ -3,7 +3,7 @@
 from collections import Counter
 
 from model.generation.prompts import TAGS, StructuredPrompt, prompt_seconds, render_prompt
-from pipelines.evaluation.prompts import SHOT_SECONDS, bench_prompts
+from pipelines.evaluation.prompts.generated import SHOT_SECONDS, bench_prompts
 
 CATEGORIES = {"advertising", "social media", "narrative", "education", "entertainment"}
 

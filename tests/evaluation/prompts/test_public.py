@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipelines.evaluation.public_prompts import PromptFileError, main, public_prompts
+from pipelines.evaluation.prompts.public import PromptFileError, main, public_prompts
 from pipelines.generation.prompt_file import read_prompts
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipelines.evaluation.statistics import bootstrap, wilson
+from pipelines.evaluation.summary import bootstrap, wilson
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (10, 10), (7, 23), (88, 100)])
