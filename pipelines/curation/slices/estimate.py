@@ -26,11 +26,11 @@ CLIP_CPU_S = Measured(3.7, "benchmarks/curation.py, clips of 5 to 10 s at 720p",
 ROW_CPU_S = Measured(294e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e6)
 ROW_WORK_BYTES = Measured(1_500, "the same: all that is written after the cut, small pictures packed", 1e6)
 DRIVER_BYTES = Measured(827e6, "the same: driver and one task together", 1e6)
-SLICE_BYTES = Measured(6_000, "the facts of a slice in all steps", 31)
+SLICE_BYTES = Measured(6_000, "an estimate, not measured: the facts of a slice in all steps", 31)
 LISTED_BYTES = Measured(
     3_300, "benchmarks/scale_rows.py: a name while it is planned; 65,536 are held at a time", 65_536
 )
-PART_BYTES = Measured(500, "the description of a source, through Ray's object store", 12_000)
+PART_BYTES = Measured(500, "an estimate, not measured: the description of a source in Ray's object store", 12_000)
 PICTURE_BYTES = Measured(60_000, "assumed: a picture of 640x480 at quality 92")
 CLIP_BYTES = Measured(2.6e6, "assumed: 5 s at 720p, CRF 20, with FLAC and four frames")
 POOL_ROW_BYTES = Measured(400, "assumed: a row of the pool's tables, compressed")
