@@ -87,6 +87,7 @@ def sample_of(stage, task, bucket):
         references=seen | heard,
         large=large[:, :frames] if bucket.kind != "image" else large,
         refined=large,
+        enlarged=large,
         refined_regions=(Region(large, torch.ones(1, *large.shape[1:], dtype=torch.bool)),),
     )
 
