@@ -62,8 +62,8 @@ class ModulationProjection(Float32Linear):
 class Vector(NamedTuple):
     """One modulation of a token sequence: `noisy` (B, 1, width) of all tokens but the first `references`.
 
-    Those are clean at every step and follow `clean`. Never one vector per token: six of them in float32 would be more
-    than all else that a layer holds (docs/decisions/0091).
+    Those are clean at every step and follow `clean`, which is None where no rank has any. Never one vector per token:
+    six of them in float32 would be more than all else that a layer holds (docs/decisions/0091).
     """
 
     noisy: Tensor
@@ -82,7 +82,7 @@ class Modulation:
     def with_table(self, table: Tensor) -> tuple[Vector, ...]:
         """`count` vectors, for a block's table (count, width)."""
         noisy = (self.noisy + table.float()).unsqueeze(2).unbind(1)
-        if self.clean is None or not self.references:
+        if self.clean is None:
             return tuple(map(Vector, noisy))
         clean = (self.clean + table.float()).unsqueeze(2).unbind(1)
         return tuple(Vector(n, c, self.references) for n, c in zip(noisy, clean, strict=True))
@@ -113,9 +113,13 @@ def gated_residual(x: Tensor, update: Tensor, gate: Vector) -> Tensor:
 
 
 def _by_slice(made: Callable[..., Tensor], tokens: Sequence[Tensor], vectors: Sequence[Vector]) -> Tensor:
-    """`made` of tokens (B, N, width) and vectors (B, 1, width), once for the references and once for all after them."""
+    """`made` of tokens (B, N, width) and vectors (B, 1, width), once for the references and once for all after them.
+
+    Also on a rank whose share of the sequence holds no references: partitioned weights are gathered by all ranks
+    together, in the backward pass too, so all must lead back to the same ones.
+    """
     count = vectors[0].references
-    if not count:
+    if vectors[0].clean is None:
         return made(*tokens, *(vector.noisy for vector in vectors))
     clean = made(*(part[:, :count] for part in tokens), *(vector.clean for vector in vectors))
     return torch.cat((clean, made(*(part[:, count:] for part in tokens), *(vector.noisy for vector in vectors))), 1)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.curation.audio.scores import audio_scores
-from pipelines.curation.dataset import _shape
 from pipelines.curation.filters import Rule, first_broken
 from pipelines.curation.pool import cut, measure, tables
 from pipelines.curation.recipe import RECIPES, load_recipe
 from pipelines.curation.records import Clip, Kind
+from pipelines.curation.slices.finish import _shape
 from pipelines.curation.visual.prefilter import PrefilterScores
 from pipelines.curation.visual.scores import VisualScores
 from skyreels.config import ConfigError
