@@ -42,7 +42,11 @@ def shell(place):
     def run(text):
         return subprocess.run(**words(text), check=True, stdout=subprocess.PIPE, timeout=300).stdout
 
-    run.start = lambda text: subprocess.Popen(**words(f"exec {text}"), stdout=subprocess.PIPE)
+    def interruptible():
+        """Whoever runs the tests in the background of a shell has SIGINT ignored, which processes inherit."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    run.start = lambda text: subprocess.Popen(**words(f"exec {text}"), stdout=subprocess.PIPE, preexec_fn=interruptible)
     return run
 
 
