@@ -54,7 +54,7 @@ $(STAMP): pyproject.toml
 demo: setup ## Curate a small world, adapt the model that comes with the project, make a clip and judge it
 	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(ARGS)
 
-test: setup lint ## Lint, type-check and run every test  [TESTS=tests/curation LANES=1 ARGS="-k name"]
+test: setup ## Run every test, of which one is `make lint`  [TESTS=tests/curation LANES=1 ARGS="-k name"]
 	$(BIN)/python -m pytest $(TESTS) -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## ruff, mypy and import-linter

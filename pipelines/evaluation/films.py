@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pipelines.evaluation.clips import Clip
+from pipelines.synthesis.captions import captions
 from pipelines.synthesis.film import Film, MotionKind, Subject
 from pipelines.synthesis.plain import COLOURS, sample_plain_film
 from pipelines.synthesis.sampler import Split
@@ -101,8 +102,7 @@ def shown(film: Film, form: Format) -> Example:
     rendered = render(film)
     frames = [
         cv2.resize(frame, (form.width, form.height), interpolation=cv2.INTER_AREA)
-        for number, frame in enumerate(rendered.frames())
-        if number % FINER == 0
+        for frame in rendered.frames(every=FINER)
     ]
     clip = Clip(np.stack(frames), form.fps, rendered.audio, film.sample_rate)
     return Example(film, _truth(rendered, form), clip)
@@ -115,7 +115,7 @@ def _truth(rendered: Rendered, form: Format) -> Truth:
     bounces = scene.subjects[0].motion.kind == "bouncing"
     ambience = sound.ambience.kind if sound.ambience is not None else "room"
     return Truth(
-        prompt=rendered.annotation["captions"]["short"],
+        prompt=captions(film, rendered.events)["short"],
         shape=scene.subjects[0].shape,
         colour=scene.subjects[0].colour,
         background=scene.background.colours[0],

@@ -14,9 +14,9 @@ from pipelines.synthesis.styles import apply_style
 from pipelines.synthesis.timeline import locate, transition
 
 
-def frames(ready: Set) -> Iterator[np.ndarray]:
-    """All frames, (H, W, 3) uint8 RGB."""
-    return (frame_at(ready, index) for index in range(ready.film.frames))
+def frames(ready: Set, every: int = 1) -> Iterator[np.ndarray]:
+    """The first frame and each `every`th after it, (H, W, 3) uint8 RGB."""
+    return (frame_at(ready, index) for index in range(0, ready.film.frames, every))
 
 
 def frame_at(ready: Set, index: int) -> np.ndarray:

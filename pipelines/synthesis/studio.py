@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ class Rendered:
     set: Set
     audio: np.ndarray
     events: list[SoundEvent]
-    annotation: dict[str, Any]
+    packs_masks: bool = False
+    """Whether the annotation holds the subjects' masks."""
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 RGB, drawn as they are asked for."""
-        return frames(self.set)
+    @cached_property
+    def annotation(self) -> dict[str, Any]:
+        return annotate(self.set, self.events, masks=self.packs_masks)
+
+    def frames(self, every: int = 1) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 RGB, drawn as they are asked for: the first and each `every`th after it."""
+        return frames(self.set, every)
 
     def masks(self, index: int) -> dict[str, np.ndarray]:
         """(H, W) bool per subject that shows in frame `index`."""
@@ -36,10 +42,10 @@ class Rendered:
 
 
 def render(film: Film, *, masks: bool = False) -> Rendered:
-    """Solve, record and annotate a film. `masks` puts packed masks into the annotation."""
+    """Solve and record a film. `masks` puts packed masks into its annotation."""
     ready = build(film)
     audio, events = record(ready)
-    return Rendered(ready, audio, events, annotate(ready, events, masks=masks))
+    return Rendered(ready, audio, events, masks)
 
 
 def write_film(film: Film, folder: str | Path, name: str, *, crf: int = 18, masks: bool = False) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -27,9 +29,19 @@ def free_ports(count):
     return ports
 
 
+class Cluster(NamedTuple):
+    run: Callable[..., str]
+    """`run(words)`: what a command says that is at home there."""
+    dashboard: str
+
+    def application(self):
+        """What `serve status` says of the service, without another process for each look."""
+        return httpx.get(f"{self.dashboard}/api/serve/applications/").json()["applications"]["skyreels"]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """`run(words)` on a cluster of two CPUs with a dashboard, as `make cluster-up` starts one."""
+    """A `Cluster` of two CPUs with a dashboard, as `make cluster-up` starts one."""
     gcs, dashboard, agent = free_ports(3)
     environment = {
         **os.environ,
@@ -55,7 +67,7 @@ def cluster(tmp_path_factory):
             assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             return done.stdout
 
-        yield run
+        yield Cluster(run, f"http://127.0.0.1:{dashboard}")
     finally:
         head.terminate()  # `--block` ends what it started
         head.wait(60)
@@ -100,11 +112,11 @@ def test_a_submitted_job_and_a_deployed_file_serve_the_same_clip(cluster, model_
     config["http_options"]["port"] = port
     path = tmp_path / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
-    said = cluster("ray", "job", "submit", "--", sys.executable, "jobs/serve.py", "--ray", "--config", str(path))
+    said = cluster.run("ray", "job", "submit", "--", sys.executable, "jobs/serve.py", "--ray", "--config", str(path))
     url = f"http://127.0.0.1:{port}"
     assert f"on {url}" in said
     submitted = clip(url)
-    cluster("serve", "deploy", str(path))
-    until(lambda: "RUNNING" in cluster("serve", "status"), 120)
+    cluster.run("serve", "deploy", str(path))
+    until(lambda: cluster.application()["status"] == "RUNNING", 120)
     assert clip(url) == submitted
     assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 2, "both are in one store"

@@ -26,7 +26,7 @@ from pipelines.synthesis.studio import render
 from pipelines.training.learners.transformer import objective
 from pipelines.training.tasks.batch import Target, TrainingBatch
 
-FRAMES, FPS, SIDE = 17, 16, 64
+FRAMES, FPS, SIDE = 17, 16, 48
 STEPS, COPIES = 300, 2  # each step sees every film twice, at different noise
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from skyreels import cluster
 from skyreels.storage import Storage, resolve
@@ -41,6 +42,13 @@ def work(job: Job) -> None:
     train_rank(job, get_device())
 
 
+class WithoutDatasets(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here
+    """Ranks read the shards themselves: Ray's hand-over of datasets would be two processes that nobody asks."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+
 class StoppableTorchConfig(TorchConfig):  # type: ignore[misc]  # Ray's classes are Any here
     """Ray's torch set-up on workers that take SIGTERM as a request to stop.
 
@@ -59,11 +67,11 @@ class _StoppableTorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
         super().on_start(worker_group, backend_config)
 
 
-def _trainer(job: Job) -> TorchTrainer:
+def _trainer(job: Job) -> WithoutDatasets:
     config = job.config
     elastic = config.min_workers is not None and config.min_workers < config.workers
     filesystem, path = resolve(Storage(job.run).location("ray"))
-    return TorchTrainer(
+    return WithoutDatasets(
         partial(work, job),  # and not as a config: Ray's controller would import all that the job is made of
         torch_config=StoppableTorchConfig(),
         scaling_config=ScalingConfig(

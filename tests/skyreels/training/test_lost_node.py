@@ -19,7 +19,8 @@ from skyreels.training.config import CheckpointConfig, EngineConfig
 from skyreels.training.events import Started, StepDone
 from skyreels.training.fit import fit
 cloudpickle.register_pickle_by_value(toy)
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+head = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+nodes = Cluster(initialize_head=True, head_node_args=head)
 second = nodes.add_node(num_cpus=1, object_store_memory=100 << 20)
 import ray
 ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING",

@@ -73,10 +73,14 @@ def _last(events, kind):
 
 
 @pytest.mark.slow
-def test_it_equals_the_engine_on_one_rank(here, toy, tmp_path, ray_cluster):
+def test_the_engine_goes_on_with_its_checkpoint_and_ends_where_it_does(here, toy, tmp_path, ray_cluster):
+    """And from the first step on it equals two ranks of the engine: `tests/skyreels/training/test_fit.py`."""
     run, events = here
-    _, theirs = trained(toy, tmp_path, workers=1)
-    assert losses(events) == pytest.approx(losses(theirs), rel=1e-6)
+    first = []
+    stop_at(toy, tmp_path, settings(), 2, first)
+    outcome, theirs = trained(toy, tmp_path, workers=1)
+    assert outcome.step == STEPS
+    assert losses(first) | losses(theirs) == pytest.approx(losses(events), rel=1e-6)
     assert _last(events, HeldOut).losses == pytest.approx(_last(theirs, HeldOut).losses, rel=1e-5)
     for ema in (False, True):
         expected = weights(tmp_path, ema=ema)
@@ -84,16 +88,6 @@ def test_it_equals_the_engine_on_one_rank(here, toy, tmp_path, ray_cluster):
         assert found.keys() == expected.keys()
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.slow
-def test_the_engine_goes_on_with_its_checkpoints_and_it_with_the_engine_s(here, toy, tmp_path, ray_cluster):
-    _, events = here
-    first = []
-    stop_at(toy, tmp_path, settings(), 4, first)
-    outcome, second = trained(toy, tmp_path, workers=1)
-    assert outcome.step == STEPS
-    assert losses(first) | losses(second) == pytest.approx(losses(events), rel=1e-6)
 
 
 def stop_at(toy, run, config, step, events):
