@@ -86,7 +86,7 @@ class Clip:
 
 
 Media = str | Path | bytes | Upload | Video
-"""A path, the bytes of a file, or what the service has already."""
+"""A path, an https:// URL that the service fetches, the bytes of a file, or what the service has already."""
 Prompt = str | Sequence[Mapping[str, Any]]
 """Words, or timed shots: [{"prompt": "a door opens", "seconds": 1.5}, ...]."""
 Progressed = Callable[[Mapping[str, Any]], None]
@@ -243,6 +243,8 @@ class _Parts:
             return {"file_id": media.id}
         if isinstance(media, Video):
             return {"video_id": media.id}
+        if isinstance(media, str) and media.startswith("https://"):
+            return media
         name = f"file_{len(self.files)}"
         self.files[name] = _bytes(media)
         return name
@@ -274,7 +276,7 @@ def _request(prompt: Prompt, negative_prompt: str, asked: dict[str, Any]) -> tup
 def _reference(tag: str, media: Media, parts: _Parts) -> dict[str, Any]:
     kind = "video" if isinstance(media, Video) else None
     if isinstance(media, str | Path):
-        kind = (mimetypes.guess_type(str(media))[0] or "").partition("/")[0]
+        kind = (mimetypes.guess_type(str(media).partition("?")[0])[0] or "").partition("/")[0]
     if kind not in ("image", "video", "audio"):
         raise ValueError(f"{tag}: whether it is an image, a video or sound is told by a path's suffix: give a path")
     return {"type": kind, "tag": tag, "source": parts.named(media)}

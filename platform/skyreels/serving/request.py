@@ -1,11 +1,13 @@
 """What can be asked over HTTP, in the shape of OpenAI's videos with what it lacks. Media are names, never paths."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
 
 from skyreels.config import Config
+from skyreels.serving.errors import invalid
 
 Scale = Annotated[float, Field(ge=0, le=100)]
 Tag = Annotated[str, Field(pattern=r"^@[A-Za-z0-9_-]{1,64}$")]
@@ -47,7 +49,8 @@ class VideoRequest(Config):
     """One clip. What is left out takes the model's defaults; a field that is not known is refused.
 
     Where a file is meant, send it as a part of the form under the field's name, or give a `data:` URL, the name of
-    another part, {"file_id": ...} of `/v1/files`, or {"video_id": ...} of an earlier job. URLs are not fetched.
+    another part, {"file_id": ...} of `/v1/files`, or {"video_id": ...} of an earlier job; also an https URL that begins
+    as the service's operator allows.
     """
 
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
@@ -150,16 +153,28 @@ MEDIA: dict[str, tuple[str, ...]] = {
 
 
 def spelled(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with every field under its own name. ValueError where a field is given under two names."""
+    """The values with every field under its own name. ServingError where a field is given under two names."""
     names: dict[str, Any] = {}
     for field, info in VideoRequest.model_fields.items():
         alias = info.validation_alias
         known = [field, *(str(choice) for choice in alias.choices)] if isinstance(alias, AliasChoices) else [field]
         given = [name for name in dict.fromkeys(known) if name in values]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} mean the same: give one of them")
+            raise invalid(None, f"{' and '.join(given)} mean the same: give one of them")
         names |= dict.fromkeys(given, field)
     return {names.get(name, name): value for name, value in values.items()}
+
+
+def media_places(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Every place of a body where a file is meant, by fields' own names: what it is called, and what holds it where."""
+    for where in MEDIA:
+        if values.get(where) is not None:
+            yield where, values, where
+    for where, inner in (("keyframes", "image"), ("references", "source")):
+        rows = values[where] if isinstance(values.get(where), list) else []
+        for number, row in enumerate(rows):
+            if isinstance(row, dict) and row.get(inner) is not None:
+                yield f"{where}.{number}.{inner}", row, inner
 
 
 def _named(tag: str, prompt: str) -> bool:

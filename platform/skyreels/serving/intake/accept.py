@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from skyreels.serving.errors import ServingError, invalid
+from skyreels.serving.intake.addresses import is_allowed
 from skyreels.serving.intake.masks import drawn_mask
 from skyreels.serving.intake.media_check import MediaCheck, UploadLimits
 from skyreels.serving.intake.uploads import Body, Part, decoded_url, url_of
-from skyreels.serving.request import MEDIA, VideoRequest, spelled
+from skyreels.serving.request import MEDIA, VideoRequest, media_places, spelled
 from skyreels.serving.servable import Plan, RequestRefused, Servable
 from skyreels.serving.store.artifacts import Artifacts, new_id
 from skyreels.serving.store.jobs import JobStore
@@ -91,7 +92,7 @@ class Intake:
                 404, "model_not_found", f"no model {request.model!r}; served: {', '.join(models)}", "model"
             )
         url = request.webhook_url
-        if url is not None and not _is_allowed(url, self.webhooks):
+        if url is not None and not is_allowed(url, self.webhooks):
             message = "the service calls no such address: ask its operator to allow it"
             raise invalid("webhook_url", message, "url_refused")
 
@@ -113,11 +114,6 @@ class Intake:
         if accepted.id != new.id:  # the same request came twice at once
             self.artifacts.remove(new.id)
         return accepted
-
-
-def _is_allowed(url: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a webhook may be called: as the operator spelled it, and with nothing that leads elsewhere."""
-    return url.startswith(prefixes) and "/../" not in f"{url}/" and url.isprintable() and url.isascii()
 
 
 def checked_request(values: Mapping[str, Any]) -> VideoRequest:
@@ -155,22 +151,17 @@ class _Media:
 
     def named(self) -> dict[str, Any]:
         """The body's values with a name of ours wherever a file is meant."""
-        try:
-            values = spelled(self.body.values)
-        except ValueError as error:
-            raise invalid(None, str(error)) from error
-        fields = VideoRequest.model_fields
-        values = {name: value for name, value in values.items() if not isinstance(value, Part) or name in fields}
-        for where in MEDIA:
-            if where == "mask" and isinstance(values.get(where), dict) and "type" in values[where]:
-                values[where] = self._drawn(values[where], values.get("source_video"))
-            elif values.get(where) is not None:
-                values[where] = self._resolved(where, values[where])
-        for where, inner in (("keyframes", "image"), ("references", "source")):
-            rows = values[where] if isinstance(values.get(where), list) else []
-            for number, row in enumerate(rows):
-                if isinstance(row, dict) and row.get(inner) is not None:
-                    rows[number] = {**row, inner: self._resolved(f"{where}.{number}.{inner}", row[inner])}
+        fields, given = VideoRequest.model_fields, spelled(self.body.values)
+        values = {name: value for name, value in given.items() if not isinstance(value, Part) or name in fields}
+        for where, rows in values.items():
+            if isinstance(rows, list):
+                values[where] = [dict(row) if isinstance(row, dict) else row for row in rows]
+        for where, holder, key in media_places(values):
+            said = holder[key]
+            if where == "mask" and isinstance(said, dict) and "type" in said:
+                holder[key] = self._drawn(said, values.get("source_video"))
+            else:
+                holder[key] = self._resolved(where, said)
         if misplaced := [name for name, value in values.items() if isinstance(value, Part)]:
             raise invalid(misplaced[0], "this field takes no file")
         if unused := self.body.parts.keys() - self._names.keys():
@@ -185,8 +176,6 @@ class _Media:
     def _resolved(self, where: str, value: Any) -> str:
         if isinstance(value, Part):
             return self._part(value.name)
-        if isinstance(value, str) and value in self.body.parts:
-            return self._part(value)
         named = value.get("file_id") if isinstance(value, dict) and len(value) == 1 else value
         if isinstance(named, str) and _FILE_ID.fullmatch(named):
             return self._uploaded(named)
@@ -195,6 +184,8 @@ class _Media:
             if isinstance(earlier, str) and len(value) == 1:
                 return self._earlier(where, earlier)
             value = url_of(value)
+        if isinstance(value, str) and value in self.body.parts:
+            return self._part(value)
         if not isinstance(value, str):
             message = 'send a file, a data: URL, the name of a part, {"file_id": …} or {"video_id": …}'
             raise invalid(where, message)
