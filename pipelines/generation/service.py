@@ -161,6 +161,13 @@ class GenerationService:
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
         return Plan(stages, tuple(handed), facts, demand.work, {BASE: self._company(request, prepared, demand)})
 
+    def reseeded(self, plan: Plan, seed: int, folder: Path) -> Plan:
+        """As `Servable.reseeded`."""
+        prepared, *others = plan.files
+        path = folder / _PREPARED
+        path.write_bytes(to_bytes(dataclasses.replace(from_bytes(Prepared, prepared.read_bytes()), seed=seed)))
+        return dataclasses.replace(plan, files=(path, *others), facts={**plan.facts, "seed": seed})
+
     def _company(self, request: VideoRequest, prepared: Prepared, demand: Demand) -> Together:
         """With whom the base may be sampled: as many as fit beside each other into the device's memory."""
         own = max(1.0, demand.memory - self._demand.weights)

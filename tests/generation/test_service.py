@@ -180,6 +180,15 @@ def test_bases_of_one_shape_are_sampled_together_as_they_are_alone(planned):
         planned.service.run_together([planned(step=stop)[1] for _ in range(2)])
 
 
+def test_a_plan_of_another_seed_is_what_that_seed_plans(planned, tmp_path):
+    first, _ = planned(seed=4)
+    asked, _ = planned(seed=5)
+    (tmp_path / "other").mkdir()
+    other = planned.service.reseeded(first, 5, tmp_path / "other")
+    assert other.files[0].read_bytes() == asked.files[0].read_bytes()
+    assert (other.facts, other.together) == (asked.facts, asked.together)
+
+
 def test_as_many_go_together_as_fit_beside_each_other(model_folder, planned):
     plan, _ = planned()
     demand = planned.service._demand

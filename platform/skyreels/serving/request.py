@@ -14,6 +14,7 @@ Tag = Annotated[str, Field(pattern=r"^@[A-Za-z0-9_-]{1,64}$")]
 Source = Annotated[str, Field(max_length=256)]
 MAX_REFERENCES = 12
 MAX_SHOTS = 20
+MAX_CLIPS = 8
 
 
 class TimedImage(Config):
@@ -93,7 +94,12 @@ class VideoRequest(Config):
     lora: str | None = Field(None, max_length=128, description="an adapter by its name; /v1/models lists them")
     lora_scale: float = Field(1.0, ge=-4, le=4)
     refine: bool = Field(False, description="larger, at a higher frame rate")
-    n: Literal[1] = 1
+    n: int = Field(
+        1,
+        ge=1,
+        le=MAX_CLIPS,
+        description="clips, from `seed` and those behind it; each is a job, and `clips` lists all",
+    )
     output_format: Literal["mp4"] = "mp4"
     webhook_url: str | None = Field(None, max_length=2048)
     metadata: dict[str, Annotated[str, Field(max_length=512)]] = Field({}, max_length=16)
@@ -124,6 +130,8 @@ class VideoRequest(Config):
             raise ValueError("shots say what is shown: leave the prompt out")
         if self.shots and self.seconds is not None:
             raise ValueError("shots say how long the clip is: leave seconds out")
+        if self.seed is not None and self.seed + self.n > 2**63:
+            raise ValueError(f"seed: {self.n} clips from this one on pass the last there is: take a smaller one")
         if (self.mask is None) != (self.mask_mode is None):
             raise ValueError("a mask needs mask_mode=edit_white, and the other way round: white is made anew")
         if self.source_video is not None and self.mask is None and self.task is None:

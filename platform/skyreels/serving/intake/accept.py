@@ -41,22 +41,30 @@ class Intake:
     def create(
         self, owner: str, body: Body, folder: Path, key: str | None = None, facts: Mapping[str, Any] | None = None
     ) -> Job:
-        """A new job, or the one that `key` made before; `facts` are told besides the plan's. Raises ServingError."""
+        """A new job, or the one that `key` made before; `facts` are told besides the plan's. Raises ServingError.
+
+        The first of several clips, whose facts name the others.
+        """
         media = _Media(self, owner, body, folder)
         request = checked_request(media.named())
         self._check_choices(request)
         fingerprint = _fingerprint(request, media.files)
         if (known := self.store.replayed(owner, key, fingerprint)) is not None:
             return known
-        self.store.check_room(owner, request.seconds or 0.0)  # before anything is decoded
+        self.store.check_room(owner, request.n * (request.seconds or 0.0), request.n)  # before anything is decoded
         media.check(request)
-        plan = self._plan(request, media.files, folder)
-        kept = [*media.files.values(), *plan.files]
-        told = {**plan.facts, **(facts or {})}
-        new = NewJob(new_id(), owner, _asked(request), told, plan.stages, (), key, fingerprint, plan.work)
-        together = {stage: (found.key, found.most) for stage, found in plan.together.items()}
-        new = replace(new, seconds=float(plan.facts.get("seconds", 0.0)), together=together)
-        return self._accept(new, kept)
+        plans = self._plans(request, media.files, folder)
+        names = [new_id() for _ in plans]
+        together = {"clips": names} if len(names) > 1 else {}
+        new = []
+        for number, (name, plan) in enumerate(zip(names, plans, strict=True)):
+            asked = _asked(request, number)
+            told = {**plan.facts, **together, **(facts or {})}
+            company = {stage: (found.key, found.most) for stage, found in plan.together.items()}
+            seconds = float(plan.facts.get("seconds", 0.0))
+            job = NewJob(name, owner, asked, told, plan.stages, (), key, fingerprint, plan.work, company, seconds)
+            new.append((job, [*media.files.values(), *plan.files]))
+        return self._accept(new)
 
     def remix(self, owner: str, identifier: str, prompt: Any, folder: Path, key: str | None) -> Job:
         """The request of before with another prompt. Raises ServingError."""
@@ -96,24 +104,33 @@ class Intake:
             message = "the service calls no such address: ask its operator to allow it"
             raise invalid("webhook_url", message, "url_refused")
 
-    def _plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
-        planned = folder / "planned"
-        planned.mkdir()
+    def _plans(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> list[Plan]:
+        """One for each clip; they differ by their seeds."""
+        folders = [folder / f"planned_{number}" for number in range(request.n)]
+        for own in folders:
+            own.mkdir()
         try:
-            return self.servable.plan(request, files, planned)
+            first = self.servable.plan(request, files, folders[0])
         except RequestRefused as refusal:
             raise invalid(refusal.field, str(refusal)) from refusal
+        more = enumerate(folders[1:], 1)
+        return [first, *(self.servable.reseeded(first, first.facts["seed"] + number, own) for number, own in more)]
 
-    def _accept(self, new: NewJob, paths: Sequence[Path]) -> Job:
-        """Files first, then the row that makes them true; what a kill in between leaves is swept."""
+    def _accept(self, new: Sequence[tuple[NewJob, Sequence[Path]]]) -> Job:
+        """Files first, then the rows that make them true; what a kill in between leaves is swept."""
         try:
-            accepted = self.store.accept(replace(new, files=self.artifacts.keep_all(new.id, paths)))
+            jobs = [replace(job, files=self.artifacts.keep_all(job.id, paths)) for job, paths in new]
+            accepted = self.store.accept(*jobs)
         except BaseException:
-            self.artifacts.remove(new.id)
+            self._forget(new)
             raise
-        if accepted.id != new.id:  # the same request came twice at once
-            self.artifacts.remove(new.id)
+        if accepted.id != new[0][0].id:  # the same request came twice at once
+            self._forget(new)
         return accepted
+
+    def _forget(self, new: Sequence[tuple[NewJob, Sequence[Path]]]) -> None:
+        for job, _ in new:
+            self.artifacts.remove(job.id)
 
 
 def checked_request(values: Mapping[str, Any]) -> VideoRequest:
@@ -270,6 +287,10 @@ def _fingerprint(request: VideoRequest, files: Mapping[str, Path]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _asked(request: VideoRequest) -> dict[str, Any]:
-    """What was said, as it is stored and may be asked again."""
-    return request.model_dump(mode="json", exclude_unset=True)
+def _asked(request: VideoRequest, number: int | None = None) -> dict[str, Any]:
+    """What was said, as it is stored and may be asked again; for the clip with that number, from 0, alone."""
+    said = request.model_dump(mode="json", exclude_unset=True)
+    if number is None:
+        return said
+    own = {} if request.seed is None else {"seed": request.seed + number}
+    return {name: value for name, value in said.items() if name != "n"} | own
