@@ -35,6 +35,7 @@ from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
 from model.inspect import clip_of
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
+from pipelines.generation.finishing import load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.prepare import prepare
@@ -88,6 +89,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     request.check()
+    load_finish(arguments.finish)
     files = {name: Path(name) for name in request.names()}
     words = [Path(path) for path in (arguments.structured, arguments.shots) if path is not None]
     outputs = [
@@ -141,7 +143,7 @@ def _render(
             continue
         with _Bars(arguments.quiet) as bars:
             watched = bars if ranks is None else Voted(ranks, bars)
-            told = {"asked": asked, "provenance": provenance, "watch": timed}
+            told = {"asked": asked, "provenance": provenance, "watch": timed, "finish": load_finish(arguments.finish)}
             made = render(generator, one, output, on_step_end=watched, **told)
         print_rendered(made)
 
@@ -249,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--lora", metavar="FOLDER", help="an adapter, as jobs/finetune.py writes it")
     run.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
+    run.add_argument(
+        "--finish",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="given the file and its record before they are published",
+    )
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     run.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")

@@ -31,6 +31,7 @@ from model.network.lora import Lora, merged
 from model.sampling import sampler
 from pipelines.generation.demand import Demand, DemandModel
 from pipelines.generation.enhance import EnhancerConfig, enhancer
+from pipelines.generation.finishing import FinishFailed, finished, load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.render import clip_facts, origin, write_clip
@@ -87,6 +88,9 @@ class ModelSettings(Config):
     enhancer: EnhancerConfig | None = Field(
         EnhancerConfig(), description="what puts prompts into a form that the model was trained on; None: nothing does"
     )
+    finish: str = Field(
+        "", description="module:function that is given each clip's file and record before they are published: to sign"
+    )
     loras: Mapping[str, str] = Field({}, description="folders of adapters, by the names that requests may give")
 
 
@@ -100,6 +104,7 @@ class GenerationService:
         self._enhance = None if settings.enhancer is None else enhancer(settings.enhancer, _device(settings))
         self._demand = DemandModel.of(self.folder, self.spec)
         self._memory = _memory_of(settings, here=bool(stages))
+        self._finish = load_finish(settings.finish) if DECODE in stages else None
         self._reader = MediaReader(_LIMITS)
         self._running = threading.Lock()
 
@@ -276,7 +281,7 @@ class GenerationService:
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
         facts = {**clip_facts(made, "video"), "provenance": identities}
-        record = {**told, **facts, "prompt": prepared.prompt}
+        record = finished(self._finish, work.folder / "video.mp4", {**told, **facts, "prompt": prepared.prompt})
         (work.folder / _RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
 
@@ -378,6 +383,8 @@ def _failures() -> Iterator[None]:
         yield
     except NotFinite as error:
         raise StageFailed("not_finite", str(error)) from error
+    except FinishFailed as error:
+        raise StageFailed("finish_failed", str(error)) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
