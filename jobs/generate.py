@@ -34,14 +34,15 @@ from model.generation.steps import Progress as Step
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
 from model.inspect import clip_of
+from pipelines.generation.costs.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
 from pipelines.generation.finishing import load_finish
 from pipelines.generation.media import MediaReader
-from pipelines.generation.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.prepare import prepare
 from pipelines.generation.ranks import Voted, follow, run_on_ranks, share
 from pipelines.generation.render import SUFFIXES, Output, Rendered, Stopwatch, open_output, output_kind, render
 from pipelines.generation.request import GenerationRequest, Holds, RequestError
+from pipelines.generation.windows import Windows, windows_of
 from pipelines.training.cost import cluster_of
 from skyreels.command_line import exit_status
 from skyreels.config import build
@@ -101,10 +102,13 @@ def _generate(arguments: argparse.Namespace) -> None:
         reader.check(request.files(files), still=request.still)
         enhance = asked_enhancer(arguments, arguments.device)
         prepared = prepare(request, files, read_spec(arguments.model), reader, enhance)
+    windows = windows_of(request, prepared)
+    if windows is not None and arguments.ranks > 1:
+        raise RequestError("window", "a clip in windows is made on one device: leave --ranks or --window out")
     print_asked(request, prepared)
     asked = request.model_dump(mode="json", exclude_defaults=True)
     if arguments.ranks == 1:
-        _render(arguments, arguments.device, prepared, outputs, asked, watch)
+        _render(arguments, arguments.device, prepared, outputs, asked, watch, windows=windows)
     else:
         told = (arguments, to_bytes(prepared), outputs, asked, watch)
         run_on_ranks(arguments.ranks, arguments.device, _render_on_rank, *told)
@@ -118,6 +122,7 @@ def _render(
     asked: Mapping[str, Any],
     watch: Stopwatch,
     ranks: UlyssesRanks | None = None,
+    windows: Windows | None = None,
 ) -> None:
     """Load the model and make the clips; beside the first of several `ranks`, help that one to."""
     start = time.perf_counter()
@@ -143,8 +148,17 @@ def _render(
             continue
         with _Bars(arguments.quiet) as bars:
             watched = bars if ranks is None else Voted(ranks, bars)
-            told = {"asked": asked, "provenance": provenance, "watch": timed, "finish": load_finish(arguments.finish)}
-            made = render(generator, one, output, on_step_end=watched, **told)
+            made = render(
+                generator,
+                one,
+                output,
+                asked=asked,
+                on_step_end=watched,
+                provenance=provenance,
+                watch=timed,
+                finish=load_finish(arguments.finish),
+                windows=None if windows is None else replace(windows, first=one),
+            )
         print_rendered(made)
 
 

@@ -22,6 +22,7 @@ from model.generation.steps import Generated, Progress
 from model.generator import Generator
 from pipelines.generation.finishing import Finish, finished
 from pipelines.generation.request import GenerationRequest, RequestError
+from pipelines.generation.windows import Windows, decode_windows, sample_windows
 from skyreels.media.encode import write_flac, write_video, write_wav
 from skyreels.media.image import write_image
 from skyreels.storage import Storage, normalise
@@ -117,8 +118,9 @@ def render(
     provenance: Mapping[str, Any] | None = None,
     watch: Stopwatch | None = None,
     finish: Finish | None = None,
+    windows: Windows | None = None,
 ) -> Rendered:
-    """Make the clip, publish it and then its record.
+    """Make the clip, publish it and then its record; of a clip in `windows`, `prepared` is the first of them.
 
     Pictures are decoded as they are encoded. The same seed gives the same file on one device. `asked` is what the
     record says of the request; `provenance` is what it says of the model besides identities; `watch` has timed what
@@ -126,7 +128,10 @@ def render(
     """
     watch = watch or Stopwatch()
     with watch.timing("generate"):
-        made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
+        if windows is None:
+            made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
+        else:
+            made = decode_windows(generator, windows, sample_windows(generator, windows, on_step_end))
     facts = {
         "request": {**asked, "seed": prepared.seed},
         "prompt": prepared.prompt,

@@ -28,6 +28,8 @@ _NAMES = {
     "video_use": "task",
     "audio": "source_audio",
     "sound": "audio",
+    "window": "window_seconds",
+    "overlap": "overlap_seconds",
 }
 """Fields over HTTP by their names in the generator's call, where the two differ."""
 _FILES = frozenset({"image", "last_image", "video", "mask", "audio"})
@@ -74,7 +76,7 @@ class Video:
     @property
     def clips(self) -> Sequence[str]:
         """Ids of all jobs of the request, in the order of their seeds: this one's, where it was for one clip."""
-        return self.facts.get("clips", [self.id])
+        return tuple(self.facts.get("clips", [self.id]))
 
 
 @dataclass(frozen=True)

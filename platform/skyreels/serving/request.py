@@ -65,6 +65,12 @@ class VideoRequest(Config):
     seconds: float | None = Field(
         None, gt=0, le=3600, validation_alias=AliasChoices("seconds", "duration"), description="also as a string"
     )
+    window_seconds: float | None = Field(
+        None, gt=0, le=3600, description="how much is made at once: a longer clip goes on in windows of that length"
+    )
+    overlap_seconds: float | None = Field(
+        None, gt=0, le=3600, description="how much a window keeps of the one before; a quarter of a window"
+    )
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH", examples=["96x64"])
     fps: float | None = Field(None, ge=1, le=120)
     task: Literal["extend", "lead_up", "edit", "add_sound"] | None = Field(

@@ -45,7 +45,7 @@ def test_several_clips_come_in_the_order_of_their_seeds(client):
     clips = client.several("a green room", 3, seed=5)
     assert [clip.video.facts["seed"] for clip in clips] == [5, 6, 7]
     assert {clip.video.id for clip in clips} == set(clips[0].video.clips)
-    assert client("red").video.clips == [client.videos(limit=1)[0].id]
+    assert list(client("red").video.clips) == [client.videos(limit=1)[0].id]
     with pytest.raises(JobFailed) as failed:
         client.several("refuse", 2)
     assert len(failed.value.video.clips) == 2
