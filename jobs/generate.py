@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """Print what a finished clip would take; 1 where it fits on no number of devices."""
+    if arguments.window is not None:
+        raise RequestError("window", "a plan is of what is made at once: give its length as --seconds, and no --window")
     preset = load_preset(arguments.preset)
     usual = preset.section("generation")
     width, height = arguments.size or (usual["width"], usual["height"])

@@ -85,4 +85,6 @@ def _read(line: str, number: int, path: Path) -> NamedRequest:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"{where}: the name {name!r} names files: use letters, digits, - and _")
     request = build(GenerationRequest, {"seed": 0, **values}, where)
+    if request.window is not None:
+        raise ConfigError(f"{where}: samples are made at once: leave window out, and ask for as many seconds as it has")
     return NamedRequest(name, request, {given: path.parent / given for given in request.names()})

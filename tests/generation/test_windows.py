@@ -170,3 +170,9 @@ def test_the_command_line_writes_it_as_one_clip(model_folder, tmp_path, capsys):
     assert (record["request"]["window"], record["clip"]["frames"]) == (0.8, 25)
     assert generate.main([*words, "--output", str(tmp_path / "other.mp4"), "--ranks", "2"]) == 1
     assert "one device" in capsys.readouterr().err
+
+
+def test_a_plan_is_of_what_is_made_at_once(capsys):
+    words = ["--preset", "tiny", "--seconds", "2", "--window", "1", "--dry-run"]
+    assert generate.main(words) == 1
+    assert "window: a plan is of what is made at once" in capsys.readouterr().err
