@@ -8,7 +8,7 @@ import pytest
 from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.wire import from_bytes
-from pipelines.generation.prompt_file import Prompts, read_prompts
+from pipelines.generation.lists.prompt_file import Prompts, read_prompts
 from skyreels.config import ConfigError
 
 
