@@ -20,7 +20,7 @@ from pipelines.generation.finishing import load_finish
 from pipelines.generation.lists.prompt_file import read_line
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
-from pipelines.generation.render import Output, render
+from pipelines.generation.render import Output, OutputKind, render
 from pipelines.generation.request import GenerationRequest
 from pipelines.generation.windows import windows_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, digest
@@ -29,7 +29,7 @@ from skyreels.parts import Part
 from skyreels.storage import Storage, sha256_of
 
 FAILURES = "failures.jsonl"
-_SUFFIXES = {"video": ".mp4", "sound": ".wav", "still": ".png"}
+_SUFFIXES: dict[OutputKind, str] = {"video": ".mp4", "sound": ".wav", "still": ".png"}
 _LONGEST_REASON = 2000
 
 
@@ -110,7 +110,7 @@ class ClipMaker:
         files = {name: Path(place) for name, place in work["files"].items()}
         with MediaReader() as reader:
             prepared = prepare(request, files, self._spec, reader, self._enhance)
-        kind = "still" if request.still else "video" if request.picture else "sound"
+        kind: OutputKind = "still" if request.still else "video" if request.picture else "sound"
         storage = Storage(self.making.output).sub("clips")
         output = Output(storage.location(name := work["name"] + _SUFFIXES[kind]), kind, storage, name)
         render(
