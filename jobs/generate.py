@@ -6,8 +6,8 @@
     python jobs/generate.py --model M --prompt "@ball falls in @room" --reference @ball=a.png --reference @ball=b.png \\
         --reference @room=room.mp4 --output clip.mp4
     python jobs/generate.py --model M --prompt "rain on a tin roof" --output rain.flac
-    python jobs/generate.py --model M --prompt "a long day" --seconds 30 --window 5 --output clip.mp4    in windows of 5 s
-    python jobs/generate.py --model M --prompt "a red ball" --clips 4 --seed 1 --output clip.mp4         clip-1.mp4, ...
+    python jobs/generate.py --model M --prompt "a long day" --seconds 30 --window 5 --output clip.mp4  in windows
+    python jobs/generate.py --model M --prompt "a red ball" --clips 4 --seed 1 --output clip.mp4       clip-1.mp4, ...
 
     python jobs/generate.py --model M --prompt "a long day" --seconds 15 --ranks 8 --output clip.mp4    on eight GPUs
     python jobs/generate.py --preset v4 --size 1920x1088 --seconds 15 --fps 32 --refine --dry-run --gpu h200
