@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.generation.prompt_file import Prompts
+from pipelines.generation.lists.prompt_file import Prompts
 from pipelines.training.learners.lora import LoraSettings
 from pipelines.training.stages.finetune import Request, finetune
 from skyreels.command_line import exit_status, parse

@@ -6,6 +6,8 @@
     python jobs/generate.py --model M --prompt "@ball falls in @room" --reference @ball=a.png --reference @ball=b.png \\
         --reference @room=room.mp4 --output clip.mp4
     python jobs/generate.py --model M --prompt "rain on a tin roof" --output rain.flac
+    python jobs/generate.py --model M --prompt "a long day" --seconds 30 --window 5 --output clip.mp4  in windows
+    python jobs/generate.py --model M --prompt "a red ball" --clips 4 --seed 1 --output clip.mp4       clip-1.mp4, ...
 
     python jobs/generate.py --model M --prompt "a long day" --seconds 15 --ranks 8 --output clip.mp4    on eight GPUs
     python jobs/generate.py --preset v4 --size 1920x1088 --seconds 15 --fps 32 --refine --dry-run --gpu h200
@@ -19,6 +21,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,13 +36,15 @@ from model.generation.steps import Progress as Step
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
 from model.inspect import clip_of
+from pipelines.generation.costs.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
+from pipelines.generation.finishing import load_finish
 from pipelines.generation.media import MediaReader
-from pipelines.generation.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.prepare import prepare
 from pipelines.generation.ranks import Voted, follow, run_on_ranks, share
 from pipelines.generation.render import SUFFIXES, Output, Rendered, Stopwatch, open_output, output_kind, render
 from pipelines.generation.request import GenerationRequest, Holds, RequestError
+from pipelines.generation.windows import Windows, windows_of
 from pipelines.training.cost import cluster_of
 from skyreels.command_line import exit_status
 from skyreels.config import build
@@ -54,7 +59,7 @@ _REFERENCES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make one clip; 0 when it was written, 1 with the reason on stderr, 2 for wrong arguments."""
+    """Make what is asked; 0 when it was written, 1 with the reason on stderr, 2 for wrong arguments."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     needed = ("preset",) if arguments.dry_run else ("model", "output")
@@ -74,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """Print what a finished clip would take; 1 where it fits on no number of devices."""
+    if arguments.window is not None:
+        raise RequestError("window", "a plan is of what is made at once: give its length as --seconds, and no --window")
     preset = load_preset(arguments.preset)
     usual = preset.section("generation")
     width, height = arguments.size or (usual["width"], usual["height"])
@@ -87,20 +94,27 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     request.check()
+    load_finish(arguments.finish)
     files = {name: Path(name) for name in request.names()}
     words = [Path(path) for path in (arguments.structured, arguments.shots) if path is not None]
-    output = open_output(request, arguments.output, [*files.values(), *words])
+    outputs = [
+        open_output(request, location, [*files.values(), *words])
+        for location in several(arguments.output, arguments.clips)
+    ]
     watch = Stopwatch()
     with MediaReader() as reader, watch.timing("read"):
         reader.check(request.files(files), still=request.still)
         enhance = asked_enhancer(arguments, arguments.device)
         prepared = prepare(request, files, read_spec(arguments.model), reader, enhance)
+    windows = windows_of(request, prepared)
+    if windows is not None and arguments.ranks > 1:
+        raise RequestError("window", "a clip in windows is made on one device: leave --ranks or --window out")
     print_asked(request, prepared)
     asked = request.model_dump(mode="json", exclude_defaults=True)
     if arguments.ranks == 1:
-        _render(arguments, arguments.device, prepared, output, asked, watch)
+        _render(arguments, arguments.device, prepared, outputs, asked, watch, windows=windows)
     else:
-        told = (arguments, to_bytes(prepared), output, asked, watch)
+        told = (arguments, to_bytes(prepared), outputs, asked, watch)
         run_on_ranks(arguments.ranks, arguments.device, _render_on_rank, *told)
 
 
@@ -108,12 +122,13 @@ def _render(
     arguments: argparse.Namespace,
     device: str,
     prepared: Prepared,
-    output: Output,
+    outputs: Sequence[Output],
     asked: Mapping[str, Any],
     watch: Stopwatch,
     ranks: UlyssesRanks | None = None,
+    windows: Windows | None = None,
 ) -> None:
-    """Load the model and make the clip; beside the first of several `ranks`, help that one to."""
+    """Load the model and make the clips; beside the first of several `ranks`, help that one to."""
     start = time.perf_counter()
     generator = Generator.from_pretrained(  # last: it may take minutes
         arguments.model,
@@ -129,13 +144,26 @@ def _render(
         provenance |= {"lora": arguments.lora, "lora_scale": arguments.lora_scale}
     if ranks is not None:
         share(generator, ranks)
-    if ranks is not None and ranks.rank:
-        follow(generator, prepared, ranks)
-        return
-    with _Bars(arguments.quiet) as bars:
-        watched = bars if ranks is None else Voted(ranks, bars)
-        made = render(generator, prepared, output, asked=asked, on_step_end=watched, provenance=provenance, watch=watch)
-    print_rendered(made)
+    assert prepared.seed is not None  # `prepare` drew one where none was given
+    for number, output in enumerate(outputs):
+        one, timed = replace(prepared, seed=prepared.seed + number), Stopwatch(dict(watch.seconds))
+        if ranks is not None and ranks.rank:
+            follow(generator, one, ranks)
+            continue
+        with _Bars(arguments.quiet) as bars:
+            watched = bars if ranks is None else Voted(ranks, bars)
+            made = render(
+                generator,
+                one,
+                output,
+                asked=asked,
+                on_step_end=watched,
+                provenance=provenance,
+                watch=timed,
+                finish=load_finish(arguments.finish),
+                windows=None if windows is None else replace(windows, first=one),
+            )
+        print_rendered(made)
 
 
 def _render_on_rank(
@@ -143,12 +171,18 @@ def _render_on_rank(
     device: str,
     arguments: argparse.Namespace,
     prepared: bytes,
-    output: Output,
+    outputs: Sequence[Output],
     asked: Mapping[str, Any],
     watch: Stopwatch,
 ) -> None:
     """`_render` in a process of its own."""
-    _render(arguments, device, from_bytes(Prepared, prepared), output, asked, watch, ranks)
+    _render(arguments, device, from_bytes(Prepared, prepared), outputs, asked, watch, ranks)
+
+
+def several(location: str, count: int) -> list[str]:
+    """Where `count` clips go: clip-1.mp4, clip-2.mp4, ... for clip.mp4, which one alone keeps."""
+    stem, dot, suffix = location.rpartition(".")
+    return [location] if count == 1 else [f"{stem}-{number}{dot}{suffix}" for number in range(1, count + 1)]
 
 
 def request_of(arguments: argparse.Namespace) -> GenerationRequest:
@@ -230,8 +264,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_request(parser)
     add_enhancer(parser)
     run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--clips", type=_count, default=1, help="how many, from --seed and those behind it: clip-1.mp4, … (default: 1)"
+    )
     run.add_argument("--lora", metavar="FOLDER", help="an adapter, as jobs/finetune.py writes it")
     run.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
+    run.add_argument(
+        "--finish",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="given the file and its record before they are published",
+    )
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     run.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")
@@ -311,7 +354,7 @@ def _scales(given: Sequence[tuple[str, float]]) -> float | dict[str, float] | No
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,2}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, such as 8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999, such as 8")
     return int(text)
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.generation.prompt_file import Prompts
+from pipelines.generation.lists.prompt_file import Prompts
 from pipelines.training.curriculum.recipe import GROUPS, STAGES
 from pipelines.training.curriculum.request import Request, describe
 from pipelines.training.stages import verify

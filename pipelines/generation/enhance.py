@@ -136,10 +136,15 @@ def add_enhancer(parser: ArgumentParser) -> None:
 
 def asked_enhancer(arguments: Namespace, device: str) -> Write | None:
     """As the command line says; None leaves the words alone."""
+    config = asked_config(arguments)
+    return None if config is None else enhancer(config, device)
+
+
+def asked_config(arguments: Namespace) -> EnhancerConfig | None:
+    """The same as a configuration, for another process."""
     if arguments.no_enhance:
         return None
-    config = EnhancerConfig(backend=arguments.enhancer, model=arguments.enhancer_model, url=arguments.enhancer_url)
-    return enhancer(config, device)
+    return EnhancerConfig(backend=arguments.enhancer, model=arguments.enhancer_model, url=arguments.enhancer_url)
 
 
 def _messages(words: str, form: str, picture: bool) -> list[Message]:

@@ -32,6 +32,8 @@ def prepare(
 ) -> Prepared:
     """Check a request as a whole, read what it names and leave nothing to look up; a seed is drawn where none is given.
 
+    Of a clip in windows (`windows_of`) it is the first one.
+
     `spec` is of the model that will render; `enhance` puts the prompt into a form that it knows. Raises ValueError
     (RequestError where a field is to blame).
     """
@@ -49,7 +51,7 @@ def prepare(
         **reading.media(),
         references=[reference for reference in references if not isinstance(reference, AudioReference)],
         audio_references=[reference for reference in references if isinstance(reference, AudioReference)],
-        seconds=1 / fps if request.still else request.seconds,
+        seconds=1 / fps if request.still else request.seconds_at_once,
         size=(reading.size[1], reading.size[0]),
         fps=request.fps,
         refine=request.refine,

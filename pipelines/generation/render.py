@@ -20,7 +20,9 @@ from model.folder import TRANSFORMER
 from model.generation.prepared import Prepared
 from model.generation.steps import Generated, Progress
 from model.generator import Generator
+from pipelines.generation.finishing import Finish, finished
 from pipelines.generation.request import GenerationRequest, RequestError
+from pipelines.generation.windows import Windows, decode_windows, sample_windows
 from skyreels.media.encode import write_flac, write_video, write_wav
 from skyreels.media.image import write_image
 from skyreels.storage import Storage, normalise
@@ -115,20 +117,21 @@ def render(
     on_step_end: Callable[[Progress], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
     watch: Stopwatch | None = None,
+    finish: Finish | None = None,
+    windows: Windows | None = None,
 ) -> Rendered:
-    """Make the clip, publish it and then its record.
+    """Make the clip, publish it and then its record; of a clip in `windows`, `prepared` is the first of them.
 
     Pictures are decoded as they are encoded. The same seed gives the same file on one device. `asked` is what the
     record says of the request; `provenance` is what it says of the model besides identities; `watch` has timed what
-    came before. Raises ValueError.
+    came before; `finish` is given the file and its record before they are published. Raises ValueError.
     """
     watch = watch or Stopwatch()
     with watch.timing("generate"):
-        made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
-    with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
-        path = Path(scratch) / output.name
-        write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed))
-        output.storage.upload(path, output.name)
+        if windows is None:
+            made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
+        else:
+            made = decode_windows(generator, windows, sample_windows(generator, windows, on_step_end))
     facts = {
         "request": {**asked, "seed": prepared.seed},
         "prompt": prepared.prompt,
@@ -139,6 +142,11 @@ def render(
         "torch": torch.__version__,
         "seconds": watch.seconds,
     }
+    with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
+        path = Path(scratch) / output.name
+        write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed))
+        facts = finished(finish, path, facts)
+        output.storage.upload(path, output.name)
     record = (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
     output.storage.write(output.record_name, record)
     return Rendered(output.location, output.storage.location(output.record_name), facts)

@@ -95,6 +95,12 @@ class GenerationRequest(Config):
     picture: bool = True
     still: bool = False
     seconds: float | None = Field(None, gt=0, le=MAX_SECONDS, description="length of the whole result")
+    window: float | None = Field(
+        None, gt=0, le=MAX_SECONDS, description="seconds made at once; a longer clip goes on in windows of that length"
+    )
+    overlap: float | None = Field(
+        None, gt=0, le=MAX_SECONDS, description="seconds that a window keeps of the one before (a quarter of a window)"
+    )
     width: int | None = Field(None, ge=1, le=8192)
     height: int | None = Field(None, ge=1, le=8192)
     fps: float | None = Field(
@@ -117,6 +123,7 @@ class GenerationRequest(Config):
             raise RequestError("seconds", "one picture has no length: leave it out, or ask for a video")
         if self.still and not self.picture:
             raise RequestError("picture", "it is switched off, and one picture is asked for")
+        self._check_window()
         empty = [tag for tag, names in self.references.items() if not names]
         if empty:
             raise RequestError("references", f"{', '.join(empty)} has no file")
@@ -127,6 +134,31 @@ class GenerationRequest(Config):
             raise RequestError("prompt", f"the shots last {lasting:g} s, at most {MAX_SECONDS:g}: leave some out")
         check_tags(text, [Reference(tag) for tag in self.references])
         Media(**{field.name: getattr(self, field.name) for field in fields(Media)})
+
+    @property
+    def seconds_at_once(self) -> float | None:
+        """Of the first window, or of the whole clip."""
+        if self.window is None or self.seconds is None:
+            return self.seconds
+        return min(self.seconds, self.window)
+
+    def _check_window(self) -> None:
+        if self.window is None:
+            if self.overlap is not None:
+                raise RequestError("overlap", "there are no windows that could overlap: give window too")
+            return
+        if self.seconds is None:
+            raise RequestError("window", "it is a part of the clip: say how long the whole is, in seconds")
+        whole: dict[str, object] = {
+            "video": self.video,
+            "mask": self.mask,
+            "keyframes": self.keyframes,
+            "last_image": self.last_image,
+        }
+        whole |= {"refine": self.refine, "still": self.still, "picture": not self.picture}
+        whole |= {"shots": isinstance(self.prompt, tuple)}
+        if beside := [name for name, given in whole.items() if given]:
+            raise RequestError("window", f"a clip in windows takes no {', '.join(beside)}: leave one of the two out")
 
     def files(self, files: Files) -> list[MediaFile]:
         """Every file, those that the clip's shape follows first. Raises RequestError for a name that `files` lacks."""

@@ -23,19 +23,22 @@ from model.folder import AUDIO_CODEC, ENCODER, INDEX, REFINER, TRANSFORMER, VIDE
 from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.prompts import render_prompt
-from model.generation.steps import BaseLatents, NotFinite, Progress
+from model.generation.steps import BaseLatents, Generated, NotFinite, Progress
 from model.generation.together import shape_key
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator, read_adapter
 from model.network.lora import Lora, merged
 from model.sampling import sampler
-from pipelines.generation.demand import Demand, DemandModel
+from pipelines.generation.costs.demand import Demand, DemandModel
 from pipelines.generation.enhance import EnhancerConfig, enhancer
+from pipelines.generation.finishing import FinishFailed, finished, load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.render import clip_facts, origin, write_clip
-from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS, GenerationRequest, RequestError
-from skyreels.config import Config, ConfigError, build
+from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS
+from pipelines.generation.translation import generation_request, refusals, task_of
+from pipelines.generation.windows import Windows, decode_windows, sample_windows, windows_of
+from skyreels.config import Config
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
@@ -44,24 +47,12 @@ from skyreels.serving.servable import Cancelled, ModelCard, Plan, RequestRefused
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
 _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
-_RECORD, _ADAPTER = "record.json", "adapter.json"
+_RECORD, _ADAPTER, _WINDOWS = "record.json", "adapter.json", "windows.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
 _MOST_TOGETHER = 64
 _PREVIEW_SHARE = 19  # of the time that one took, before the next
 _LIMITS = MediaLimits(max_file_bytes=4 * 2**30, max_frames=3600, max_duration_s=MAX_SECONDS, wall_s=120.0, cpu_s=120.0)
-
-# Fields of a request off the wire that the generator calls otherwise.
-_NAMES = {
-    "first_frame": "image",
-    "last_frame": "last_image",
-    "source_video": "video",
-    "source_audio": "audio",
-    "num_inference_steps": "steps",
-    "audio": "sound",
-}
-_AS_THEY_ARE = ("prompt", "negative_prompt", "seconds", "fps", "seed", "guidance_scale", "audio_guidance_scale")
-
 
 _PARTS = {
     BASE: (TRANSFORMER, ENCODER, VIDEO_CODEC, AUDIO_CODEC),
@@ -87,7 +78,15 @@ class ModelSettings(Config):
     enhancer: EnhancerConfig | None = Field(
         EnhancerConfig(), description="what puts prompts into a form that the model was trained on; None: nothing does"
     )
+    finish: str = Field(
+        "", description="module:function that is given each clip's file and record before they are published: to sign"
+    )
     loras: Mapping[str, str] = Field({}, description="folders of adapters, by the names that requests may give")
+
+
+def _share(progress: Progress) -> float:
+    """Of a stage's steps, those that are done."""
+    return (progress.step.index + 1) / progress.step.count
 
 
 class GenerationService:
@@ -100,6 +99,7 @@ class GenerationService:
         self._enhance = None if settings.enhancer is None else enhancer(settings.enhancer, _device(settings))
         self._demand = DemandModel.of(self.folder, self.spec)
         self._memory = _memory_of(settings, here=bool(stages))
+        self._finish = load_finish(settings.finish) if DECODE in stages else None
         self._reader = MediaReader(_LIMITS)
         self._running = threading.Lock()
 
@@ -135,14 +135,15 @@ class GenerationService:
         if request.lora is not None and request.lora not in self.settings.loras:
             known = ", ".join(sorted(self.settings.loras)) or "none"
             raise RequestRefused("lora", f"no adapter {request.lora!r} is served here; there are: {known}")
-        with _refusals(files):
+        with refusals(files):
             asked = generation_request(request)
             prepared = prepare(asked, files, self.spec, self._reader, self._enhance)
-        demand = self._demand.demand(prepared)
-        self._check_memory(prepared, demand.memory)
+            windows = windows_of(asked, prepared)
+        demand = self._demand.demand(prepared) if windows is None else self._demand.of_windows(windows)
+        self._check_memory(prepared, demand.memory, windows)
         path = folder / _PREPARED
         path.write_bytes(to_bytes(prepared))
-        clip = prepared.refined or prepared.clip
+        clip = (prepared.refined or prepared.clip) if windows is None else windows.clip
         facts = {
             "model": self.settings.name,
             "task": task_of(request),
@@ -159,7 +160,18 @@ class GenerationService:
             handed.append(folder / _ADAPTER)
             handed[-1].write_text(json.dumps({"name": request.lora, "scale": request.lora_scale}))
         stages = STAGES if prepared.refined is not None else (BASE, DECODE)
+        if windows is not None:
+            handed.append(folder / _WINDOWS)
+            handed[-1].write_text(json.dumps({"frames": windows.frames, "overlap": windows.overlap}))
+            return Plan(stages, tuple(handed), facts, demand.work)
         return Plan(stages, tuple(handed), facts, demand.work, {BASE: self._company(request, prepared, demand)})
+
+    def reseeded(self, plan: Plan, seed: int, folder: Path) -> Plan:
+        """As `Servable.reseeded`."""
+        prepared, *others = plan.files
+        path = folder / _PREPARED
+        path.write_bytes(to_bytes(dataclasses.replace(from_bytes(Prepared, prepared.read_bytes()), seed=seed)))
+        return dataclasses.replace(plan, files=(path, *others), facts={**plan.facts, "seed": seed})
 
     def _company(self, request: VideoRequest, prepared: Prepared, demand: Demand) -> Together:
         """With whom the base may be sampled: as many as fit beside each other into the device's memory."""
@@ -169,32 +181,50 @@ class GenerationService:
         key = hashlib.sha256(f"{shape_key(prepared)} {adapter}".encode()).hexdigest()
         return Together(key, max(1, min(_MOST_TOGETHER, most)))
 
-    def _check_memory(self, prepared: Prepared, needed: float) -> None:
+    def _check_memory(self, prepared: Prepared, needed: float, windows: Windows | None) -> None:
         """Raises RequestRefused for what can never fit, with what would."""
         if self._memory is None or needed <= self._memory:
             return
         longest, clip = self._demand.longest(prepared, self._memory), prepared.clip
-        fits = (
-            f"{longest:.3g} s fit at this size: ask for fewer seconds or a smaller size"
-            if longest is not None
-            else f"no clip of {clip.width}x{clip.height} fits: ask for a smaller size, without references"
-        )
-        message = f"the clip needs about {needed / _GB:.1f} GB and a device here has {self._memory / _GB:.1f}; {fits}"
-        raise RequestRefused("seconds" if longest is not None else "size", message)
+        told = f"needs about {needed / _GB:.1f} GB and a device here has {self._memory / _GB:.1f}"
+        if windows is not None and self._demand.demand(prepared).memory <= self._memory:
+            raise RequestRefused("seconds", f"the clip {told}, though a window of it fits: ask for fewer seconds")
+        if longest is None:
+            fits = f"no clip of {clip.width}x{clip.height} fits: ask for a smaller size, without references"
+            raise RequestRefused("size", f"the clip {told}; {fits}")
+        shorter = "fewer seconds" if windows is None else "a shorter window"
+        fits = f"{longest:.3g} s fit at this size: ask for {shorter} or a smaller size"
+        raise RequestRefused("seconds" if windows is None else "window_seconds", f"the clip {told}; {fits}")
 
     def run(self, work: Work) -> Mapping[str, Any]:
         """As `Servable.run`: one stage at a time, for they share the generator."""
         prepared = from_bytes(Prepared, work.files[_PREPARED].read_bytes())
         with self._running, _failures():
+            if _WINDOWS in work.files:
+                windows = Windows(prepared, **json.loads(work.files[_WINDOWS].read_text()))
+                return self._run_windows(work, windows)
             if work.stage == BASE:
                 with self._adapted(work):
                     latents = self._generator.sample_base(prepared, callback_on_step_end=self._steps(work))
-                return self._hand_on(work, latents)
+                return self._hand_on(work, {_LATENTS: latents})
             latents = from_bytes(BaseLatents, work.files[_LATENTS].read_bytes())
             if work.stage == REFINE:
                 streams = self._generator.refine(prepared, latents, callback_on_step_end=self._steps(work))
-                return self._hand_on(work, dataclasses.replace(latents, streams=streams))
-            return self._decoded(work, prepared, latents)
+                return self._hand_on(work, {_LATENTS: dataclasses.replace(latents, streams=streams)})
+            work.step(0.0)
+            return self._decoded(work, prepared, self._generator.decode(prepared, latents.streams))
+
+    def _run_windows(self, work: Work, windows: Windows) -> Mapping[str, Any]:
+        """A stage of a clip in windows: the base makes all of them, for each goes on from the one before."""
+        names = [f"latents_{number}.safetensors" for number in range(len(windows.spans))]
+        if work.stage == BASE:
+            with self._adapted(work):
+                made = sample_windows(self._generator, windows, self._steps(work, lambda progress: progress.progress))
+            return self._hand_on(work, dict(zip(names, made, strict=True)))
+        work.step(0.0)
+        latents = [from_bytes(BaseLatents, work.files[name].read_bytes()) for name in names]
+        whole = decode_windows(self._generator, windows, latents)
+        return self._decoded(work, windows.first, dataclasses.replace(whole, frames=np.stack(list(whole.frames))))
 
     def run_together(self, works: Sequence[Work]) -> Sequence[Mapping[str, Any] | None]:
         """As `Servable.run_together`, of the base."""
@@ -205,15 +235,17 @@ class GenerationService:
                 made = self._generator.sample_together(calls, reports)
             except sampler.Cancelled as end:
                 raise Cancelled from end
-        return [None if one is None else self._hand_on(work, one) for work, one in zip(works, made, strict=True)]
+        return [
+            None if one is None else self._hand_on(work, {_LATENTS: one}) for work, one in zip(works, made, strict=True)
+        ]
 
-    def _steps(self, work: Work) -> Callable[[Progress], None]:
+    def _steps(self, work: Work, done: Callable[[Progress], float] = _share) -> Callable[[Progress], None]:
         """Tells of each step, and now and then shows how the clip stands."""
         due = time.monotonic() + self.settings.preview_after_s
 
         def report(progress: Progress) -> None:
             nonlocal due
-            work.step((progress.step.index + 1) / progress.step.count)
+            work.step(done(progress))
             start = time.monotonic()
             if start < due or progress.step.index + 1 == progress.step.count:
                 return
@@ -252,14 +284,13 @@ class GenerationService:
     def _identities(self) -> Mapping[str, str]:
         return self._generator.components.identities()
 
-    def _hand_on(self, work: Work, latents: BaseLatents) -> Mapping[str, Any]:
-        (work.folder / _LATENTS).write_bytes(to_bytes(latents))
+    def _hand_on(self, work: Work, latents: Mapping[str, BaseLatents]) -> Mapping[str, Any]:
+        for name, made in latents.items():
+            (work.folder / name).write_bytes(to_bytes(made))
         (work.folder / _MADE_BY).write_text(json.dumps({**_made_by(work), **self._identities}))
         return {}
 
-    def _decoded(self, work: Work, prepared: Prepared, latents: BaseLatents) -> Mapping[str, Any]:
-        work.step(0.0)
-        made = self._generator.decode(prepared, latents.streams)
+    def _decoded(self, work: Work, prepared: Prepared, made: Generated) -> Mapping[str, Any]:
         work.step(0.5)
         identities = {**_made_by(work), **self._identities}
         adapter = work.files.get(_ADAPTER)
@@ -269,7 +300,7 @@ class GenerationService:
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
         facts = {**clip_facts(made, "video"), "provenance": identities}
-        record = {**told, **facts, "prompt": prepared.prompt}
+        record = finished(self._finish, work.folder / "video.mp4", {**told, **facts, "prompt": prepared.prompt})
         (work.folder / _RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
 
@@ -287,42 +318,6 @@ def _memory_of(settings: ModelSettings, *, here: bool) -> float | None:
     if (settings.device or "cuda").startswith("cuda") and torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
     return float(psutil.virtual_memory().total)
-
-
-def generation_request(request: VideoRequest) -> GenerationRequest:
-    """What the generator is asked. Raises ConfigError where a bound of the generator's is narrower."""
-    values: dict[str, Any] = {name: getattr(request, name) for name in _AS_THEY_ARE}
-    values |= {ours: getattr(request, theirs) for theirs, ours in _NAMES.items()}
-    references: dict[str, list[str]] = {}
-    for reference in request.references:
-        references.setdefault(reference.tag, []).append(reference.source)
-    values |= {
-        "keyframes": [{"seconds": frame.time, "image": frame.image} for frame in request.keyframes],
-        "references": references,
-        "mask": request.mask,
-        "refine": request.refine,
-        "video_use": request.task or "extend",
-    }
-    if request.shots:
-        values["prompt"] = [{"prompt": shot.prompt, "seconds": shot.seconds} for shot in request.shots]
-    if request.width_and_height is not None:
-        values["width"], values["height"] = request.width_and_height
-    return build(GenerationRequest, {name: value for name, value in values.items() if value is not None}, "the request")
-
-
-def task_of(request: VideoRequest) -> str:
-    """The usual name of what is asked."""
-    if request.mask is not None:
-        return "inpaint"
-    if request.task is not None:
-        return "v2a" if request.task == "add_sound" else request.task
-    if request.keyframes or request.last_frame is not None:
-        return "keyframes"
-    if request.first_frame is not None:
-        return "i2v"
-    if request.references:
-        return "r2v"
-    return "a2v" if request.source_audio is not None else "t2v"
 
 
 def contact_sheet(frames: np.ndarray) -> np.ndarray:
@@ -351,26 +346,14 @@ def _made_by(work: Work) -> dict[str, str]:
 
 
 @contextmanager
-def _refusals(files: Mapping[str, Path]) -> Iterator[None]:
-    """Errors about the request, in its own words: fields as it calls them, and no path of this machine."""
-    theirs = {ours: name for name, ours in _NAMES.items()}
-    try:
-        yield
-    except (ValueError, ConfigError) as error:
-        message = str(error)
-        for path in files.values():
-            message = message.replace(str(path), "the file")
-        field = error.field if isinstance(error, RequestError) else None
-        raise RequestRefused(theirs.get(field or "", field), message) from error
-
-
-@contextmanager
 def _failures() -> Iterator[None]:
     """What no new attempt would mend."""
     try:
         yield
     except NotFinite as error:
         raise StageFailed("not_finite", str(error)) from error
+    except FinishFailed as error:
+        raise StageFailed("finish_failed", str(error)) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

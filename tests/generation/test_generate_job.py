@@ -87,6 +87,17 @@ def test_every_task_makes_a_clip_that_plays(run, task):
     assert record["request"]["prompt"] == "a red ball"
 
 
+def test_several_clips_are_those_of_their_seeds(run, model_folder, tmp_path):
+    words = ["--prompt", "a red ball", "--steps", "2"]
+    alone, _ = run(*words, "--seed", "4", output="alone.mp4")
+    place = ["--model", str(model_folder), "--output", str(tmp_path / "clip.mp4"), "--quiet"]
+    assert generate.main([*words, *place, "--seed", "3", "--clips", "2"]) == 0
+    assert [json.loads((tmp_path / f"clip-{n}.json").read_text())["request"]["seed"] for n in (1, 2)] == [3, 4]
+    assert (tmp_path / "clip-2.mp4").read_bytes() == alone.read_bytes()
+    assert (tmp_path / "clip-1.mp4").read_bytes() != alone.read_bytes()
+    assert not (tmp_path / "clip.mp4").exists()
+
+
 def test_sound_alone_and_one_picture_follow_the_suffix(run):
     for output in ("clip.wav", "clip.flac"):
         path, _ = run("--prompt", "rain", "--seconds", "1", output=output)

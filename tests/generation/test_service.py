@@ -14,7 +14,8 @@ from jobs import generate
 from model.generation.prepared import Prepared
 from model.generation.steps import BaseLatents
 from model.generation.wire import from_bytes
-from pipelines.generation.service import GenerationService, ModelSettings, generation_request, task_of
+from pipelines.generation.service import GenerationService, ModelSettings
+from pipelines.generation.translation import generation_request, task_of
 from skyreels.config import ConfigError
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.image import read_image
@@ -127,6 +128,34 @@ def test_it_is_the_clip_of_the_command_line(http, made, model_folder, tmp_path):
     assert beside["prompt"] == "a red ball"
 
 
+def test_a_clip_in_windows_is_the_one_of_the_command_line(made, model_folder, tmp_path):
+    asked = {"prompt": "a red ball", "seed": "5", "seconds": "1.5", "window_seconds": "0.8", "overlap_seconds": "0.25"}
+    job, path = made(asked)
+    assert (job["frames"], job["seconds"], job["timings"].keys()) == (25, "1.5625", {"queue", "base", "decode"})
+    words = ["--model", str(model_folder), "--prompt", "a red ball", "--seed", "5", "--seconds", "1.5"]
+    words += ["--window", "0.8", "--overlap", "0.25"]
+    assert generate.main([*words, "--output", str(tmp_path / "clip.mp4"), "--quiet"]) == 0
+    assert path.read_bytes() == (tmp_path / "clip.mp4").read_bytes()
+
+
+def test_several_clips_in_windows_have_seeds_of_their_own(http):
+    asked = {"prompt": "x", "seed": 5, "seconds": 1.0, "window_seconds": 0.5, "n": 2}
+    clips = http.post("/v1/videos", json=asked).json()["clips"]
+    for name in clips:
+        http.get(f"/v1/videos/{name}/events")
+    jobs = [http.get(f"/v1/videos/{name}").json() for name in clips]
+    assert [(job["state"], job["seed"], job["frames"]) for job in jobs] == [("completed", seed, 17) for seed in (5, 6)]
+    contents = {http.get(f"/v1/videos/{name}/content").content for name in clips}
+    assert len(contents) == 2
+
+
+def test_windows_whose_fields_contradict_each_other_are_refused_by_their_names(http):
+    answer = http.post("/v1/videos", json={"prompt": "x", "seconds": 1, "window_seconds": 0.5, "overlap_seconds": 0.5})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "overlap_seconds")
+    answer = http.post("/v1/videos", json={"prompt": "x", "window_seconds": 0.5})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "window_seconds")
+
+
 def test_a_clip_has_pictures_that_tell_of_it(http, made):
     job, path = made({"prompt": "x"})
     shown = frames_of(path)
@@ -178,6 +207,15 @@ def test_bases_of_one_shape_are_sampled_together_as_they_are_alone(planned):
             torch.testing.assert_close(pair[0].streams[name], latents, rtol=1e-3, atol=1e-3)
     with pytest.raises(Cancelled):
         planned.service.run_together([planned(step=stop)[1] for _ in range(2)])
+
+
+def test_a_plan_of_another_seed_is_what_that_seed_plans(planned, tmp_path):
+    first, _ = planned(seed=4)
+    asked, _ = planned(seed=5)
+    (tmp_path / "other").mkdir()
+    other = planned.service.reseeded(first, 5, tmp_path / "other")
+    assert other.files[0].read_bytes() == asked.files[0].read_bytes()
+    assert (other.facts, other.together) == (asked.facts, asked.together)
 
 
 def test_as_many_go_together_as_fit_beside_each_other(model_folder, planned):

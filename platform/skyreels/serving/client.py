@@ -28,6 +28,8 @@ _NAMES = {
     "video_use": "task",
     "audio": "source_audio",
     "sound": "audio",
+    "window": "window_seconds",
+    "overlap": "overlap_seconds",
 }
 """Fields over HTTP by their names in the generator's call, where the two differ."""
 _FILES = frozenset({"image", "last_image", "video", "mask", "audio"})
@@ -71,6 +73,11 @@ class Video:
     def is_over(self) -> bool:
         return self.state not in ("queued", "running")
 
+    @property
+    def clips(self) -> Sequence[str]:
+        """Ids of all jobs of the request, in the order of their seeds: this one's, where it was for one clip."""
+        return tuple(self.facts.get("clips", [self.id]))
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -86,7 +93,7 @@ class Clip:
 
 
 Media = str | Path | bytes | Upload | Video
-"""A path, the bytes of a file, or what the service has already."""
+"""A path, an https:// URL that the service fetches, the bytes of a file, or what the service has already."""
 Prompt = str | Sequence[Mapping[str, Any]]
 """Words, or timed shots: [{"prompt": "a door opens", "seconds": 1.5}, ...]."""
 Progressed = Callable[[Mapping[str, Any]], None]
@@ -109,15 +116,27 @@ class Client:
 
         An interrupt cancels the job.
         """
-        video = self.create(prompt, negative_prompt, **asked)
+        (clip,) = self.several(prompt, 1, negative_prompt, on_progress=on_progress, **asked)
+        return clip
+
+    def several(
+        self, prompt: Prompt, n: int, negative_prompt: str = "", *, on_progress: Progressed | None = None, **asked: Any
+    ) -> list[Clip]:
+        """The same of `n` clips of one request, from `seed` and those behind it; where one fails, none are given.
+
+        The others of a failed one are kept by the service: `JobFailed.video.clips` names them.
+        """
+        named = self.create(prompt, negative_prompt, n=n, **asked).clips
         try:
-            video = self.wait(video, on_progress)
+            videos = [self.wait(name, on_progress) for name in named]
         except KeyboardInterrupt:
-            self.cancel(video)
+            for name in named:
+                self.cancel(name)
             raise
-        if video.state != "completed":
-            raise JobFailed(video)
-        return Clip(video, self.content(video))
+        for video in videos:
+            if video.state != "completed":
+                raise JobFailed(video)
+        return [Clip(video, self.content(video)) for video in videos]
 
     def create(
         self, prompt: Prompt, negative_prompt: str = "", *, idempotency_key: str | None = None, **asked: Any
@@ -129,8 +148,9 @@ class Client:
             asked: as the generator's call: `image`, `last_image`, `keyframes` of (seconds, image), `video` with
                 `video_use`, `mask` (white is made anew; also a shape, as the service documents them), `audio`,
                 `references` by tag ({"@ball": ["front.png", "side.png"]}), `seconds`, `size` (height, width), `fps`,
-                `seed`, `refine`, `sound`, `num_inference_steps`, guidance scales; and the service's own: `lora`,
-                `lora_scale`, `model`, `metadata`, `webhook_url`.
+                `seed`, `refine`, `sound`, `num_inference_steps`, guidance scales; and the service's own: `n` clips, of
+                which the first is returned and names the others in `clips`, `lora`, `lora_scale`, `model`,
+                `metadata`, `webhook_url`.
         """
         fields, files = _request(prompt, negative_prompt, asked)
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
@@ -243,6 +263,8 @@ class _Parts:
             return {"file_id": media.id}
         if isinstance(media, Video):
             return {"video_id": media.id}
+        if isinstance(media, str) and media.startswith("https://"):
+            return media
         name = f"file_{len(self.files)}"
         self.files[name] = _bytes(media)
         return name
@@ -265,6 +287,8 @@ def _request(prompt: Prompt, negative_prompt: str, asked: dict[str, Any]) -> tup
         elif name == "references":
             value = [_reference(tag, media, parts) for tag, given in value.items() for media in _several(given)]
         values[_NAMES.get(name, name)] = value
+    if values.get("n") == 1:
+        del values["n"]
     if "mask" in values:
         values["mask_mode"] = "edit_white"
         values.pop("task", None)
@@ -274,7 +298,7 @@ def _request(prompt: Prompt, negative_prompt: str, asked: dict[str, Any]) -> tup
 def _reference(tag: str, media: Media, parts: _Parts) -> dict[str, Any]:
     kind = "video" if isinstance(media, Video) else None
     if isinstance(media, str | Path):
-        kind = (mimetypes.guess_type(str(media))[0] or "").partition("/")[0]
+        kind = (mimetypes.guess_type(str(media).partition("?")[0])[0] or "").partition("/")[0]
     if kind not in ("image", "video", "audio"):
         raise ValueError(f"{tag}: whether it is an image, a video or sound is told by a path's suffix: give a path")
     return {"type": kind, "tag": tag, "source": parts.named(media)}

@@ -1,5 +1,6 @@
 """How a service is run, in one process or on Ray Serve: where its files and jobs are, who may ask, who works."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from skyreels.config import Config, ConfigError
+from skyreels.serving.intake.addresses import Network
 from skyreels.serving.intake.media_check import UploadLimits
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
@@ -48,6 +50,13 @@ class ServingConfig(Config):
     webhooks: tuple[str, ...] = Field(
         (), description="what a webhook's URL may begin with; each ends a host with a slash. None: they are refused"
     )
+    media_urls: tuple[str, ...] = Field(
+        (),
+        description="what a URL of media may begin with, as of webhooks; https:// alone: every public host. None: off",
+    )
+    media_networks: tuple[str, ...] = Field(
+        (), description="networks such as 10.1.0.0/16 that media may be fetched from, though they are not public"
+    )
     webhook_secret: str = Field("", repr=False)
     limits: UploadLimits = UploadLimits()
     rubric: tuple[str, ...] = Field(("overall",), description="what may be judged in the arena")
@@ -56,14 +65,23 @@ class ServingConfig(Config):
     pools: Mapping[str, Pool] = {}
 
     def check(self) -> None:
-        """ConfigError where what webhooks may call is left open, or cannot be signed."""
-        for prefix in self.webhooks:
-            if not re.fullmatch(r"https?://[^/@\\?#]+/[^?#]*", prefix):
+        """ConfigError where what may be called is left open, or webhooks cannot be signed."""
+        kinds = [(self.webhooks, "https?"), (tuple(url for url in self.media_urls if url != "https://"), "https")]
+        for prefix, scheme in ((prefix, scheme) for prefixes, scheme in kinds for prefix in prefixes):
+            if not re.fullmatch(scheme + r"://[^/@\\?#]+/[^?#]*", prefix):
                 raise ConfigError(
                     f"{prefix!r} must be a URL whose host ends with a slash, such as https://example.com/"
                 )
+        self.networks()
         if self.webhooks and not self.webhook_secret:
             raise ConfigError("webhooks are allowed, and there is no secret to sign them with")
+
+    def networks(self) -> tuple[Network, ...]:
+        """Those of `media_networks`. Raises ConfigError."""
+        try:
+            return tuple(ipaddress.ip_network(network) for network in self.media_networks)
+        except ValueError as error:
+            raise ConfigError(f"service.media_networks: {error}: write networks such as 10.1.0.0/16") from error
 
     def open_store(self) -> JobStore:
         """The job store that this configuration names."""

@@ -1,17 +1,20 @@
 """What can be asked over HTTP, in the shape of OpenAI's videos with what it lacks. Media are names, never paths."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
 
 from skyreels.config import Config
+from skyreels.serving.errors import invalid
 
 Scale = Annotated[float, Field(ge=0, le=100)]
 Tag = Annotated[str, Field(pattern=r"^@[A-Za-z0-9_-]{1,64}$")]
 Source = Annotated[str, Field(max_length=256)]
 MAX_REFERENCES = 12
 MAX_SHOTS = 20
+MAX_CLIPS = 8
 
 
 class TimedImage(Config):
@@ -47,7 +50,8 @@ class VideoRequest(Config):
     """One clip. What is left out takes the model's defaults; a field that is not known is refused.
 
     Where a file is meant, send it as a part of the form under the field's name, or give a `data:` URL, the name of
-    another part, {"file_id": ...} of `/v1/files`, or {"video_id": ...} of an earlier job. URLs are not fetched.
+    another part, {"file_id": ...} of `/v1/files`, or {"video_id": ...} of an earlier job; also an https URL that begins
+    as the service's operator allows.
     """
 
     model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
@@ -60,6 +64,12 @@ class VideoRequest(Config):
     negative_prompt: str = Field("", max_length=32_000)
     seconds: float | None = Field(
         None, gt=0, le=3600, validation_alias=AliasChoices("seconds", "duration"), description="also as a string"
+    )
+    window_seconds: float | None = Field(
+        None, gt=0, le=3600, description="how much is made at once: a longer clip goes on in windows of that length"
+    )
+    overlap_seconds: float | None = Field(
+        None, gt=0, le=3600, description="how much a window keeps of the one before; a quarter of a window"
     )
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH", examples=["96x64"])
     fps: float | None = Field(None, ge=1, le=120)
@@ -90,7 +100,12 @@ class VideoRequest(Config):
     lora: str | None = Field(None, max_length=128, description="an adapter by its name; /v1/models lists them")
     lora_scale: float = Field(1.0, ge=-4, le=4)
     refine: bool = Field(False, description="larger, at a higher frame rate")
-    n: Literal[1] = 1
+    n: int = Field(
+        1,
+        ge=1,
+        le=MAX_CLIPS,
+        description="clips, from `seed` and those behind it; each is a job, and `clips` lists all",
+    )
     output_format: Literal["mp4"] = "mp4"
     webhook_url: str | None = Field(None, max_length=2048)
     metadata: dict[str, Annotated[str, Field(max_length=512)]] = Field({}, max_length=16)
@@ -121,6 +136,8 @@ class VideoRequest(Config):
             raise ValueError("shots say what is shown: leave the prompt out")
         if self.shots and self.seconds is not None:
             raise ValueError("shots say how long the clip is: leave seconds out")
+        if self.seed is not None and self.seed + self.n > 2**63:
+            raise ValueError(f"seed: {self.n} clips from this one on pass the last there is: take a smaller one")
         if (self.mask is None) != (self.mask_mode is None):
             raise ValueError("a mask needs mask_mode=edit_white, and the other way round: white is made anew")
         if self.source_video is not None and self.mask is None and self.task is None:
@@ -150,16 +167,28 @@ MEDIA: dict[str, tuple[str, ...]] = {
 
 
 def spelled(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with every field under its own name. ValueError where a field is given under two names."""
+    """The values with every field under its own name. ServingError where a field is given under two names."""
     names: dict[str, Any] = {}
     for field, info in VideoRequest.model_fields.items():
         alias = info.validation_alias
         known = [field, *(str(choice) for choice in alias.choices)] if isinstance(alias, AliasChoices) else [field]
         given = [name for name in dict.fromkeys(known) if name in values]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} mean the same: give one of them")
+            raise invalid(None, f"{' and '.join(given)} mean the same: give one of them")
         names |= dict.fromkeys(given, field)
     return {names.get(name, name): value for name, value in values.items()}
+
+
+def media_places(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Every place of a body where a file is meant, by fields' own names: what it is called, and what holds it where."""
+    for where in MEDIA:
+        if values.get(where) is not None:
+            yield where, values, where
+    for where, inner in (("keyframes", "image"), ("references", "source")):
+        rows = values[where] if isinstance(values.get(where), list) else []
+        for number, row in enumerate(rows):
+            if isinstance(row, dict) and row.get(inner) is not None:
+                yield f"{where}.{number}.{inner}", row, inner
 
 
 def _named(tag: str, prompt: str) -> bool:

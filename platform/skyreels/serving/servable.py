@@ -103,6 +103,9 @@ class Servable(Protocol):
         Needs no device. Raises RequestRefused.
         """
 
+    def reseeded(self, plan: Plan, seed: int, folder: Path) -> Plan:
+        """The plan of another clip of the same request, which differs by its seed; its own files go to `folder`."""
+
     def run(self, work: Work) -> Mapping[str, Any]:
         """Do a stage; facts to tell of the job. Raises StageFailed, and anything else where a new attempt may help."""
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipelines.evaluation.prompts.public import PromptFileError, main, public_prompts
-from pipelines.generation.prompt_file import read_prompts
+from pipelines.generation.lists.prompt_file import read_prompts
 
 
 def avgen(folder, **categories):

@@ -6,6 +6,7 @@ takes is one of PAUSES.
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ class Clips:
         sizes = {name: path.stat().st_size for name, path in files.items()}
         plan.write_text(json.dumps({**facts, "prompt": request.prompt, "given": sizes}))
         return Plan(self.stages, (plan,), facts, dict.fromkeys(self.stages, facts["seconds"]))
+
+    def reseeded(self, plan, seed, folder):
+        (given,) = plan.files
+        path = folder / given.name
+        path.write_text(json.dumps({**json.loads(given.read_text()), "seed": seed}))
+        return replace(plan, files=(path,), facts={**plan.facts, "seed": seed})
 
     def run(self, work):
         plan = json.loads(work.files["plan.json"].read_text())

@@ -100,6 +100,17 @@ def test_what_is_too_much_is_refused_with_when_to_come_again(opened, now, quotas
         accept(store, now)
 
 
+def test_a_rate_is_of_clips_and_says_when_as_many_are_free(opened, now):
+    store = opened(Quotas(requests_per_minute=3))
+    for _ in range(2):
+        accept(store, now)
+        now[0] += 10.0
+    with pytest.raises(ServingError) as caught:
+        store.check_room("me", jobs=3)
+    assert (caught.value.code, caught.value.headers) == ("rate_limited", {"Retry-After": "50"})  # of the second one
+    store.check_room("me", jobs=1)
+
+
 def test_a_deleted_job_still_counts_for_the_day(opened, now):
     store = opened(Quotas(seconds_per_day=3.0))
     job = accept(store, now)

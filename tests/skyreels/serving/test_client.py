@@ -41,6 +41,16 @@ def test_a_call_ends_in_a_clip(client, tmp_path):
     assert Image.open(thumbnail).size == (96, 64)
 
 
+def test_several_clips_come_in_the_order_of_their_seeds(client):
+    clips = client.several("a green room", 3, seed=5)
+    assert [clip.video.facts["seed"] for clip in clips] == [5, 6, 7]
+    assert {clip.video.id for clip in clips} == set(clips[0].video.clips)
+    assert list(client("red").video.clips) == [client.videos(limit=1)[0].id]
+    with pytest.raises(JobFailed) as failed:
+        client.several("refuse", 2)
+    assert len(failed.value.video.clips) == 2
+
+
 def test_media_are_paths_bytes_uploads_and_earlier_clips(client, tmp_path):
     first, last = picture(tmp_path / "first.png"), io.BytesIO()
     Image.new("RGB", (16, 12)).save(last, "PNG")

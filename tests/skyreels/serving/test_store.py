@@ -231,6 +231,19 @@ def test_the_same_key_makes_one_job_and_another_request_under_it_is_refused(stor
     assert len(store.page("me").jobs) == 1
 
 
+def test_jobs_of_one_request_are_accepted_together_or_not_at_all(store):
+    every = [NewJob(new_id(), "me", {}, {}, STAGES) for _ in range(3)]
+    assert store.accept(*every).id == every[0].id
+    assert [job.id for job in store.page("me", newest_first=False).jobs] == [new.id for new in every]
+    with pytest.raises(ServingError, match="you have 3 open jobs, and 2 more are too many"):
+        store.accept(*(NewJob(new_id(), "me", {}, {}, STAGES) for _ in range(2)))
+    assert len(store.page("me").jobs) == 3
+    for number in range(5):
+        with pytest.raises(ServingError) as caught:
+            store.check_room("you", jobs=5 + number)
+        assert (caught.value.status, caught.value.field) == (400, "n")  # waiting would not help
+
+
 def test_more_jobs_than_are_taken_are_refused_with_when_to_come_again(store):
     for _ in range(4):
         made(store)

@@ -102,7 +102,7 @@ REFUSED = {
     "webhook": ({"prompt": "x", "webhook_url": "http://10.0.0.1/"}, "webhook_url", "url_refused"),
     "output path": ({"prompt": "x", "output_path": "/tmp/x"}, "output_path", "unknown_parameter"),
     "mask without a mode": ({"prompt": "x", "source_video": DATA_URL, "mask": DATA_URL}, None, "invalid_value"),
-    "n": ({"prompt": "x", "n": 4}, "n", "invalid_value"),
+    "n": ({"prompt": "x", "n": 9}, "n", "invalid_value"),
     "shots and a prompt": ({"prompt": "x", "shots": [{"prompt": "y", "seconds": 1}]}, None, "invalid_value"),
     "a shot without end": ({"shots": [{"prompt": "y"}]}, "shots.0.seconds", "invalid_value"),
     "shots of none": ({"shots": []}, "prompt", "invalid_value"),
@@ -257,6 +257,39 @@ def test_the_same_key_makes_one_job(http):
     assert first["id"] == again["id"]
     other = http.post("/v1/videos", json={"prompt": "y"}, headers={"idempotency-key": "k-1"})
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+
+
+def test_several_clips_of_a_request_are_jobs_from_seeds_that_follow_each_other(http, ended):
+    values = {
+        "json": {"prompt": "red", "first_frame": DATA_URL, "seed": 5, "n": 3},
+        "headers": {"idempotency-key": "n"},
+    }
+    first = http.post("/v1/videos", **values).json()
+    assert first["clips"][0] == first["id"]
+    assert http.post("/v1/videos", **values).json()["clips"] == first["clips"]  # asked again, it is the same three
+    jobs = [ended(name) for name in first["clips"]]
+    assert [(job["seed"], job["state"], job["clips"]) for job in jobs] == [
+        (seed, "completed", first["clips"]) for seed in (5, 6, 7)
+    ]
+    listed = [job["id"] for job in http.get("/v1/videos", params={"order": "asc", "limit": 100}).json()["data"]]
+    assert listed[-3:] == first["clips"]
+    assert all(http.get(f"/v1/videos/{name}/content").status_code == 200 for name in first["clips"])
+    remix = http.post(f"/v1/videos/{first['clips'][2]}/remix", json={"prompt": "green"}).json()
+    assert (remix["seed"], "clips" in remix) == (7, False)
+    http.delete(f"/v1/videos/{first['id']}")
+    assert http.get(f"/v1/videos/{first['clips'][1]}").json()["state"] == "completed"
+
+
+def test_each_of_several_clips_ends_for_itself(http, ended):
+    first = http.post("/v1/videos", data={"prompt": "slow red", "n": "2"}).json()
+    http.post(f"/v1/videos/{first['clips'][1]}/cancel")
+    assert [ended(name)["state"] for name in first["clips"]] == ["completed", "cancelled"]
+
+
+def test_clips_past_the_last_seed_are_refused(http):
+    answer = http.post("/v1/videos", json={"prompt": "x", "seed": 2**63 - 2, "n": 3})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    assert http.post("/v1/videos", json={"prompt": "x", "seed": 2**63 - 2, "n": 2}).status_code == 200
 
 
 def test_remix_edit_and_extend_start_from_earlier_jobs(http, ended):

@@ -5,7 +5,7 @@ import pytest
 from model.config import load_preset
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import TrainingSetup, parameter_counts
-from pipelines.generation.plan import call_seconds
+from pipelines.generation.costs.plan import call_seconds
 from pipelines.training.cost import cluster_of
 from pipelines.training.cost.measure import StepSample, predicted_seconds
 from pipelines.training.cost.step import StepTime, step_time

@@ -67,6 +67,7 @@ def _making(service: Service) -> APIRouter:
         caller = await service.caller(request, "write")
         with TemporaryDirectory(prefix="skyreels-request-") as scratch:
             body = await read_body(request, Path(scratch), intake.limits.files)
+            body = await service.fetched(caller.owner, body, Path(scratch))
             job = await service.read(call, caller.owner, body, Path(scratch))
         service.accepted()
         told = await service.told(job)

@@ -1,19 +1,24 @@
 """What the routes share: the store, the files, who may ask, and one thread in which requests are read."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from skyreels.serving.config import ServingConfig
+from skyreels.serving.errors import ServingError
 from skyreels.serving.http.metrics import Metrics
 from skyreels.serving.http.news import News
 from skyreels.serving.http.video import event_object, video_object
 from skyreels.serving.intake.accept import Intake
+from skyreels.serving.intake.fetch import Fetcher, urls_in
+from skyreels.serving.intake.uploads import Body
 from skyreels.serving.servable import Servable
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.jobs import JobStore
@@ -22,6 +27,7 @@ from skyreels.serving.store.records import Job
 
 Value = TypeVar("Value")
 _KEEP_ALIVE_S = 15.0
+_FETCHES, _FETCHES_PER_OWNER = 16, 4
 
 
 def open_service(
@@ -34,7 +40,9 @@ def open_service(
     """What the routes need, as the configuration says. `ready` tells whether there are workers; see `Service`."""
     artifacts = config.open_artifacts()
     intake = Intake(store, artifacts, servable, config.limits, config.webhooks)
-    return Service(store, artifacts, servable, intake, bool(Keys(store).names()), ready, accepted, config.rubric)
+    fetcher = Fetcher(config.media_urls, config.networks(), config.limits)
+    keyed = bool(Keys(store).names())
+    return Service(store, artifacts, servable, intake, fetcher, keyed, ready, accepted, config.rubric)
 
 
 @dataclass
@@ -45,6 +53,7 @@ class Service:
     artifacts: Artifacts
     servable: Servable
     intake: Intake
+    fetcher: Fetcher
     keyed: bool
     ready: Callable[[], bool] = lambda: True
     accepted: Callable[[], None] = lambda: None
@@ -59,6 +68,8 @@ class Service:
         self.metrics = Metrics(self.store)
         self._news = News(self.store)
         self._reading = ThreadPoolExecutor(1, "intake")
+        self._fetching = ThreadPoolExecutor(_FETCHES, "fetch")
+        self._fetches: Counter[str] = Counter()
 
     async def caller(self, request: Request, scope: Scope) -> Caller:
         """Whose request it is. Raises ServingError."""
@@ -69,6 +80,21 @@ class Service:
     async def read(self, call: Callable[..., Value], *arguments: Any) -> Value:
         """Run a part of the intake in its thread: sandboxes end with the thread that started them."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call, *arguments)
+
+    async def fetched(self, owner: str, body: Body, folder: Path) -> Body:
+        """The body with what its URLs hold. A server that is slow holds up its owner's requests, and nobody else's."""
+        if not urls_in(body):
+            return body
+        await run_in_threadpool(self.store.check_room, owner)
+        if self._fetches[owner] >= _FETCHES_PER_OWNER:
+            message = f"{_FETCHES_PER_OWNER} of your requests wait for their URLs: send this one again after them"
+            raise ServingError(429, "rate_limited", message, headers={"Retry-After": "5"})
+        self._fetches[owner] += 1
+        try:
+            call = self.fetcher.fetch
+            return await asyncio.get_running_loop().run_in_executor(self._fetching, call, body, folder)
+        finally:
+            self._fetches[owner] -= 1
 
     async def told(self, job: Job) -> dict[str, Any]:
         """The job as its owner sees it."""
@@ -90,3 +116,4 @@ class Service:
     def close(self) -> None:
         self._reading.submit(self.intake.close).result()
         self._reading.shutdown()
+        self._fetching.shutdown()

@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from skyreels.serving.errors import ServingError, invalid
+from skyreels.serving.intake.addresses import is_allowed
 from skyreels.serving.intake.masks import drawn_mask
 from skyreels.serving.intake.media_check import MediaCheck, UploadLimits
 from skyreels.serving.intake.uploads import Body, Part, decoded_url, url_of
-from skyreels.serving.request import MEDIA, VideoRequest, spelled
+from skyreels.serving.request import MEDIA, VideoRequest, media_places, spelled
 from skyreels.serving.servable import Plan, RequestRefused, Servable
 from skyreels.serving.store.artifacts import Artifacts, new_id
 from skyreels.serving.store.jobs import JobStore
@@ -40,22 +41,30 @@ class Intake:
     def create(
         self, owner: str, body: Body, folder: Path, key: str | None = None, facts: Mapping[str, Any] | None = None
     ) -> Job:
-        """A new job, or the one that `key` made before; `facts` are told besides the plan's. Raises ServingError."""
+        """A new job, or the one that `key` made before; `facts` are told besides the plan's. Raises ServingError.
+
+        The first of several clips, whose facts name the others.
+        """
         media = _Media(self, owner, body, folder)
         request = checked_request(media.named())
         self._check_choices(request)
         fingerprint = _fingerprint(request, media.files)
         if (known := self.store.replayed(owner, key, fingerprint)) is not None:
             return known
-        self.store.check_room(owner, request.seconds or 0.0)  # before anything is decoded
+        self.store.check_room(owner, request.n * (request.seconds or 0.0), request.n)  # before anything is decoded
         media.check(request)
-        plan = self._plan(request, media.files, folder)
-        kept = [*media.files.values(), *plan.files]
-        told = {**plan.facts, **(facts or {})}
-        new = NewJob(new_id(), owner, _asked(request), told, plan.stages, (), key, fingerprint, plan.work)
-        together = {stage: (found.key, found.most) for stage, found in plan.together.items()}
-        new = replace(new, seconds=float(plan.facts.get("seconds", 0.0)), together=together)
-        return self._accept(new, kept)
+        plans = self._plans(request, media.files, folder)
+        names = [new_id() for _ in plans]
+        together = {"clips": names} if len(names) > 1 else {}
+        new = []
+        for number, (name, plan) in enumerate(zip(names, plans, strict=True)):
+            asked = _asked(request, number)
+            told = {**plan.facts, **together, **(facts or {})}
+            company = {stage: (found.key, found.most) for stage, found in plan.together.items()}
+            seconds = float(plan.facts.get("seconds", 0.0))
+            job = NewJob(name, owner, asked, told, plan.stages, (), key, fingerprint, plan.work, company, seconds)
+            new.append((job, [*media.files.values(), *plan.files]))
+        return self._accept(new)
 
     def remix(self, owner: str, identifier: str, prompt: Any, folder: Path, key: str | None) -> Job:
         """The request of before with another prompt. Raises ServingError."""
@@ -91,33 +100,37 @@ class Intake:
                 404, "model_not_found", f"no model {request.model!r}; served: {', '.join(models)}", "model"
             )
         url = request.webhook_url
-        if url is not None and not _is_allowed(url, self.webhooks):
+        if url is not None and not is_allowed(url, self.webhooks):
             message = "the service calls no such address: ask its operator to allow it"
             raise invalid("webhook_url", message, "url_refused")
 
-    def _plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
-        planned = folder / "planned"
-        planned.mkdir()
+    def _plans(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> list[Plan]:
+        """One for each clip; they differ by their seeds."""
+        folders = [folder / f"planned_{number}" for number in range(request.n)]
+        for own in folders:
+            own.mkdir()
         try:
-            return self.servable.plan(request, files, planned)
+            first = self.servable.plan(request, files, folders[0])
         except RequestRefused as refusal:
             raise invalid(refusal.field, str(refusal)) from refusal
+        more = enumerate(folders[1:], 1)
+        return [first, *(self.servable.reseeded(first, first.facts["seed"] + number, own) for number, own in more)]
 
-    def _accept(self, new: NewJob, paths: Sequence[Path]) -> Job:
-        """Files first, then the row that makes them true; what a kill in between leaves is swept."""
+    def _accept(self, new: Sequence[tuple[NewJob, Sequence[Path]]]) -> Job:
+        """Files first, then the rows that make them true; what a kill in between leaves is swept."""
         try:
-            accepted = self.store.accept(replace(new, files=self.artifacts.keep_all(new.id, paths)))
+            jobs = [replace(job, files=self.artifacts.keep_all(job.id, paths)) for job, paths in new]
+            accepted = self.store.accept(*jobs)
         except BaseException:
-            self.artifacts.remove(new.id)
+            self._forget(new)
             raise
-        if accepted.id != new.id:  # the same request came twice at once
-            self.artifacts.remove(new.id)
+        if accepted.id != new[0][0].id:  # the same request came twice at once
+            self._forget(new)
         return accepted
 
-
-def _is_allowed(url: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a webhook may be called: as the operator spelled it, and with nothing that leads elsewhere."""
-    return url.startswith(prefixes) and "/../" not in f"{url}/" and url.isprintable() and url.isascii()
+    def _forget(self, new: Sequence[tuple[NewJob, Sequence[Path]]]) -> None:
+        for job, _ in new:
+            self.artifacts.remove(job.id)
 
 
 def checked_request(values: Mapping[str, Any]) -> VideoRequest:
@@ -155,22 +168,17 @@ class _Media:
 
     def named(self) -> dict[str, Any]:
         """The body's values with a name of ours wherever a file is meant."""
-        try:
-            values = spelled(self.body.values)
-        except ValueError as error:
-            raise invalid(None, str(error)) from error
-        fields = VideoRequest.model_fields
-        values = {name: value for name, value in values.items() if not isinstance(value, Part) or name in fields}
-        for where in MEDIA:
-            if where == "mask" and isinstance(values.get(where), dict) and "type" in values[where]:
-                values[where] = self._drawn(values[where], values.get("source_video"))
-            elif values.get(where) is not None:
-                values[where] = self._resolved(where, values[where])
-        for where, inner in (("keyframes", "image"), ("references", "source")):
-            rows = values[where] if isinstance(values.get(where), list) else []
-            for number, row in enumerate(rows):
-                if isinstance(row, dict) and row.get(inner) is not None:
-                    rows[number] = {**row, inner: self._resolved(f"{where}.{number}.{inner}", row[inner])}
+        fields, given = VideoRequest.model_fields, spelled(self.body.values)
+        values = {name: value for name, value in given.items() if not isinstance(value, Part) or name in fields}
+        for where, rows in values.items():
+            if isinstance(rows, list):
+                values[where] = [dict(row) if isinstance(row, dict) else row for row in rows]
+        for where, holder, key in media_places(values):
+            said = holder[key]
+            if where == "mask" and isinstance(said, dict) and "type" in said:
+                holder[key] = self._drawn(said, values.get("source_video"))
+            else:
+                holder[key] = self._resolved(where, said)
         if misplaced := [name for name, value in values.items() if isinstance(value, Part)]:
             raise invalid(misplaced[0], "this field takes no file")
         if unused := self.body.parts.keys() - self._names.keys():
@@ -185,8 +193,6 @@ class _Media:
     def _resolved(self, where: str, value: Any) -> str:
         if isinstance(value, Part):
             return self._part(value.name)
-        if isinstance(value, str) and value in self.body.parts:
-            return self._part(value)
         named = value.get("file_id") if isinstance(value, dict) and len(value) == 1 else value
         if isinstance(named, str) and _FILE_ID.fullmatch(named):
             return self._uploaded(named)
@@ -195,6 +201,8 @@ class _Media:
             if isinstance(earlier, str) and len(value) == 1:
                 return self._earlier(where, earlier)
             value = url_of(value)
+        if isinstance(value, str) and value in self.body.parts:
+            return self._part(value)
         if not isinstance(value, str):
             message = 'send a file, a data: URL, the name of a part, {"file_id": …} or {"video_id": …}'
             raise invalid(where, message)
@@ -279,6 +287,10 @@ def _fingerprint(request: VideoRequest, files: Mapping[str, Path]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _asked(request: VideoRequest) -> dict[str, Any]:
-    """What was said, as it is stored and may be asked again."""
-    return request.model_dump(mode="json", exclude_unset=True)
+def _asked(request: VideoRequest, number: int | None = None) -> dict[str, Any]:
+    """What was said, as it is stored and may be asked again; for the clip with that number, from 0, alone."""
+    said = request.model_dump(mode="json", exclude_unset=True)
+    if number is None:
+        return said
+    own = {} if request.seed is None else {"seed": request.seed + number}
+    return {name: value for name, value in said.items() if name != "n"} | own

@@ -29,6 +29,8 @@ class UploadLimits:
     bytes_of: Mapping[str, int] = field(default_factory=lambda: {"image": 30 * 10**6, "audio": 25 * 10**6})
     media: MediaLimits = _FILE
     video_pixels: int = 4096 * 2304
+    fetch_s: float = 60.0
+    """How long all URLs of one request may take."""
 
 
 class MediaCheck:

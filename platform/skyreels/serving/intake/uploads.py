@@ -69,9 +69,9 @@ def _save(file: UploadFile, path: Path) -> None:
 
 
 def decoded_url(where: str, url: str) -> bytes:
-    """What a `data:` URL holds. ServingError for any other: nothing is fetched."""
+    """What a `data:` URL holds. ServingError for any other."""
     if not url.startswith("data:"):
-        message = "URLs are not fetched here: send the file as a part of a form, or as a data: URL"
+        message = "no such URL is read: send the file as a part of a form, or as a data: URL"
         raise invalid(where, message, "url_refused")
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):

@@ -28,6 +28,7 @@ from skyreels.serving.store.schema import (
 )
 
 _IDEMPOTENCY_S = 24 * 3600.0
+_APART_S = 1e-6  # of jobs that are made at once: they wait in their order
 
 
 class JobStore:
@@ -47,8 +48,8 @@ class JobStore:
         self.keep_s = keep_s
         self._quotas = quotas or Quotas()
 
-    def accept(self, new: NewJob) -> Job:
-        """Make the job, its files and its idempotency key true at once, or none of them.
+    def accept(self, new: NewJob, *more: NewJob) -> Job:
+        """Make jobs of one request, their files and its idempotency key true at once, or none of them; the first.
 
         The job of before where the key was used for the same request. ServingError where the key was used for another
         (422) or the owner's quotas are used up (429).
@@ -57,37 +58,14 @@ class JobStore:
             one_at_a_time(connection)
             if (known := self._replayed(connection, new)) is not None:
                 return known
-            now = self.clock()
-            self._quotas.check(connection, new.owner, now, new.seconds)
-            row: dict[str, Any] = {
-                "id": new.id,
-                "owner": new.owner,
-                "state": State.QUEUED,
-                "hidden": False,
-                "request": dict(new.request),
-                "facts": dict(new.facts),
-                "stages": list(new.stages),
-                "stage": new.stages[0],
-                "progress": 0,
-                "created_at": now,
-                "timings": {},
-                "fence": 0,
-                "lease_until": 0.0,
-                "attempts": 0,
-                "stage_attempts": 0,
-                "cancel_asked": False,
-                "last_event": 0,
-            }
-            connection.execute(jobs.insert().values(row))
-            add_files(connection, new.id, new.files)
-            expect(connection, new.id, new.work)
-            for stage, (company, most) in new.together.items():
-                connection.execute(alike.insert().values(job=new.id, stage=stage, key=company, most=most))
-            self._quotas.use(connection, new.id, new.owner, now, new.seconds)
+            now, every = self.clock(), (new, *more)
+            self._quotas.check(connection, new.owner, now, sum(job.seconds for job in every), len(every))
+            for number, job in enumerate(every):
+                _insert(connection, job, now + number * _APART_S)
+                self._quotas.use(connection, job.id, job.owner, now, job.seconds)
             if new.idempotency_key is not None:
                 key = {"owner": new.owner, "key": new.idempotency_key, "fingerprint": new.fingerprint}
                 connection.execute(idempotency.insert().values(**key, job=new.id, created_at=now))
-            record_event(connection, new.id, now)
             return job_of(connection, new.id)
 
     def replayed(self, owner: str, key: str | None, fingerprint: str) -> Job | None:
@@ -95,10 +73,10 @@ class JobStore:
         with self.reader.begin() as connection:
             return self._replayed(connection, NewJob("", owner, {}, {}, (), (), key, fingerprint))
 
-    def check_room(self, owner: str, seconds: float = 0.0) -> None:
+    def check_room(self, owner: str, seconds: float = 0.0, jobs: int = 1) -> None:
         """ServingError (429) where this owner's quotas, or everybody's, are used up."""
         with self.reader.begin() as connection:
-            self._quotas.check(connection, owner, self.clock(), seconds)
+            self._quotas.check(connection, owner, self.clock(), seconds, jobs)
 
     def eta(self, job: Job) -> float | None:
         """Seconds until the job is done, as far as is known."""
@@ -277,6 +255,35 @@ class JobStore:
             message = "this Idempotency-Key was used for another request: send a new key, or the same request"
             raise ServingError(422, "idempotency_mismatch", message)
         return job_of(connection, row.job)
+
+
+def _insert(connection: sa.Connection, new: NewJob, now: float) -> None:
+    """The rows of a job that waits for its first stage."""
+    row: dict[str, Any] = {
+        "id": new.id,
+        "owner": new.owner,
+        "state": State.QUEUED,
+        "hidden": False,
+        "request": dict(new.request),
+        "facts": dict(new.facts),
+        "stages": list(new.stages),
+        "stage": new.stages[0],
+        "progress": 0,
+        "created_at": now,
+        "timings": {},
+        "fence": 0,
+        "lease_until": 0.0,
+        "attempts": 0,
+        "stage_attempts": 0,
+        "cancel_asked": False,
+        "last_event": 0,
+    }
+    connection.execute(jobs.insert().values(row))
+    add_files(connection, new.id, new.files)
+    expect(connection, new.id, new.work)
+    for stage, (company, most) in new.together.items():
+        connection.execute(alike.insert().values(job=new.id, stage=stage, key=company, most=most))
+    record_event(connection, new.id, now)
 
 
 def job_of(connection: sa.Connection, identifier: str) -> Job:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from skyreels.serving.errors import ServingError
+from skyreels.serving.errors import ServingError, invalid
 from skyreels.serving.store.paces import mean_left
 from skyreels.serving.store.records import OPEN
 from skyreels.serving.store.schema import jobs, usage
@@ -23,11 +23,16 @@ class Quotas:
     requests_per_minute: int | None = None
     seconds_per_day: float | None = None
 
-    def check(self, connection: sa.Connection, owner: str, now: float, seconds: float = 0.0) -> None:
-        """ServingError (429, with Retry-After) where `seconds` more video would be too much."""
-        self._check_queue(connection, owner)
+    def check(self, connection: sa.Connection, owner: str, now: float, seconds: float = 0.0, count: int = 1) -> None:
+        """ServingError (429, with Retry-After) where `seconds` more video in `count` more jobs would be too much.
+
+        400 where so many would be too much at any time.
+        """
+        if count > (most := min(self.queue, self.queue_per_owner, self.requests_per_minute or count)):
+            raise invalid("n", f"at most {most} clips are taken at once here: ask for fewer, in several requests")
+        self._check_queue(connection, owner, count)
         if self.requests_per_minute is not None:
-            self._check_rate(connection, owner, now, self.requests_per_minute)
+            self._check_rate(connection, owner, now, self.requests_per_minute, count)
         if self.seconds_per_day is not None:
             self._check_day(connection, owner, now, seconds, self.seconds_per_day)
 
@@ -36,23 +41,23 @@ class Quotas:
         connection.execute(usage.delete().where(usage.c.at < now - _DAY_S))
         connection.execute(usage.insert().values(job=job, owner=owner, at=now, seconds=seconds))
 
-    def _check_queue(self, connection: sa.Connection, owner: str) -> None:
+    def _check_queue(self, connection: sa.Connection, owner: str, more: int) -> None:
         mine = sa.case((jobs.c.owner == owner, 1), else_=0)
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(mine), 0)).where(jobs.c.state.in_(OPEN))
         everybody, own = connection.execute(query).one()
-        if own < self.queue_per_owner and everybody < self.queue:
+        if own + more <= self.queue_per_owner and everybody + more <= self.queue:
             return
-        crowded = own >= self.queue_per_owner
+        crowded = own + more > self.queue_per_owner
         held = f"you have {own}" if crowded else f"the service has {everybody}"
-        message = f"{held} open jobs, as many as are taken: wait for one to end, or cancel one"
+        message = f"{held} open jobs, and {more} more are too many: wait for one to end, or cancel one"
         raise _too_many("queue_full", message, mean_left(connection) or _WAIT_S)
 
-    def _check_rate(self, connection: sa.Connection, owner: str, now: float, most: int) -> None:
+    def _check_rate(self, connection: sa.Connection, owner: str, now: float, most: int, more: int) -> None:
         recent = (usage.c.owner == owner) & (usage.c.at > now - _MINUTE_S)
-        count, oldest = connection.execute(sa.select(sa.func.count(), sa.func.min(usage.c.at)).where(recent)).one()
-        if count >= most:
-            message = f"{count} videos were asked for within a minute, at most {most} are taken"
-            raise _too_many("rate_limited", message, oldest + _MINUTE_S - now)
+        times = connection.execute(sa.select(usage.c.at).where(recent).order_by(usage.c.at)).scalars().all()
+        if (over := len(times) + more - most) > 0:
+            message = f"{len(times)} videos were asked for within a minute, at most {most} are taken"
+            raise _too_many("rate_limited", message, times[over - 1] + _MINUTE_S - now)
 
     def _check_day(self, connection: sa.Connection, owner: str, now: float, seconds: float, most: float) -> None:
         recent = (usage.c.owner == owner) & (usage.c.at > now - _DAY_S)

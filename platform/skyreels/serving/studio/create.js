@@ -26,8 +26,9 @@ export function wireForm(created) {
       say("sending…");
       const body = await requestBody();
       const job = await (await call("v1/videos", { method: "POST", body })).json();
-      say(`asked: ${job.id}`);
+      say(`asked: ${(job.clips ?? [job.id]).join(", ")}`);
       created(job);
+      for (const other of job.clips?.slice(1) ?? []) created(await json(`v1/videos/${other}`));
     });
   });
 }
@@ -71,7 +72,7 @@ function rows(place) {
 
 async function requestBody() {
   const body = new FormData();
-  for (const name of ["prompt", "negative_prompt", "seconds", "size", "seed", "num_inference_steps", "guidance_scale", "audio_guidance_scale", "lora"]) {
+  for (const name of ["prompt", "negative_prompt", "seconds", "size", "seed", "n", "num_inference_steps", "guidance_scale", "audio_guidance_scale", "lora"]) {
     const { value } = form.elements[name];
     if (value !== "") body.append(name, value);
   }

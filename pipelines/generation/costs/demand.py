@@ -18,6 +18,7 @@ from model.generation.prepared import GeneratorSpec, Prepared
 from model.network.keyframes import keyframe_indices
 from model.sampling.guidance import guidance_passes
 from model.shapes import ClipShape
+from pipelines.generation.windows import Windows
 
 _PIXEL_BYTES = 3 * (4 + 4 + 1)  # decoded, scaled and as bytes
 _PIXEL_WORK = 1000.0  # operations of a codec per value: the unit is learned anyway
@@ -69,6 +70,14 @@ class DemandModel:
         pixels = clip.frames * clip.height * clip.width
         work["decode"] = _PIXEL_WORK * (3 * pixels + clip.audio_samples)
         return Demand(work, self.weights + max(*held, float(_PIXEL_BYTES * pixels)))
+
+    def of_windows(self, windows: Windows) -> Demand:
+        """Of a clip in windows: the work of all, and the memory of one beside all frames as bytes, twice over."""
+        first, whole = windows.first, windows.clip
+        each = [self.demand(replace(first, clip=replace(whole, frames=len(span)))) for span in windows.spans]
+        work = {stage: sum(one.work[stage] for one in each) for stage in each[0].work}
+        frames = 2.0 * 3 * whole.frames * whole.height * whole.width
+        return Demand(work, max(one.memory for one in each) + frames)
 
     def longest(self, prepared: Prepared, memory: float) -> float | None:
         """Seconds of the longest clip of this size that fits into `memory` bytes; None where none does."""

@@ -8,7 +8,7 @@ import pytest
 from model.generation.components import read_spec
 from model.generation.prepared import Prepared
 from model.generation.wire import from_bytes
-from pipelines.generation.prompt_file import Prompts, read_prompts
+from pipelines.generation.lists.prompt_file import Prompts, read_prompts
 from skyreels.config import ConfigError
 
 
@@ -56,6 +56,7 @@ def test_what_a_model_cannot_make_is_told_and_left_out(model_folder, media, tmp_
         ([{"prompt": "a", "name": "../x"}], "line 1: the name '../x' names files"),
         ([{"prompt": "a", "name": "x"}, {"prompt": "b", "name": "x"}], "line 2: the name 'x' is there before"),
         ([{"prompt": "a", "image": "none.png"}], "none.png"),
+        ([{"prompt": "a", "seconds": 2, "window": 1}], "line 1: samples are made at once"),
         ([""], "holds no prompt"),
     ],
 )

@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.generation.components import read_spec
 from model.generation.prepared import prepare
 from model.generator import Generator
-from pipelines.generation.demand import DemandModel
+from pipelines.generation.costs.demand import DemandModel
 from pipelines.generation.service import GenerationService, ModelSettings
+from pipelines.generation.windows import Windows
 from skyreels.serving.request import VideoRequest
 from skyreels.serving.servable import RequestRefused
 
@@ -51,3 +52,29 @@ def test_memory_grows_with_the_clip_and_what_never_fits_is_refused_with_what_wou
         tight = ModelSettings(folder=str(model_folder), memory_gb=1.01 * model.demand(prepare(spec, "x")).memory / 1e9)
         GenerationService(tight, ()).plan(VideoRequest(prompt="x", size="256x256"), {}, tmp_path)
     assert small.demand(long).memory < model.demand(long).memory
+
+
+def test_a_clip_in_windows_needs_what_a_window_needs_and_works_as_much_as_all(model_folder, tmp_path):
+    spec = read_spec(model_folder)
+    model, first = DemandModel.of(model_folder, spec), prepare(spec, "x", seconds=4.0)
+    window, whole = model.demand(first), model.demand(prepare(spec, "x", seconds=8.0))
+    long = model.of_windows(Windows(first, 129, 17))
+    assert window.memory < long.memory < whole.memory
+    last = model.demand(prepare(spec, "x", seconds=33 / 16))  # 65 frames, 48 new ones, and 16 new ones behind 17
+    assert long.work["base"] == pytest.approx(2 * window.work["base"] + last.work["base"])
+
+    def plan(memory, **fields):
+        folder = tmp_path / f"{memory}{fields}"
+        folder.mkdir()
+        service = GenerationService(ModelSettings(folder=str(model_folder), memory_gb=memory / 1e9), ())
+        return service.plan(VideoRequest(prompt="x", seconds=8.0, **fields), {}, folder)
+
+    assert plan(long.memory, window_seconds=4.0).facts["seconds"] == 129 / 16
+    for memory, blamed, fields in (
+        (long.memory, "seconds", {}),
+        (long.memory, "window_seconds", {"window_seconds": 7.0}),
+        (1.001 * window.memory, "seconds", {"window_seconds": 4.0}),
+    ):
+        with pytest.raises(RequestRefused, match="needs about") as caught:
+            plan(memory, **fields)
+        assert caught.value.field == blamed

@@ -38,7 +38,9 @@ def read_prompts(path: str | Path) -> list[NamedRequest]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not line.strip():
                 continue
-            one = _read(line, number, path)
+            one = read_line(line, number, path)
+            if one.request.window is not None:
+                raise ConfigError(f"{path}, line {number}: samples are made at once: leave window out")
             if one.name in found:
                 raise ConfigError(f"{path}, line {number}: the name {one.name!r} is there before: give each its own")
             one.request.check()
@@ -73,7 +75,8 @@ class Prompts:
         return prepared
 
 
-def _read(line: str, number: int, path: Path) -> NamedRequest:
+def read_line(line: str, number: int, path: Path) -> NamedRequest:
+    """A line of the list `path`; names of files are relative to it. Raises ConfigError."""
     where = f"{path}, line {number}"
     try:
         values: Any = json.loads(line)

@@ -7,7 +7,7 @@ import pytest
 from jobs import generate
 from model.config import load_preset
 from model.inspect import clip_of, two_stage_flops
-from pipelines.generation.plan import plan_clip
+from pipelines.generation.costs.plan import plan_clip
 from pipelines.training.cost import cluster_of
 
 HEADLINE = ["--preset", "v4", "--size", "1920x1088", "--seconds", "15", "--fps", "32", "--refine", "--dry-run"]

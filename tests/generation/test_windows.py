@@ -1,0 +1,178 @@
+"""Clips that are longer than a model makes at once: the same as extending by hand, and whole in picture and sound."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import generate
+from model.generation.components import read_spec
+from model.generator import Generator
+from model.sampling.sampler import Cancelled
+from pipelines.generation.media import MediaReader
+from pipelines.generation.prepare import prepare
+from pipelines.generation.request import GenerationRequest, RequestError
+from pipelines.generation.windows import decode_windows, sample_windows, windows_of
+from skyreels.media.probe import probe
+from tests.generation.conftest import RATE
+
+
+@pytest.fixture(scope="module")
+def generator(model_folder):
+    return Generator.from_pretrained(model_folder)
+
+
+@pytest.fixture(scope="module")
+def planned(model_folder):
+    """planned(files, **fields): the windows of a request."""
+    with MediaReader() as reader:
+
+        def plan(files=None, **fields):
+            request = GenerationRequest(**{"prompt": "a red ball", "seed": 3, **fields})
+            return windows_of(request, prepare(request, files or {}, read_spec(model_folder), reader))
+
+        yield plan
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window", "overlap", "spans"),
+    [
+        (2.0, 0.8, 0.25, [(0, 13), (8, 21), (16, 29), (24, 33)]),  # 16 fps, four frames to a latent and one before them
+        (1.0, 0.8, None, [(0, 13), (8, 17)]),
+        (1.0, 1.0, 0.25, None),
+        (1.0, 3.0, 0.25, None),
+        (0.6, 0.5, 0.25, None),  # both are nine frames
+        (1.0, 0.5, 0.01, [(0, 9), (8, 17)]),  # one frame, of the codec's first latent
+    ],
+)
+def test_windows_fill_the_clip_and_whole_latents(planned, seconds, window, overlap, spans):
+    windows = planned(seconds=seconds, window=window, overlap=overlap)
+    found = None if windows is None else [(span.start, span.stop) for span in windows.spans]
+    assert found == spans
+    if windows is not None:
+        assert windows.clip.frames == spans[-1][1]
+        assert all(windows.clip.video.whole_frames(stop - start) == stop - start for start, stop in spans)
+
+
+def test_it_is_the_clip_that_extending_by_hand_makes(generator, planned):
+    windows = planned(seconds=1.5, window=0.8, overlap=0.25)
+    made = decode_windows(generator, windows, sample_windows(generator, windows))
+    frames = np.stack(list(made.frames))
+
+    seeds = (3 + number * 2**32 for number in itertools.count())
+    again = generator("a red ball", seconds=0.8, generator=torch.Generator().manual_seed(next(seeds)))
+    by_hand, heard = again.frames, [(0, again.audio)]
+    while len(by_hand) < windows.frames:
+        start = len(by_hand) - 5
+        length = min(13, windows.frames - start) / 16
+        source = torch.Generator().manual_seed(next(seeds))
+        again = generator("a red ball", seconds=length, video=by_hand[-5:], generator=source)
+        by_hand = np.concatenate([by_hand, again.frames[5:]])
+        heard.append((start, again.audio))
+    assert len(heard) == 3
+    assert np.array_equal(frames, by_hand)
+
+    sound = made.audio.numpy()
+    assert sound.shape == (2, round(len(frames) / 16 * RATE))
+    for number, (start, piece) in enumerate(heard):  # outside of what two windows share, each is heard as it is
+        from_, first = (round((start + shared) / 16 * RATE) for shared in (5 * (number > 0), 0))
+        to = round((heard[number + 1][0] if number + 1 < len(heard) else len(frames)) / 16 * RATE)
+        own = piece.numpy()[:, from_ - first : to - first]
+        assert np.array_equal(sound[:, from_ : from_ + own.shape[1]], own)
+    start, stop = (round(frame / 16 * RATE) for frame in (8, 13))
+    angle = np.linspace(0, np.pi / 2, stop - start)
+    mixed = heard[0][1].numpy()[:, start:stop] * np.cos(angle) + heard[1][1].numpy()[:, : stop - start] * np.sin(angle)
+    np.testing.assert_allclose(sound[:, start:stop], mixed.clip(-1, 1), atol=1e-5)
+
+
+def test_given_sound_is_kept_whole_and_each_window_hears_its_part(generator, planned, media):
+    windows = planned({"tone": media / "voice.flac"}, seconds=1.0, window=0.6, audio="tone")
+    given = windows.first.media.audio
+    second = windows.call(1, np.zeros((5, 32, 32, 3), np.uint8))
+    start = round(windows.spans[1].start / 16 * RATE)
+    assert torch.equal(second.media.audio, given[:, start : start + second.clip.audio_samples])
+    made = decode_windows(generator, windows, sample_windows(generator, windows))
+    assert made.audio.shape[1] == round(windows.frames / 16 * RATE)
+    assert torch.equal(made.audio[:, : given.shape[1]], given.float())
+    assert not made.audio[:, given.shape[1] :].any()
+
+
+def test_a_first_image_begins_the_clip_and_silence_is_kept(generator, planned, media):
+    windows = planned({"a": media / "hole.png"}, seconds=0.9, window=0.5, image="a", sound=False)
+    made = decode_windows(generator, windows, sample_windows(generator, windows))
+    frames = np.stack(list(made.frames))
+    assert (len(frames), made.audio) == (windows.frames, None)
+    plain = planned(seconds=0.9, window=0.5, sound=False)
+    other = np.stack(list(decode_windows(generator, plain, sample_windows(generator, plain)).frames))
+    assert not np.array_equal(frames[0], other[0])
+    assert windows.call(1, frames[:5]).media.image is None
+
+
+def test_progress_grows_over_all_windows_and_a_stop_stops_them(generator, planned):
+    windows, told = planned(seconds=1.5, window=0.8), []
+    sample_windows(generator, windows, lambda progress: told.append((progress.stage, progress.progress)))
+    assert [done for _, done in told] == pytest.approx([(number + 1) / len(told) for number in range(len(told))])
+    assert list(dict.fromkeys(stage for stage, _ in told)) == [f"window {number} of 3" for number in (1, 2, 3)]
+
+    def stop(progress):
+        if progress.stage == "window 2 of 3":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sample_windows(generator, windows, stop)
+
+
+def test_windows_of_clips_whose_seeds_are_neighbours_share_no_noise(planned):
+    windows = planned(seconds=2.0, window=0.5)
+    tail = np.zeros((windows.overlap, 32, 32, 3), np.uint8)
+    seeds = {
+        dataclasses.replace(windows, first=dataclasses.replace(windows.first, seed=3 + clip)).call(number, tail).seed
+        for clip in range(8)
+        for number in range(len(windows.spans))
+    }
+    assert len(seeds) == 8 * len(windows.spans)
+
+
+REFUSED = {
+    "no length": ({"window": 0.5}, "window"),
+    "no window": ({"seconds": 1.0, "overlap": 0.2}, "overlap"),
+    "all of it": ({"seconds": 1.0, "window": 0.5, "overlap": 0.5}, "overlap"),
+    "refined": ({"seconds": 1.0, "window": 0.5, "refine": True}, "window"),
+    "shots": ({"seconds": 1.0, "window": 0.5, "prompt": [{"prompt": "x", "seconds": 1}]}, "window"),
+    "sound alone": ({"seconds": 1.0, "window": 0.5, "picture": False}, "window"),
+    "a video": ({"seconds": 1.0, "window": 0.5, "video": "v"}, "window"),
+    "keyframes": ({"seconds": 1.0, "window": 0.5, "keyframes": [{"seconds": 0.1, "image": "v"}]}, "window"),
+    "a last frame": ({"seconds": 1.0, "window": 0.5, "last_image": "v"}, "window"),
+    "too much": ({"seconds": 60.0, "window": 0.5, "width": 8192, "height": 8192, "fps": 120}, "seconds"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_go_together_is_refused(planned, case):
+    fields, blamed = REFUSED[case]
+    with pytest.raises(RequestError) as refused:
+        planned(**fields)
+    assert refused.value.field == blamed
+
+
+@pytest.mark.slow
+def test_the_command_line_writes_it_as_one_clip(model_folder, tmp_path, capsys):
+    words = ["--model", str(model_folder), "--prompt", "a red ball", "--seed", "3", "--steps", "2", "--quiet"]
+    words += ["--seconds", "1.5", "--window", "0.8", "--overlap", "0.25"]
+    assert generate.main([*words, "--output", str(tmp_path / "clip.mp4")]) == 0
+    found = probe(tmp_path / "clip.mp4")
+    assert found.video.packets == 25
+    assert found.audio.duration_s == pytest.approx(25 / 16, abs=1e-3)
+    record = json.loads((tmp_path / "clip.json").read_text())
+    assert (record["request"]["window"], record["clip"]["frames"]) == (0.8, 25)
+    assert generate.main([*words, "--output", str(tmp_path / "other.mp4"), "--ranks", "2"]) == 1
+    assert "one device" in capsys.readouterr().err
+
+
+def test_a_plan_is_of_what_is_made_at_once(capsys):
+    words = ["--preset", "tiny", "--seconds", "2", "--window", "1", "--dry-run"]
+    assert generate.main(words) == 1
+    assert "window: a plan is of what is made at once" in capsys.readouterr().err
