@@ -72,7 +72,7 @@ def stream_sources(inputs: Sequence[str], account: Account) -> Iterator[list[Sou
     names of one folder; of a local folder or a glob, and of several remote folders, all names."""
     location = storage.normalise(inputs[0]) if len(inputs) == 1 else ""
     if storage.is_remote(location) and not storage.is_file(location) and storage.exists(location):
-        found = (_named(source, location) for source in _below_in_order(location, account))
+        found: Iterator[Source] = (_named(source, location) for source in _below_in_order(location, account))
     else:
         found = in_order((source for item in inputs for source in _sources_in(item, account)), _told_of_again)
     folders = Folders()
