@@ -2,7 +2,7 @@
 
 import fnmatch
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
@@ -64,51 +64,118 @@ def note_taken_down(root: Storage, named: Named) -> None:
 def find_named(root: Storage, patterns: Sequence[str], *, copies: bool) -> Named:
     """The sources of an output that patterns name: by location, id or glob; by another path to the same file; or as a
     file with the same bytes. With `copies` also those that hold the same bytes as one of these. Raises NoSuchSource.
+
+    Plans and commits are looked through, and only what is found is held.
     """
-    known, contents = _known(root.sub("pool"))
-    asked: dict[str, str] = {}
-    for pattern in patterns:
-        found = _by_name(pattern, known.values()) or _by_file(pattern, known.values(), contents)
-        asked |= {source.source_id: source.uri for source in found}
-    if not asked:
+    pool = root.sub("pool")
+    searches = [_Search(pattern) for pattern in patterns]
+    _look_through_plans(pool, searches)
+    contents = _look_through_commits(pool, searches)
+    found = {source_id: source for search in searches for source_id, source in search.found.items()}
+    if not found:
         names = ", ".join(map(printable, patterns))
         raise NoSuchSource(f"no source of {root.root} matches {names}: give a location, an id or a glob")
+    asked = {source_id: source.uri for source_id, source in found.items()}
     if not copies:
         return Named(asked, {}, frozenset())
-    held = {name: contents.get(name) or _content(known[name]) for name in asked}
-    bytes_of = frozenset(content for content in held.values() if content)
-    same = {name: known[name].uri for name, content in contents.items() if content in bytes_of and name not in asked}
-    return Named(asked, same, bytes_of)
+    held = (contents.get(source_id) or _content(source) for source_id, source in found.items())
+    bytes_of = frozenset(content for content in held if content)
+    return Named(asked, _copies(pool, bytes_of, asked), bytes_of)
 
 
-def _known(pool: Storage) -> tuple[dict[str, Source], dict[str, str]]:
-    """Every source that was planned or committed, and the checksums of those that were read, by id."""
-    known = {source.source_id: source for source in planned_sources(pool)}
+class _Search:
+    """What a user names, and the sources that it is found to name."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._spelled = {pattern, normalise(pattern)}
+        self._tars = tuple(f"{name}#" for name in self._spelled)
+        self._real = self._content = ""
+        self._named: dict[str, Source] = {}
+        self._same_file: dict[str, Source] = {}
+        self._same_bytes: dict[str, Source] = {}
+
+    @property
+    def found(self) -> dict[str, Source]:
+        return self._named or self._same_file | self._same_bytes
+
+    def may_be(self, uri: str, text: str) -> bool:
+        """Whether this may be the name of a source, by its location and all that is known of it."""
+        return uri in self._spelled or uri.startswith(self._tars) or self._pattern in text or self._fits(uri)
+
+    def take_named(self, source: Source) -> bool:
+        """Take a source that is named by location or id; a tar names all that is in it."""
+        names = {source.uri, source.container, source.source_id}
+        if not (names & self._spelled or self._fits(source.uri)):
+            return False
+        self._named[source.source_id] = source
+        return True
+
+    def look_at_file(self) -> bool:
+        """Where nothing has such a name: whether it is a path to a file, which is read for what `take_same` asks."""
+        path = local_path(self._pattern)
+        if self._named or is_remote(self._pattern) or not path.is_file():
+            return False
+        self._real, self._content = os.path.realpath(path), sha256_file(path)
+        return True
+
+    def take_same_file(self, source: Source) -> None:
+        file = source.container or source.uri
+        if self._real and not is_remote(file) and os.path.realpath(local_path(file)) == self._real:
+            self._same_file[source.source_id] = source
+
+    def take_committed(self, source: Source, content: str) -> bool:
+        """Take what a commit tells of a source, by name, file or bytes; whether it is among what is found."""
+        source_id = source.source_id
+        if source_id not in self._named and not self.take_named(source):
+            self._same_bytes.pop(source_id, None)  # of several commits of a source the last one holds
+            if self._content and content == self._content:
+                self._same_bytes[source_id] = source
+            if "#" not in source.uri and source_id not in self._same_file:  # what may be in a tar, plans alone tell
+                self.take_same_file(source)
+        return any(source_id in found for found in (self._named, self._same_file, self._same_bytes))
+
+    def _fits(self, uri: str) -> bool:
+        return fnmatch.fnmatchcase(uri, self._pattern)
+
+
+def _look_through_plans(pool: Storage, searches: Sequence[_Search]) -> None:
+    for source in planned_sources(pool, lambda uri, text: any(search.may_be(uri, text) for search in searches)):
+        for search in searches:
+            search.take_named(source)
+    files = [search for search in searches if search.look_at_file()]
+    for source in planned_sources(pool) if files else ():
+        for search in files:
+            search.take_same_file(source)
+
+
+def _look_through_commits(pool: Storage, searches: Sequence[_Search]) -> dict[str, str]:
+    """The checksums of what is found and was read, by id."""
     contents: dict[str, str] = {}
+    for source, sha256 in _committed(pool):
+        taken = [search.take_committed(source, sha256) for search in searches]
+        if any(taken):
+            contents[source.source_id] = sha256
+    return contents
+
+
+def _copies(pool: Storage, bytes_of: Collection[str], asked: Collection[str]) -> dict[str, str]:
+    """Id -> location of all others that have such bytes, by the last commit that each is in."""
+    same: dict[str, str] = {}
+    for source, sha256 in _committed(pool):
+        same.pop(source.source_id, None)
+        if sha256 in bytes_of and source.source_id not in asked:
+            same[source.source_id] = source.uri
+    return same
+
+
+def _committed(pool: Storage) -> Iterator[tuple[Source, str]]:
+    """The sources that were committed, in order of part, with the checksum of each that was read."""
     for commit in CommitLog(pool).all():
-        for row in committed_table(pool, commit, "sources/").to_pylist():
-            facts = {name: row[name] for name in ("source_id", "uri", "kind", "size")}
-            known.setdefault(row["source_id"], Source(**facts))
-            contents[row["source_id"]] = row["sha256"]
-    return known, contents
-
-
-def _by_name(pattern: str, known: Iterable[Source]) -> list[Source]:
-    """By location or id; a tar names all that is in it."""
-    spelled = {pattern, normalise(pattern)}
-    return [s for s in known if {s.uri, s.container, s.source_id} & spelled or fnmatch.fnmatchcase(s.uri, pattern)]
-
-
-def _by_file(pattern: str, known: Iterable[Source], contents: Mapping[str, str]) -> list[Source]:
-    """By what a path leads to: the same file under another name, or one with the same bytes."""
-    path = local_path(pattern)
-    if is_remote(pattern) or not path.is_file():
-        return []
-    real = os.path.realpath(path)
-    files = [(s, s.container or s.uri) for s in known]
-    same = [s for s, file in files if not is_remote(file) and os.path.realpath(local_path(file)) == real]
-    content = sha256_file(path)
-    return same + [s for s in known if contents.get(s.source_id) == content]
+        table = committed_table(pool, commit, "sources/").select(["source_id", "uri", "kind", "size", "sha256"])
+        for row in table.to_pylist():
+            sha256 = row.pop("sha256")
+            yield Source(**row), sha256
 
 
 def _content(source: Source) -> str:

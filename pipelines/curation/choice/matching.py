@@ -1,10 +1,10 @@
 """Duplicates among clips in slices, by steps in tasks: the answers of `find_duplicates` on all of them together.
 
     traits of a slice -> who meets whom: equal contents, equal bands of hashes, the same cell of meaning
-    meetings          -> pairs that may match, and which clips they are of
-    these clips alone -> `descend`, in order of rank, in one task for each kind
+    meetings          -> pairs that may match, and the groups that these connect
+    groups            -> `descend`, in order of rank, some groups in each task
 
-Clips that meet nobody are no duplicates and are not looked at again: what the last step holds is a small part of all.
+Clips that meet nobody are no duplicates and are not looked at again; what is said of a clip depends on its group alone.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.curation.choice.clusters import unit
-from pipelines.curation.choice.dedup import DedupTable, descend, near_pairs
+from pipelines.curation.choice.dedup import DedupTable, Duplicate, descend, near_pairs
+from pipelines.curation.choice.groups import Groups, Nodes, find_groups, groups_of, nodes_of, write_pairs
 from pipelines.curation.choice.hash_index import band_count, distinct_hashes, equal_in_band
 from pipelines.curation.choice.meeting import (
     KINDS,
@@ -28,16 +29,18 @@ from pipelines.curation.choice.meeting import (
     Meet,
     SampleEmbeddings,
     hashes_of,
+    spread,
     vectors_of,
 )
-from pipelines.dataset.exchange import Facts, Steps, read, receive, send, write
-from pipelines.dataset.tables import concat
-from skyreels.storage import Storage
+from pipelines.dataset.exchange import Facts, Steps, receive, send, write
 
 _PAIRS = pa.schema({"kind": pa.string(), "later": pa.string(), "earlier": pa.string(), "likeness": pa.float32()})
-_INVOLVED = pa.schema({"key": pa.string()})
 _FOUND = pa.schema({"key": pa.string(), "of_key": pa.string(), "method": pa.string(), "similarity": pa.float64()})
 _CELL = 1 << 17  # clips of one kind that are compared by meaning in one task; of more, only neighbours are
+_DECIDED = 1 << 17  # clips that are decided in one task, where no group is larger
+
+_Placed = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""(P, 2) rows of pairs, later and earlier, and how alike they are."""
 
 
 def find_in_slices(steps: Steps, matching: Matching) -> str:
@@ -50,11 +53,18 @@ def find_in_slices(steps: Steps, matching: Matching) -> str:
     bands = {kind: band_count(sum(f["hashes"][kind] for f in facts), matching.config.perceptual_bits or 0)
              for kind in KINDS}  # fmt: skip
     steps.run("meet", Meet(matching, bands, cells), matching.slices)
-    steps.run("frames", _Frames(matching), matching.slices)
-    steps.run("meaning", _Meaning(matching), max(1, sum(cells.values())))
-    steps.run("involved", _Involved(matching, max(1, sum(cells.values()))), matching.slices)
-    steps.run("descend", _Descend(matching, max(1, sum(cells.values()))), len(KINDS))
-    steps.run("duplicates", _Received(matching), matching.slices)
+    known = max(1, sum(cells.values()))
+    met = [
+        *steps.run("frames", _Frames(matching), matching.slices),
+        *steps.run("meaning", _Meaning(matching), known),
+    ]
+    files = [f"frames/groups/{index:06d}" for index in range(matching.slices)]
+    files += [f"meaning/groups/{index:06d}" for index in range(known)]
+    groups = find_groups(steps, files, sum(fact["met"] for fact in met))
+    tasks = max(1, -(-groups.nodes // _DECIDED))
+    steps.run("involved", _Involved(matching, known, groups, tasks), matching.slices)
+    steps.run("descend", _Descend(matching), tasks)
+    steps.run("duplicates", _Received(matching, tasks), matching.slices)
     return "duplicates"
 
 
@@ -91,29 +101,24 @@ class _Count:
 
 @dataclass(frozen=True)
 class _Frames:
-    """Pairs with frames alike among what met by bands, and clips that share their content with another."""
+    """Pairs with frames alike among what met by bands, and which clips those and equal contents connect."""
 
     matching: Matching
 
     def __call__(self, index: int) -> Facts:
-        store, slices, name = self.matching.store, self.matching.slices, f"{index:06d}"
-        keys, owners = [], []
+        store, slices = self.matching.store, self.matching.slices
+        connected = [np.empty((0, 2), np.uint64)]
         if self.matching.config.exact:
-            rows = receive(store, "meet/contents", slices, index)
-            _, group, sizes = np.unique(rows["content"].to_numpy(), return_inverse=True, return_counts=True)
-            shared = rows.filter(pa.array(sizes[group] > 1)) if len(rows) else rows
-            keys.append(shared["key"].combine_chunks())
-            owners.append(shared["slice"].to_numpy())
-        pairs = _PAIRS.empty_table()
+            connected.append(_of_one_content(receive(store, "meet/contents", slices, index)))
+        pairs, owners = _PAIRS.empty_table(), np.empty(0, np.int64)
         if self.matching.config.perceptual_bits is not None:
             rows = _by_rank(receive(store, "meet/bands", slices, index))
-            pairs = _pairs_of(rows, self._pairs(rows))
-            involved = _both(rows, pairs)
-            keys.append(involved["key"].combine_chunks())
-            owners.append(involved["slice"].to_numpy())
-        write(store, f"frames/{name}", pairs)
-        _send_involved(store, f"frames/of/{name}", keys, owners)
-        return {"pairs": len(pairs)}
+            found = self._pairs(rows)
+            pairs, owners = _pairs_of(rows, found), _slices_of(rows, found[:, 0])
+            connected.append(_nodes_of(rows, found))
+        send(store, f"frames/{index:06d}", pairs, owners)
+        write_pairs(store, f"frames/groups/{index:06d}", np.concatenate(connected))
+        return {"pairs": len(pairs), "met": sum(map(len, connected))}
 
     def _pairs(self, rows: pa.Table) -> NDArray[np.int64]:
         """(P, 2) rows, later and earlier, of different clips in order of rank."""
@@ -136,18 +141,16 @@ class _Meaning:
     matching: Matching
 
     def __call__(self, index: int) -> Facts:
-        store, name = self.matching.store, f"{index:06d}"
-        pairs, involved = _PAIRS.empty_table(), _INVOLVED.empty_table()
-        owners = np.empty(0, np.int64)
+        store = self.matching.store
+        pairs, owners, connected = _PAIRS.empty_table(), np.empty(0, np.int64), np.empty((0, 2), np.uint64)
         if self.matching.config.semantic_cosine is not None:
             rows = _by_rank(receive(store, "meet/vectors", self.matching.slices, index))
             found, likeness = self._pairs(rows, self.matching.config.semantic_cosine)
-            pairs = _pairs_of(rows, found, likeness)
-            both = _both(rows, pairs)
-            involved, owners = both.select(["key"]), both["slice"].to_numpy()
-        write(store, f"meaning/{name}", pairs)
-        _send_involved(store, f"meaning/of/{name}", [involved["key"].combine_chunks()], [owners])
-        return {"pairs": len(pairs)}
+            pairs, owners = _pairs_of(rows, found, likeness), _slices_of(rows, found[:, 0])
+            connected = _nodes_of(rows, found)
+        send(store, f"meaning/{index:06d}", pairs, owners)
+        write_pairs(store, f"meaning/groups/{index:06d}", connected)
+        return {"pairs": len(pairs), "met": len(connected)}
 
     @staticmethod
     def _pairs(rows: pa.Table, cosine: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -163,58 +166,68 @@ class _Meaning:
 
 @dataclass(frozen=True)
 class _Involved:
-    """The traits of those clips of a slice that are in a pair, without what only the pairs needed."""
+    """The traits of those clips of a slice that are in a group, without what only the pairs needed, and their pairs."""
 
     matching: Matching
     cells: int
+    groups: Groups
+    tasks: int
 
     def __call__(self, index: int) -> Facts:
-        store = self.matching.store
-        said = [
-            receive(store, "frames/of", self.matching.slices, index),
-            receive(store, "meaning/of", self.cells, index),
-        ]
-        keys = pc.unique(concat(said)["key"])
+        store, name = self.matching.store, f"{index:06d}"
         table = self.matching.traits_of(index, [name for name in TRAITS.names if name != "embedding"])
-        left = table.filter(pc.is_in(table["key"], keys))
-        left = left.append_column("slice", pa.array(np.full(len(left), index, np.int32)))
-        kinds = np.array([KINDS.index(kind) for kind in left["kind"].to_pylist()], np.int64)
-        send(store, f"involved/{index:06d}", left, kinds)
+        owner = np.full(len(table), index, np.int32)
+        held, group = groups_of(store, self.groups, index, nodes_of(table["key"].to_pylist(), owner))
+        left = table.filter(pa.array(held)).append_column("slice", pa.array(owner[held]))
+        task = (spread(group, 0) % np.uint64(self.tasks)).astype(np.int64)
+        send(store, f"involved/clips/{name}", left, task)
+        for step, senders in (("frames", self.matching.slices), ("meaning", self.cells)):
+            pairs = receive(store, step, senders, index)
+            later = pc.index_in(pairs["later"], left["key"].combine_chunks()).to_numpy()
+            send(store, f"involved/{step}/{name}", pairs, task[later.astype(np.int64)])
         return {"rows": len(left)}
 
 
 @dataclass(frozen=True)
 class _Descend:
-    """Decides, going down the ranks, of all clips of a kind that are in a pair."""
+    """Decides, going down the ranks, of all clips of some groups."""
 
     matching: Matching
-    cells: int
 
     def __call__(self, index: int) -> Facts:
-        store, slices, kind = self.matching.store, self.matching.slices, KINDS[index]
-        rows = _by_rank(receive(store, "involved", slices, index))
-        place = {key: i for i, key in enumerate(rows["key"].to_pylist())}
-        frames, _ = self._placed(concat([read(store, f"frames/{i:06d}") for i in range(slices)]), kind, place)
-        near, cosines = self._placed(concat([read(store, f"meaning/{i:06d}") for i in range(self.cells)]), kind, place)
+        clips, frames, meaning = (
+            receive(self.matching.store, f"involved/{what}", self.matching.slices, index)
+            for what in ("clips", "frames", "meaning")
+        )
+        found, owners = [], [np.empty(0, np.int64)]
+        for kind in KINDS:
+            rows = _by_rank(clips.filter(pc.equal(clips["kind"], kind)))
+            place = {key: i for i, key in enumerate(rows["key"].to_pylist())}
+            counted = self._decided(rows, place, *(self._placed(pairs, kind, place) for pairs in (frames, meaning)))
+            found += counted
+            owners.append(_slices_of(rows, np.array([place[one.key] for one in counted], np.int64)))
+        columns: list[Any] = list(zip(*found, strict=True)) or [[]] * len(_FOUND)
+        table = pa.table([pa.array(c, t) for c, t in zip(columns, _FOUND.types, strict=True)], schema=_FOUND)
+        send(self.matching.store, f"descend/{index:06d}", table, np.concatenate(owners))
+        return {"involved": len(clips), "duplicates": len(found)}
+
+    def _decided(self, rows: pa.Table, place: dict[str, int], frames: _Placed, meaning: _Placed) -> list[Duplicate]:
+        """Of the clips of a kind."""
+        near, cosines = meaning
         likeness = dict(zip(map(tuple, near.tolist()), cosines.tolist(), strict=True))
         first_new = int(np.count_nonzero(~rows["new"].to_numpy(zero_copy_only=False)))
         ranked = DedupTable(list(place), rows["content"].to_pylist(), rows["quality"].to_numpy(), hashes_of(rows))
-        near = np.unique(near, axis=0)
-        found = descend(ranked, first_new, np.unique(frames, axis=0), near, lambda i, j: likeness[i, j],
-                        self.matching.config)  # fmt: skip
-        source, owner = rows["source_id"].to_pylist(), rows["slice"].to_numpy()
-        counted = [
+        found = descend(ranked, first_new, np.unique(frames[0], axis=0), np.unique(near, axis=0),
+                        lambda i, j: likeness[i, j], self.matching.config)  # fmt: skip
+        source = rows["source_id"].to_pylist()
+        return [
             one for one in found
             if one.method == "exact" or self.matching.config.within_source
             or source[place[one.key]] != source[place[one.of_key]]
         ]  # fmt: skip
-        columns: list[Any] = list(zip(*counted, strict=True)) or [[]] * len(_FOUND)
-        table = pa.table([pa.array(c, t) for c, t in zip(columns, _FOUND.types, strict=True)], schema=_FOUND)
-        send(store, f"descend/{index:06d}", table, owner[[place[one.key] for one in counted]].astype(np.int64))
-        return {"involved": len(rows), "duplicates": len(counted)}
 
     @staticmethod
-    def _placed(pairs: pa.Table, kind: str, place: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _placed(pairs: pa.Table, kind: str, place: dict[str, int]) -> _Placed:
         mine = pairs.filter(pc.equal(pairs["kind"], kind))
         rows = [[place[key] for key in mine[name].to_pylist()] for name in ("later", "earlier")]
         return np.array(rows, np.int64).T.reshape(-1, 2), mine["likeness"].to_numpy()
@@ -225,9 +238,10 @@ class _Received:
     """The duplicates of one slice, in order of key."""
 
     matching: Matching
+    tasks: int
 
     def __call__(self, index: int) -> Facts:
-        found = receive(self.matching.store, "descend", len(KINDS), index).sort_by("key")
+        found = receive(self.matching.store, "descend", self.tasks, index).sort_by("key")
         write(self.matching.store, f"duplicates/{index:06d}", found)
         return {"duplicates": len(found)}
 
@@ -250,13 +264,22 @@ def _pairs_of(rows: pa.Table, found: NDArray[np.int64], likeness: NDArray[np.flo
     return pa.table([kinds.take(later), keys.take(later), keys.take(earlier), pa.array(alike)], schema=_PAIRS)
 
 
-def _both(rows: pa.Table, pairs: pa.Table) -> pa.Table:
-    """Key and slice of every clip that is in a pair, once."""
-    keys = pc.unique(pa.chunked_array([*pairs["later"].chunks, *pairs["earlier"].chunks], pa.string()))
-    found = rows.filter(pc.is_in(rows["key"], keys)).select(["key", "slice"])
-    return found.group_by(["key", "slice"]).aggregate([])
+def _slices_of(rows: pa.Table, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows["slice"].to_numpy()[places].astype(np.int64)
 
 
-def _send_involved(store: Storage, name: str, keys: list[pa.Array], owners: list[NDArray[Any]]) -> None:
-    table = pa.table([pa.chunked_array(keys, pa.string())], schema=_INVOLVED)
-    send(store, name, table, np.concatenate([np.empty(0, np.int64), *owners]).astype(np.int64))
+def _nodes_of(rows: pa.Table, pairs: NDArray[np.int64]) -> Nodes:
+    """Pairs of rows as pairs of nodes, (P, 2)."""
+    there, place = np.unique(pairs, return_inverse=True)
+    held = rows.take(pa.array(there))
+    nodes = nodes_of(held["key"].to_pylist(), held["slice"].to_numpy())
+    return nodes[place.reshape(-1, 2)]
+
+
+def _of_one_content(rows: pa.Table) -> Nodes:
+    """(P, 2) nodes: every clip that shares its content, with the first that has it."""
+    if not len(rows):
+        return np.empty((0, 2), np.uint64)
+    _, first, group = np.unique(rows["content"].to_numpy(), return_index=True, return_inverse=True)
+    pairs = np.stack([first[group], np.arange(len(rows))], axis=1)
+    return _nodes_of(rows, pairs[pairs[:, 0] != pairs[:, 1]])

@@ -129,7 +129,7 @@ class Meet:
             owners, hashes = distinct_hashes(hashes_of(rows))
             who = rows.select(_WHO).take(pa.array(owners)).append_column("hash", pa.array(hashes))
             for band in range(bands):
-                met = _mixed(band_values(hashes, band, bands), band + 64 * place)
+                met = spread(band_values(hashes, band, bands), band + 64 * place)
                 found.append(who.append_column("met", pa.array(met)))
         rows = concat(found)
         self._send("meet/bands", name, rows, rows["met"].to_numpy())
@@ -169,7 +169,7 @@ def hashes_of(rows: pa.Table) -> list[NDArray[np.uint64]]:
     return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def _mixed(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
+def spread(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
     """Values of different bands and kinds apart, and spread evenly (splitmix64)."""
     z = values + np.uint64(0x9E3779B97F4A7C15 * (salt + 1) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

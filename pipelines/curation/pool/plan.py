@@ -6,8 +6,9 @@ Sources whose bytes changed are planned again; what else changed of them (captio
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -19,12 +20,13 @@ from pipelines.curation.records import Kind, Source
 from pipelines.curation.sources.find import is_there
 from pipelines.dataset.tables import Row, decode, encode
 from skyreels.commits import CommitLog, stable_json
-from skyreels.storage import Storage, open_input
+from skyreels.storage import DamageError, Storage, open_input
 
 _PICTURES = 32  # that count as one source: they take a hundredth of a film's work, and a commit costs as much
 _FOLDER = "_plan"
 _SEEN = "_seen"
 _SOURCES_PER_FILE = 1 << 16
+_ROWS, _PIECE = 1 << 10, 1 << 20  # sources, and bytes of a column, of a stored plan that is looked through
 _STORED = re.compile(r"[0-9]{6}(-[0-9a-f]+)?\.parquet")
 _LOST = (
     "restore it from a copy, or delete it and curate the same inputs again: parts that come out as they were are "
@@ -182,12 +184,15 @@ def read_seen_file(pool: Storage, name: str) -> list[Source]:
     return [Source.model_validate_json(row["source"]) for row in _read(pool, name)]
 
 
-def planned_sources(pool: Storage) -> list[Source]:
-    """Every source of every plan, whatever extraction it was for."""
-    found = {
-        s.source_id: s for name in _stored(pool, _FOLDER) for part in read_plan_file(pool, name) for s in part.sources
-    }
-    return list(found.values())
+def planned_sources(pool: Storage, may_be: Callable[[str, str], bool] | None = None) -> Iterator[Source]:
+    """Every source of every plan, whatever extraction it was for, as often as it was planned; a few are held at a time.
+
+    `may_be(location, all that is known as JSON)` tells which are looked at; None: all of them.
+    """
+    for name in _stored(pool, _FOLDER):
+        for uri, text in _texts(pool, name):
+            if may_be is None or may_be(uri, text):
+                yield Source.model_validate_json(text)
 
 
 def can_be_made(part: Part) -> bool:
@@ -280,6 +285,25 @@ def read_plan_file(pool: Storage, name: str) -> list[Part]:
         _, sources = parts.setdefault(row["part_id"], (row["attempt"], []))
         sources.append(Source.model_validate_json(row["source"]))
     return [Part(part_id, tuple(sources), attempt) for part_id, (attempt, sources) in parts.items()]
+
+
+def _texts(pool: Storage, name: str) -> Iterator[tuple[str, str]]:
+    """Location and JSON of the sources of one stored plan, which is read a piece at a time."""
+    where = pool.location(name)
+    try:
+        with (
+            open_input(where) as stream,
+            pq.ParquetFile(stream, buffer_size=_PIECE, page_checksum_verification=True) as file,
+        ):
+            columns = [column for column in ("uri", "source") if column in file.schema_arrow.names]
+            for batch in file.iter_batches(_ROWS, columns=columns):
+                texts = batch["source"].to_pylist()
+                told = "uri" in columns  # plans of before do not tell
+                uris = batch["uri"].to_pylist() if told else [json.loads(text)["uri"] for text in texts]
+                yield from zip(uris, texts, strict=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamageError(f"{where} is damaged ({reason}): {_LOST}") from error
 
 
 def _read(pool: Storage, name: str) -> list[Row]:

@@ -4,18 +4,22 @@ import fnmatch
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.curation.records import Kind, Source
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.folders import Folders, levels, stamped
+from pipelines.curation.sources.in_order import in_order
 from pipelines.curation.sources.manifests import EXTENSIONS as MANIFESTS
 from pipelines.curation.sources.manifests import InputError as InputError
 from pipelines.curation.sources.manifests import read_manifest
 from pipelines.curation.sources.tars import copy_member, is_tar, sources_in_tar
 from pipelines.curation.sources.user_captions import with_user_captions
+from pipelines.dataset.tables import Row
 from skyreels import storage
 from skyreels.listing import Why
 from skyreels.locations import local_path, printable, spelled
@@ -43,6 +47,7 @@ _MARKS = "*?["
 _OWN = ("pool", "layers", "datasets")  # what curation writes below its output, known by the plan in its pool
 _PLAN = "pool/_plan"
 _AT_ONCE = 1 << 16
+_LOOKED_AT, _READERS = 1 << 10, 16
 
 
 def find_sources(inputs: Iterable[str], account: Account | None = None) -> list[Source]:
@@ -58,31 +63,28 @@ def find_sources(inputs: Iterable[str], account: Account | None = None) -> list[
         for source in _sources_in(item, account):
             known = found.get(source.source_id)
             found[source.source_id] = _told_of_again(known, source) if known else source
-    return _told(list(found.values()))
-
-
-def _told(sources: Sequence[Source]) -> list[Source]:
-    """In order, with when they were written to and what is said of them."""
-    folders = Folders()
-    ordered = sorted(sources, key=lambda source: (source.uri, source.source_id))
-    dated = stamped([(source, source.container or source.uri) for source in ordered], folders)
-    return with_user_captions(list(dated), folders)
+    ordered = sorted(found.values(), key=lambda source: (source.uri, source.source_id))
+    return _told(ordered, Folders())
 
 
 def stream_sources(inputs: Sequence[str], account: Account) -> Iterator[list[Source]]:
-    """The same in lists of some ten thousand, in the same order; of one remote folder no more than that, and the names
-    of one folder, is held."""
+    """The same in lists of some ten thousand, in the same order. Held are one of these, what `in_order` holds and the
+    names of one folder; of a local folder or a glob, and of several remote folders, all names."""
     location = storage.normalise(inputs[0]) if len(inputs) == 1 else ""
-    if not storage.is_remote(location) or storage.is_file(location) or not storage.exists(location):
-        yield find_sources(inputs, account)
-        return
-    held: list[Source] = []
-    for source in _below_in_order(location, account):
-        held.append(source.model_copy(update={"name": printable(_below(source.uri, location))}))
-        if len(held) >= _AT_ONCE:
-            yield _told(held)
-            held = []
-    yield _told(held)
+    if storage.is_remote(location) and not storage.is_file(location) and storage.exists(location):
+        found: Iterator[Source] = (_named(source, location) for source in _below_in_order(location, account))
+    else:
+        found = in_order((source for item in inputs for source in _sources_in(item, account)), _told_of_again)
+    folders = Folders()
+    while some := list(islice(found, _AT_ONCE)):
+        yield _told(some, folders)
+        folders.forget_all_but(_folder(some[-1].container or some[-1].uri))
+
+
+def _told(sources: Sequence[Source], folders: Folders) -> list[Source]:
+    """With when they were written to and what is said of them."""
+    dated = stamped([(source, source.container or source.uri) for source in sources], folders)
+    return with_user_captions(list(dated), folders)
 
 
 def refuse_own(inputs: Iterable[str], output: str) -> None:
@@ -150,7 +152,11 @@ def _sources_in(item: str, account: Account) -> Iterator[Source]:
         known = "give a folder, a file, a glob, s3://…, a manifest or a tar"
         raise InputError(f"{printable(item)} does not exist: {known}")
     for source in sources:
-        yield source.model_copy(update={"name": printable(_below(source.uri, base))})
+        yield _named(source, base)
+
+
+def _named(source: Source, base: str) -> Source:
+    return source.model_copy(update={"name": printable(_below(source.uri, base))})
 
 
 def _in_glob(item: str, account: Account) -> tuple[str, Iterator[Source]]:
@@ -219,15 +225,25 @@ def _media_of(
 
 
 def _in_manifest(location: str) -> Iterator[Source]:
-    for where, target, meta in read_manifest(location):
-        try:
-            entries = storage.list_files(target)
-        except storage.StorageError as error:
-            raise InputError(f"{where}: {error}") from error
+    for (where, target, meta), entries in _looked_at(read_manifest(location)):
         if entries and entries[0].location != target:
             raise InputError(f"{where}: {target} is a folder; name its files, or give the folder as --input")
         for source in _file(FileEntry(target, entries[0].size if entries else 0), meta):
             yield source.model_copy(update={"manifest": location})
+
+
+def _looked_at(rows: Iterator[tuple[str, str, Row]]) -> Iterator[tuple[tuple[str, str, Row], list[FileEntry]]]:
+    """The rows of a manifest with what lies where they say, which a store far away is asked for many of at a time."""
+
+    def look(row: tuple[str, str, Row]) -> list[FileEntry]:
+        try:
+            return storage.list_files(row[1])
+        except storage.StorageError as error:
+            raise InputError(f"{row[0]}: {error}") from error
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        while some := list(islice(rows, _LOOKED_AT)):
+            yield from zip(some, readers.map(look, some), strict=True)
 
 
 def _file(entry: FileEntry, meta: dict[str, Any]) -> Iterator[Source]:

@@ -34,6 +34,11 @@ class Folders:
             self._suffixes[folder] = found
         return self._suffixes[folder]
 
+    def forget_all_but(self, folder: str) -> None:
+        for known in (self._times, self._suffixes):
+            for name in known.keys() - {folder}:
+                del known[name]
+
     def _listed(self, folder: str) -> dict[str, int]:
         if folder not in self._times:
             try:

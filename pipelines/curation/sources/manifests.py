@@ -1,19 +1,24 @@
-"""Manifests as they come: CSV in any of its dialects, JSON lines, Parquet; every row is read or named in an error."""
+"""Manifests as they come: CSV in any of its dialects, JSON lines, Parquet; every row is read or named in an error.
+
+Rows are read as they are asked for, so that a manifest may have any number of them; a JSON list alone is read whole.
+"""
 
 import csv
 import datetime
 import io
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.curation.sources.text_files import UnreadableText, decode_text, parse_json
+from pipelines.curation.sources.text_files import UnreadableText, decode_pieces, parse_json
 from pipelines.dataset.tables import Row
 from skyreels import storage
 
@@ -25,6 +30,8 @@ LOCATION_COLUMNS = ("uri", "path", "file", "file_name", "filename", "file_path",
 
 _SEPARATORS = ",;\t|"
 _LONGEST_FIELD = 16 << 20
+_PIECE = 1 << 20  # bytes of a manifest that are read at once
+_ROWS = 1 << 10  # of Parquet
 
 
 class InputError(ValueError):
@@ -75,17 +82,47 @@ def _rows(location: str) -> Iterator[tuple[str, Row]]:
     if extension == "parquet":
         yield from _parquet_rows(location)
         return
-    try:
-        text = decode_text(storage.read_bytes(location), location)
-    except UnreadableText as error:
-        raise InputError(str(error)) from None
+    text = _text(location)
     yield from _csv_rows(location, text) if extension in ("csv", "tsv") else _json_rows(location, text)
 
 
-def _csv_rows(location: str, text: str) -> Iterator[tuple[str, Row]]:
+def _text(location: str) -> Iterator[str]:
+    """The text of a file, piece by piece."""
+    with storage.open_input(location) as stream:
+        try:
+            yield from decode_pieces(iter(partial(stream.read, _PIECE), b""), location)
+        except UnreadableText as error:
+            raise InputError(str(error)) from None
+
+
+def _lines(text: Iterable[str], newline: str) -> tuple[list[str], Iterator[str]]:
+    """The lines up to the first that is not blank, and all lines. With their ends: `newline`, or any where it is ""."""
+    lines = _split(text, newline)
+    head = []
+    for line in lines:
+        head.append(line)
+        if line.strip():
+            break
+    return head, chain(head, lines)
+
+
+def _split(text: Iterable[str], newline: str) -> Iterator[str]:
+    held: list[str] = []
+    for piece in text:
+        held.append(piece)
+        if any(end in piece for end in newline or "\r\n"):
+            *whole, last = io.StringIO("".join(held), newline=newline).readlines()
+            yield from whole
+            held = [last]  # perhaps it goes on, or its end does
+    if last := "".join(held):
+        yield from io.StringIO(last, newline=newline)
+
+
+def _csv_rows(location: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    separator = _separator(text)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    head, rest = _lines(text, newline="")
+    separator = _separator(head)
+    lines = csv.reader(rest, delimiter=separator)
     header: list[str] = []
     end = 0
     try:
@@ -106,10 +143,9 @@ def _csv_rows(location: str, text: str) -> Iterator[tuple[str, Row]]:
         raise InputError(f"{location}, line {lines.line_num}: {error}") from None
 
 
-def _separator(text: str) -> str:
-    """The one that the header has most of; a header of one column needs none."""
-    header = next((line for line in text.split("\n") if line.strip()), "")
-    return max(_SEPARATORS, key=header.count)
+def _separator(head: Sequence[str]) -> str:
+    """The one that the header, the last of these lines, has most of; a header of one column needs none."""
+    return max(_SEPARATORS, key="".join(head[-1:]).count)
 
 
 def _header(values: Sequence[str], where: str) -> list[str]:
@@ -120,15 +156,16 @@ def _header(values: Sequence[str], where: str) -> list[str]:
     return names
 
 
-def _json_rows(location: str, text: str) -> Iterator[tuple[str, Row]]:
+def _json_rows(location: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
     """One object a line, or one list of objects. Only \\n ends a line: captions hold other ends of line."""
-    if text.lstrip().startswith("["):
-        yield from _json_list(location, text)
+    head, lines = _lines(text, newline="\n")
+    if "".join(head).lstrip().startswith("["):
+        yield from _json_list(location, "".join(lines))
         return
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{location}, line {number}"
-            yield where, _json_object(_json(line, where), where)
+            yield where, _json_object(_json(line.removesuffix("\n"), where), where)
 
 
 def _json_list(location: str, text: str) -> Iterator[tuple[str, Row]]:
@@ -153,14 +190,14 @@ def _json_object(row: Any, where: str) -> Row:
 def _parquet_rows(location: str) -> Iterator[tuple[str, Row]]:
     with storage.open_input(location) as stream:
         try:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, buffer_size=_PIECE)
             names = _columns(location, file.schema_arrow)
             number = 0
-            for batch in file.iter_batches(columns=names):
+            for batch in file.iter_batches(_ROWS, columns=names):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{location}, row {number}", {name: _plain(value) for name, value in row.items()}
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{location} cannot be read as Parquet: {error}; write it anew") from None
 
 

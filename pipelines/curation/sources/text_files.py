@@ -3,6 +3,8 @@
 import codecs
 import json
 import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 _MARKS = (
@@ -12,7 +14,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-
+_LONGEST_MARK = 4
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that takes two escapes
 MAX_TEXT_BYTES = 16 << 20  # of a caption or annotation
@@ -24,15 +26,28 @@ class UnreadableText(ValueError):
 
 def decode_text(data: bytes, where: str) -> str:
     """The text of a file. Eight-bit encodings look alike, so they are refused rather than guessed."""
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UnreadableText(
-            f"{where}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}; "
-            "save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, if it comes from Windows)"
-        ) from None
+    return "".join(decode_pieces([data], where))
+
+
+def decode_pieces(pieces: Iterable[bytes], where: str) -> Iterator[str]:
+    """The same of a file that comes in pieces, none of them empty, as it comes."""
+    rest, head = iter(pieces), b""
+    while len(head) < _LONGEST_MARK and (piece := next(rest, b"")):
+        head += piece
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    decoder = codecs.getincrementaldecoder(encoding)()
+    lines = 1
+    for piece in chain([head], rest, [b""]):
+        lines += piece.count(b"\n")
+        try:
+            yield decoder.decode(piece, final=not piece)
+        except UnicodeDecodeError as error:
+            line = lines - error.object.count(b"\n", error.start)
+            raise UnreadableText(
+                f"{where}, line {line}: byte 0x{error.object[error.start]:02x} is not "
+                f"{encoding.removesuffix('-sig').upper()}; save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, "
+                "if it comes from Windows)"
+            ) from None
 
 
 def parse_json(text: str) -> Any:

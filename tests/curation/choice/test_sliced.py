@@ -64,15 +64,22 @@ def _between(keys):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 10**6), st.integers(2, 120), st.integers(1, 7), st.booleans(), st.booleans())
-def test_slices_decide_as_one(tmp_path_factory, seed, count, slices, within_source, grown):
+@given(st.integers(0, 10**6), st.integers(2, 120), st.integers(1, 7), st.booleans(), st.booleans(), st.booleans())
+def test_slices_decide_as_one(tmp_path_factory, seed, count, slices, within_source, grown, few):
+    """Also where few pairs are grouped, and few clips decided, in one task."""
     recipe = Recipe.model_validate(RECIPE | {"dedup": RECIPE["dedup"] | {"within_source": within_source}})
     clips = _clips(seed, count)
     before = frozenset(row["key"] for row in clips[::3]) if grown else frozenset()
     taken = frozenset({clips[0]["source_id"]})
     expected = select(clips, recipe, before, taken)
     choosing = Choosing(recipe, _between(before), taken, ())
-    assert _sliced(tmp_path_factory.mktemp("slices"), clips, slices, choosing) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        if few:
+            patch.setattr("pipelines.curation.choice.groups._PER_TASK", 60)
+            patch.setattr("pipelines.curation.choice.matching._DECIDED", 9)
+        folder = tmp_path_factory.mktemp("slices")
+        assert _sliced(folder, clips, slices, choosing) == expected
+    assert not few or count < 100 or slices == 1 or len(list(folder.glob("descend/*.parquet"))) > 1
 
 
 def test_in_cells_of_meaning_what_is_found_is_alike_and_little_is_missed(tmp_path, monkeypatch):
@@ -103,9 +110,10 @@ def test_clips_of_other_datasets_do_not_come_back(tmp_path):
     assert any(why and "elsewhere:" in why.detail for why in found.values())
 
 
-@pytest.mark.parametrize("damaged", ["meet/contents", "meet/vectors", "traits", "frames", "left", "crowd"])
-def test_a_damaged_file_is_told_and_made_anew(tmp_path, damaged):
+@pytest.mark.parametrize("damaged", ["meet/contents", "meet/vectors", "traits", "frames", "groups", "left", "crowd"])
+def test_a_damaged_file_is_told_and_made_anew(tmp_path, damaged, monkeypatch):
     """As a run finds it that was killed right after the step that wrote it."""
+    monkeypatch.setattr("pipelines.curation.choice.groups._PER_TASK", 20)
     recipe = Recipe.model_validate(RECIPE)
     clips, choosing = _clips(4, 60), Choosing(Recipe.model_validate(RECIPE), _between(()), frozenset(), ())
     expected = select(clips, recipe)
@@ -126,7 +134,22 @@ def test_a_damaged_file_is_told_and_made_anew(tmp_path, damaged):
     assert _hashes(tmp_path) == undisturbed
 
 
-_STEPS = ["traits", "count", "meet", "frames", "meaning", "involved", "descend", "duplicates", "left", "crowd"]
+_STEPS = [
+    "traits",
+    "count",
+    "meet",
+    "frames",
+    "meaning",
+    "pairs",
+    "large-00",
+    "small-00",
+    "groups",
+    "involved",
+    "descend",
+    "duplicates",
+    "left",
+    "crowd",
+]
 
 
 def _hashes(folder):

@@ -3,8 +3,16 @@
 import hashlib
 import io
 import json
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -23,6 +31,7 @@ from pipelines.dataset.exchange import Steps
 from pipelines.dataset.parts_of_table import table_of
 from pipelines.dataset.reader import open_dataset
 from pipelines.dataset.tables import encode
+from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.shards import open_shards
 from skyreels.storage import DamageError, Storage
@@ -178,9 +187,125 @@ def test_a_part_of_the_manifest_that_is_damaged_is_named(root):
         open_dataset(str(_folder(root)))
 
 
-def _folder(root):
-    from pathlib import Path
+PATIENCE_S = 120.0
 
+
+@pytest.mark.slow
+def test_a_dead_worker_a_lost_node_and_a_full_object_store_cost_their_tasks(ray_cluster, root, tmp_path, monkeypatch):
+    """A worker is killed while it selects, then a node while it packs: both have written and not yet said so."""
+    finish_slices(root, _sliced(root), RECIPE, frozenset(), None, 0.0, Work())
+    expected = _hashes(root)
+    _forget_dataset(root)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with _second_node() as node_id, _full_object_store():
+        disturbed = {"traits": _WorkerDies(str(killed)), "finished": _NodeDies(str(killed), node_id)}
+        monkeypatch.setattr(_Disturbed, "by", disturbed)
+        monkeypatch.setattr("pipelines.curation.slices.dataset.Steps", _Disturbed)
+        finish_slices(root, _sliced(root), RECIPE, frozenset(), None, 0.0, Work())
+        _wait(lambda: node_id not in _alive(), "the node is still there")
+    assert {path.name for path in killed.iterdir()} == {"worker", "node"}
+    assert _hashes(root) == expected
+
+
+class _Disturbed(Steps):
+    """Steps in this process, and on the cluster where something happens to their tasks."""
+
+    by: Any = {}
+
+    def run(self, name, do, slices):
+        if name not in self.by:
+            return super().run(name, do, slices)
+        with LazyCluster() as cluster:
+            return Steps(self.store, cluster).run(name, _Then(do, self.by[name]), slices)
+
+
+@dataclass(frozen=True)
+class _Then:
+    """A slice's task to which something happens when it has written its files, before that is known."""
+
+    do: Any
+    happens: Any
+
+    def __call__(self, index):
+        facts = self.do(index)
+        self.happens(index)
+        return facts
+
+
+@dataclass(frozen=True)
+class _WorkerDies:
+    folder: str
+
+    def __call__(self, index):
+        if index == 1 and not Path(self.folder, "worker").exists():
+            Path(self.folder, "worker").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class _NodeDies:
+    """The node goes with all its processes when it has a task; the others' tasks wait for that."""
+
+    folder: str
+    node_id: str
+
+    def __call__(self, index):
+        import ray
+
+        gone = Path(self.folder, "node")
+        if ray.get_runtime_context().get_node_id() == self.node_id:
+            gone.touch()
+            raylet = psutil.Process().parent()
+            others = [process for process in raylet.children(recursive=True) if process.pid != os.getpid()]
+            for process in [raylet, *others, psutil.Process()]:
+                process.kill()
+        _wait(gone.exists, "no task came to the second node")
+
+
+@contextmanager
+def _second_node():
+    """The id of another node of the cluster, with processes and an object store of its own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster()
+    nodes.head_node = ray._private.worker._global_node
+    second = nodes.add_node(wait=False, num_cpus=2, object_store_memory=100 << 20, node_ip_address="127.0.0.1")
+    try:
+        _wait(lambda: second.node_id in _alive(), "the node did not start")
+        yield second.node_id
+    finally:
+        second.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+
+
+def _alive():
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+@contextmanager
+def _full_object_store():
+    """More than it takes, most of it in use, so that the rest is spilled to disk."""
+    import ray
+
+    node = ray._private.worker._global_node
+    refs = [ray.put(np.full(64 << 20, number, np.uint8)) for number in range(9)]
+    used = ray.get(refs[-6:])
+    assert list(Path(node.get_session_dir_path()).rglob("ray_spilled_objects*/*"))
+    yield
+    assert [int(one[-1]) for one in used] == [3, 4, 5, 6, 7, 8]
+
+
+def _wait(until, otherwise):
+    end = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.1)
+
+
+def _folder(root):
     return Path(root.root) / "datasets" / "default"
 
 
