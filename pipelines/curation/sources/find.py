@@ -139,9 +139,9 @@ def _sources_in(item: str, account: Account) -> Iterator[Source]:
     if storage.is_file(location):
         base = _folder(location)
         if _extension(location) in MANIFESTS:
-            sources = _in_manifest(location)
+            sources = _in_manifest(location, account)
         else:
-            sources = _file(storage.list_files(location)[0], {})
+            sources = _file(storage.list_files(location)[0], {}, account)
     elif storage.exists(location):
         base, sources = location, _media_of(_listed(location, account), account)
     elif any(mark in item for mark in _MARKS):
@@ -170,7 +170,7 @@ def _in_glob(item: str, account: Account) -> tuple[str, Iterator[Source]]:
         raise InputError(f"nothing to curate: {printable(item)} matches no file below {printable(base)}")
     suffix = PurePosixPath(pattern).suffix
     if suffix and not any(mark in suffix for mark in _MARKS):
-        return base, (source for entry in files for source in _file(entry, {}))
+        return base, (source for entry in files for source in _file(entry, {}, account))
     return base, _media_of(files, account)
 
 
@@ -211,14 +211,14 @@ def _media_of(
     stems = {_stem(entry.location) for entry in (beside or files) if _is_media(entry.location)}
     for entry in files:
         if _is_media(entry.location):
-            yield from _file(entry, {})
+            yield from _file(entry, {}, account)
         elif _extension(entry.location) in _SIDECARS and _stem(entry.location) in stems:
             account.sidecars += 1
         else:
             account.pass_over(entry.location)
 
 
-def _in_manifest(location: str) -> Iterator[Source]:
+def _in_manifest(location: str, account: Account) -> Iterator[Source]:
     for where, target, meta in read_manifest(location):
         try:
             entries = storage.list_files(target)
@@ -226,14 +226,14 @@ def _in_manifest(location: str) -> Iterator[Source]:
             raise InputError(f"{where}: {error}") from error
         if entries and entries[0].location != target:
             raise InputError(f"{where}: {target} is a folder; name its files, or give the folder as --input")
-        for source in _file(FileEntry(target, entries[0].size if entries else 0), meta):
+        for source in _file(FileEntry(target, entries[0].size if entries else 0), meta, account):
             yield source.model_copy(update={"manifest": location})
 
 
-def _file(entry: FileEntry, meta: dict[str, Any]) -> Iterator[Source]:
+def _file(entry: FileEntry, meta: dict[str, Any], account: Account) -> Iterator[Source]:
     """A file that was named, or that has the name of media: what its suffix does not tell is left to the probe."""
     if is_tar(entry.location):
-        for source in sources_in_tar(entry.location, entry.size, _kind_of):
+        for source in sources_in_tar(entry.location, entry.size, _kind_of, account):
             yield source.model_copy(update={"meta": source.meta | meta})
     else:
         yield Source.at(entry.location, _kind_of(entry.location) or Kind.VIDEO, entry.size, meta)

@@ -1,4 +1,4 @@
-"""Text as people save it: UTF-8 with or without a mark, UTF-16 and UTF-32 with one; and JSON in it."""
+"""Text as people save it: UTF-8 and UTF-16 with or without a mark, UTF-32 with one; and JSON in it."""
 
 import codecs
 import json
@@ -24,7 +24,7 @@ class UnreadableText(ValueError):
 
 def decode_text(data: bytes, where: str) -> str:
     """The text of a file. Eight-bit encodings look alike, so they are refused rather than guessed."""
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -33,6 +33,12 @@ def decode_text(data: bytes, where: str) -> str:
             f"{where}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}; "
             "save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, if it comes from Windows)"
         ) from None
+
+
+def _unmarked(data: bytes) -> str:
+    """Text begins with a letter, a quote or a bracket, of which UTF-16 makes a zero and a byte that is none."""
+    zeros = bytes(byte == 0 for byte in data[:2])
+    return {b"\0\1": "utf-16-le", b"\1\0": "utf-16-be"}.get(zeros, "utf-8")
 
 
 def parse_json(text: str) -> Any:
