@@ -135,6 +135,8 @@ def _told_of_again(before: Source, now: Source) -> Source:
 
 def _sources_in(item: str, account: Account) -> Iterator[Source]:
     """The sources of one input, each named relative to it."""
+    if not item.strip():
+        raise InputError("an --input is empty, as of a variable that is not set: give a folder, a file, a glob, s3://…")
     location = storage.normalise(item)
     if storage.is_file(location):
         base = _folder(location)

@@ -70,6 +70,8 @@ def _located(value: Any, manifest: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: the location is {value!r}, which is no text")
     target = value.strip()
+    if "\0" in target:
+        raise InputError(f"{where}: the location {target!r} has a zero byte in it, which no name has; write it anew")
     if not storage.is_remote(target) and not Path(target.removeprefix("file://")).is_absolute():
         target = storage.join(manifest.rsplit("/", 1)[0], target)
     return storage.normalise(target)

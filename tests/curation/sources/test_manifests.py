@@ -58,6 +58,7 @@ def test_every_dialect_is_read(tmp_path, name, data, rest):
         ("web.csv", "url,caption\nhttps://example.org/a.mp4,x\n", r"web\.csv, line 2: https://.* is on the web"),
         ("none.csv", "licence,n\nCC0,1\n", r"line 2: no location among licence, n; name it in one of uri, path"),
         ("typed.jsonl", '{"path": 7}', r"line 1: the location is 7, which is no text"),
+        ("zero.jsonl", '{"path": "a\\u0000.mp4"}', r"line 1: the location 'a.x00\.mp4' has a zero byte"),
         ("open.csv", 'path,caption\na.mp4,x\nb.mp4,"y\nc.mp4,z\n', r"open\.csv, line 3: .*; close each value"),
         ("early.csv", 'path,caption\na.mp4,"x" y\n', r"early\.csv, line 2: .* write a quote within it twice"),
         ("x.parquet", b"PAR1 and no more", r"x\.parquet cannot be read as Parquet"),
