@@ -88,12 +88,14 @@ runs/demo/data/datasets/default/manifest.parquet: | $(STAMP)
 cluster-up: setup ## Start a one-machine Ray cluster on loopback (jobs on http://127.0.0.1:8265)
 	PATH="$(CURDIR)/$(BIN):$$PATH" RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(BIN)/ray start --head \
 		--node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --disable-usage-stats > /dev/null
+	@for attempt in 1 2 3 4 5 6; do $(BIN)/ray job submit --address $(JOBS_SERVER) -- true > /dev/null 2>&1 && exit 0; done; \
+		echo "Ray is up and takes no jobs: /tmp/ray/session_latest/logs/dashboard_agent.log says why"; exit 1
 	@echo "A Ray cluster of this machine is up, reachable from this machine alone ($(JOBS_SERVER))."
 	@echo "  source $(VENV)/bin/activate      # puts ray on the path and tells it where jobs go"
 	@echo "  ray job submit -- python jobs/curate.py --input $(CURDIR)/films --output $(CURDIR)/data"
 	@echo "  make cluster-down"
 
-cluster-down: setup ## Stop it
+cluster-down: setup ## Stop it, and every other Ray of yours on this machine
 	$(BIN)/ray stop > /dev/null
 
 clean: ## Remove caches and demo runs; the environment stays

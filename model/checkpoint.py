@@ -89,7 +89,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     """The values of `config.json`; those whose names start with `_` describe the file."""
     path = Path(directory) / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: {directory} is no checkpoint folder")
+        raise CheckpointError(
+            f"{path} does not exist: {directory} is no checkpoint folder; check its name, or export it again"
+        )
     return read_json(path)
 
 
@@ -228,7 +230,10 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
-        raise CheckpointError(f"{directory} holds neither {WEIGHTS} nor {INDEX}: it is no checkpoint folder")
+        raise CheckpointError(
+            f"{directory} holds neither {WEIGHTS} nor {INDEX}: it is no checkpoint folder; check its name, or export "
+            "it again"
+        )
     placed = read_json(directory / INDEX).get("weight_map")
     if not isinstance(placed, dict):
         raise CheckpointError(f"{directory / INDEX} is damaged (it maps no weights): copy the checkpoint again")

@@ -308,17 +308,25 @@ def read_bytes(location: str, most: int | None = None) -> bytes:
 
 
 def times_in(folder: str) -> dict[str, int]:
-    """Name -> when it was last written to (ns), of the files in one folder; empty where there is no such folder."""
+    """Name -> when it was last written to (ns), of the files in a folder that can be seen; empty where there is none."""
     if not is_remote(folder):
         try:
             with os.scandir(local_path(normalise(folder))) as entries:
-                return {name_in(folder, e.name): e.stat().st_mtime_ns for e in entries if e.is_file()}
+                return {name_in(folder, e.name): time for e in entries if (time := _modified_ns(e)) is not None}
         except (FileNotFoundError, NotADirectoryError):
             return {}
     filesystem, path = resolve(folder)
     with _errors_name(folder):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return {item.base_name: item.mtime_ns for item in found if item.type == fs.FileType.File}
+
+
+def _modified_ns(entry: "os.DirEntry[str]") -> int | None:
+    """None for what is no file, as is a link that leads in a circle or to where nobody may look."""
+    try:
+        return entry.stat().st_mtime_ns if entry.is_file() else None
+    except OSError:
+        return None
 
 
 @contextmanager

@@ -23,8 +23,8 @@ def place(model_folder, tmp_path_factory):
     """A folder in which the guide's relative paths exist, and a free port."""
     folder = tmp_path_factory.mktemp("guide")
     (folder / "jobs").symlink_to(REPOSITORY / "jobs")
-    (folder / "runs/train").mkdir(parents=True)
-    (folder / "runs/train/model").symlink_to(model_folder)
+    (folder / "model/shipped").mkdir(parents=True)
+    (folder / "model/shipped/tiny").symlink_to(model_folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         return folder, str(free.getsockname()[1])
 
@@ -59,7 +59,7 @@ def test_the_guide_and_the_printed_line_work_as_pasted(place, shell):
     process = shell.start(start)
     try:
         said = [process.stdout.readline() for _ in range(5)]
-        assert said[0].startswith("serving runs/train/model as skyreels on http://127.0.0.1:")
+        assert said[0].startswith("serving model/shipped/tiny as skyreels on http://127.0.0.1:")
         for kind, text in steps:
             shell(text if kind == "shell" else f"python - <<'PYTHON'\n{text}PYTHON")
         assert (folder / "clip.mp4").read_bytes() == (folder / "same.mp4").read_bytes()

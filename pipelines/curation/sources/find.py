@@ -137,13 +137,15 @@ def _told_of_again(before: Source, now: Source) -> Source:
 
 def _sources_in(item: str, account: Account) -> Iterator[Source]:
     """The sources of one input, each named relative to it."""
+    if not item.strip():
+        raise InputError("an --input is empty, as of a variable that is not set: give a folder, a file, a glob, s3://…")
     location = storage.normalise(item)
     if storage.is_file(location):
         base = _folder(location)
         if _extension(location) in MANIFESTS:
-            sources = _in_manifest(location)
+            sources = _in_manifest(location, account)
         else:
-            sources = _file(storage.list_files(location)[0], {})
+            sources = _file(storage.list_files(location)[0], {}, account)
     elif storage.exists(location):
         base, sources = location, _media_of(_listed(location, account), account)
     elif any(mark in item for mark in _MARKS):
@@ -176,7 +178,7 @@ def _in_glob(item: str, account: Account) -> tuple[str, Iterator[Source]]:
         raise InputError(f"nothing to curate: {printable(item)} matches no file below {printable(base)}")
     suffix = PurePosixPath(pattern).suffix
     if suffix and not any(mark in suffix for mark in _MARKS):
-        return base, (source for entry in files for source in _file(entry, {}))
+        return base, (source for entry in files for source in _file(entry, {}, account))
     return base, _media_of(files, account)
 
 
@@ -217,18 +219,18 @@ def _media_of(
     stems = {_stem(entry.location) for entry in (beside or files) if _is_media(entry.location)}
     for entry in files:
         if _is_media(entry.location):
-            yield from _file(entry, {})
+            yield from _file(entry, {}, account)
         elif _extension(entry.location) in _SIDECARS and _stem(entry.location) in stems:
             account.sidecars += 1
         else:
             account.pass_over(entry.location)
 
 
-def _in_manifest(location: str) -> Iterator[Source]:
+def _in_manifest(location: str, account: Account) -> Iterator[Source]:
     for (where, target, meta), entries in _looked_at(read_manifest(location)):
         if entries and entries[0].location != target:
             raise InputError(f"{where}: {target} is a folder; name its files, or give the folder as --input")
-        for source in _file(FileEntry(target, entries[0].size if entries else 0), meta):
+        for source in _file(FileEntry(target, entries[0].size if entries else 0), meta, account):
             yield source.model_copy(update={"manifest": location})
 
 
@@ -246,10 +248,10 @@ def _looked_at(rows: Iterator[tuple[str, str, Row]]) -> Iterator[tuple[tuple[str
             yield from zip(some, readers.map(look, some), strict=True)
 
 
-def _file(entry: FileEntry, meta: dict[str, Any]) -> Iterator[Source]:
+def _file(entry: FileEntry, meta: dict[str, Any], account: Account) -> Iterator[Source]:
     """A file that was named, or that has the name of media: what its suffix does not tell is left to the probe."""
     if is_tar(entry.location):
-        for source in sources_in_tar(entry.location, entry.size, _kind_of):
+        for source in sources_in_tar(entry.location, entry.size, _kind_of, account):
             yield source.model_copy(update={"meta": source.meta | meta})
     else:
         yield Source.at(entry.location, _kind_of(entry.location) or Kind.VIDEO, entry.size, meta)

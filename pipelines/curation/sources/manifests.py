@@ -24,7 +24,7 @@ from skyreels import storage
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
+EXTENSIONS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 LOCATION_COLUMNS = ("uri", "path", "file", "file_name", "filename", "file_path", "location", "url")
 """From the surest to that which may as well be the web page that a file is from."""
 
@@ -41,9 +41,14 @@ class InputError(ValueError):
 def read_manifest(location: str) -> Iterator[tuple[str, str, Row]]:
     """(where the row stands, the location that it names, its other columns), without what is empty.
 
-    Relative locations are relative to the manifest. Raises InputError naming the line.
+    Relative locations are relative to the manifest. Columns that begin with `_`, as curation's own notes do, are left
+    out aloud. Raises InputError naming the line.
     """
+    told: set[str] = set()
     for where, row in _rows(location):
+        if new := {name for name in row if name.startswith("_")} - told:
+            logger.warning("%s: columns that begin with _ are left out: %s; rename them", location, ", ".join(new))
+            told |= new
         if not any(value not in (None, "") for value in row.values()):
             continue
         names = {name.lower(): name for name in reversed(row)}
@@ -51,7 +56,7 @@ def read_manifest(location: str) -> Iterator[tuple[str, str, Row]]:
         name = next((name for name in held if not _is_web(row[name])), None)
         if name is None:
             raise InputError(f"{where}: {_no_location(row, held)}")
-        rest = {other: value for other, value in row.items() if other != name and value not in (None, "")}
+        rest = {other: value for other, value in row.items() if other not in told | {name} and value not in (None, "")}
         yield where, _located(row[name], location, where), rest
 
 
@@ -72,6 +77,8 @@ def _located(value: Any, manifest: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: the location is {value!r}, which is no text")
     target = value.strip()
+    if "\0" in target:
+        raise InputError(f"{where}: the location {target!r} has a zero byte in it, which no name has; write it anew")
     if not storage.is_remote(target) and not Path(target.removeprefix("file://")).is_absolute():
         target = storage.join(manifest.rsplit("/", 1)[0], target)
     return storage.normalise(target)
@@ -122,7 +129,7 @@ def _csv_rows(location: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(_LONGEST_FIELD)
     head, rest = _lines(text, newline="")
     separator = _separator(head)
-    lines = csv.reader(rest, delimiter=separator)
+    lines = csv.reader(rest, delimiter=separator, strict=True)  # else one open quote eats all
     header: list[str] = []
     end = 0
     try:
@@ -140,7 +147,10 @@ def _csv_rows(location: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
                 )
             yield where, dict(zip(header, values, strict=False))
     except csv.Error as error:
-        raise InputError(f"{location}, line {lines.line_num}: {error}") from None
+        raise InputError(
+            f"{location}, line {end + 1}: {error}; close each value that opens with a double "
+            "quote, and write a quote within it twice"
+        ) from None
 
 
 def _separator(head: Sequence[str]) -> str:
@@ -150,10 +160,14 @@ def _separator(head: Sequence[str]) -> str:
 
 def _header(values: Sequence[str], where: str) -> list[str]:
     names = [value.strip() for value in values]
+    _refuse_twice(names, where)
+    return names
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{where}: column {twice[0]!r} comes twice; give each its own name")
-    return names
 
 
 def _json_rows(location: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
@@ -197,13 +211,17 @@ def _parquet_rows(location: str) -> Iterator[tuple[str, Row]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{location}, row {number}", {name: _plain(value) for name, value in row.items()}
-        except (pa.ArrowException, OSError) as error:
+        except storage.StorageError:
+            raise
+        except (pa.ArrowException, OSError, OverflowError) as error:  # damage, and times that no calendar has
             raise InputError(f"{location} cannot be read as Parquet: {error}; write it anew") from None
 
 
 def _columns(location: str, schema: pa.Schema) -> list[str]:
-    """Those that a sample's JSON can hold: pictures and vectors as bytes stay where they are."""
-    held = [field.name for field in schema if not _is_bytes(field)]
+    """Those that a sample's JSON can hold: pictures and vectors as bytes stay where they are. Locations are text, also
+    where a writer did not say so."""
+    _refuse_twice(schema.names, location)
+    held = [field.name for field in schema if not _is_bytes(field) or field.name.lower() in LOCATION_COLUMNS]
     left = [field.name for field in schema if field.name not in held]
     if left:
         logger.warning("%s: columns of bytes are left out: %s", location, ", ".join(left))

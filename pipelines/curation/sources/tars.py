@@ -18,6 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipelines.curation.records import Kind, Source
+from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.text_files import MAX_TEXT_BYTES, UnreadableText, decode_text, parse_json
 from skyreels import storage
 
@@ -31,6 +32,7 @@ _PACKED: dict[bytes, Callable[[Any], Read]] = {  # `read1` gives what comes befo
 }
 _MOST_GROWN = 100  # times its size that a compressed tar may unpack to: media hardly shrink
 _CHUNK = 1 << 20
+_MOST_LINKS = 40  # one behind the other, as Linux follows them
 _BLOCK = tarfile.BLOCKSIZE
 _SAID = ("json", "txt")
 _UNPACKED = "unpacked-"
@@ -47,13 +49,13 @@ def is_tar(location: str) -> bool:
     return location.lower().endswith(_SUFFIXES)
 
 
-def sources_in_tar(location: str, size: int, kind_of: KindOf) -> Iterator[Source]:
+def sources_in_tar(location: str, size: int, kind_of: KindOf, account: Account) -> Iterator[Source]:
     """Media members of a tar, by `kind_of` their names; a sample's json and txt become the meta of its media.
 
     Of a damaged tar the members before the damage are taken, and the tar itself becomes a source that fails. A name
-    that comes again, as in joined tars, is another source: `name@2`.
+    that comes again, as in joined tars, is another source: `name@2`. `account` is told of every other member.
     """
-    contents = _Contents(kind_of)
+    contents = _Contents(kind_of, account)
     with _opened(location) as (stream, packed, torn):
         try:
             for number, tar in enumerate(_archives(stream)):
@@ -92,6 +94,7 @@ class _Media:
     kind: Kind
     offset: int
     size: int
+    link: str = ""  # the name of what it links to
     why_not: str = ""
 
 
@@ -100,41 +103,48 @@ class _Contents:
     """What the members of a tar say, gathered in one pass."""
 
     kind_of: KindOf
+    account: Account
     media: list[_Media] = field(default_factory=list)
     said: dict[tuple[int, int, str], dict[str, Any]] = field(default_factory=dict)  # archive, nth, stem
     places: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)  # archive, name -> offset, size
-    links: dict[int, str] = field(default_factory=dict)  # index in `media` -> name of what it links to
+    links: dict[tuple[int, str], str] = field(default_factory=dict)  # archive, name -> name of what it links to
     times: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     def take(self, archive: int, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
         name = posixpath.normpath(member.name).lstrip("/")
-        linked = member.islnk() or member.issym()
-        if not (member.isfile() or linked) or _is_hidden(name):
+        link = _link(member, name)
+        if _is_hidden(name):
+            self.account.hidden += not member.isdir()
+            return
+        if not (member.isfile() or link):
             return
         self.times[archive, name] += 1
         nth = self.times[archive, name]
         kind, extension = self.kind_of(name), PurePosixPath(name).suffix[1:].lower()
         if kind is not None:
             why = "a sparse file, which is not read: pack it without holes" if member.issparse() else ""
-            if linked:
-                base = posixpath.dirname(name) if member.issym() else ""
-                self.links[len(self.media)] = posixpath.normpath(posixpath.join(base, member.linkname)).lstrip("/")
-            self.media.append(_Media(archive, name, nth, kind, member.offset_data, member.size, why))
-        elif extension in _SAID and not linked:
+            self.media.append(_Media(archive, name, nth, kind, member.offset_data, member.size, link, why))
+        elif extension in _SAID and not link:
             stem = name[: -len(extension) - 1]
             self.said.setdefault((archive, nth, stem), {}).update(_read_said(tar, member, extension))
-        if not linked:
+        else:
+            self.account.pass_over(name)
+        if link:
+            self.links[archive, name] = link
+        else:
             self.places[archive, name] = member.offset_data, member.size
 
     def sources(self, location: str, packed: bool) -> Iterator[Source]:
+        self._tell_of_words()
         named: Counter[str] = Counter()
-        for index, found in enumerate(self.media):
+        for found in self.media:
             named[found.name] += 1
             label = found.name if named[found.name] == 1 else f"{found.name}@{named[found.name]}"
             offset, size, why = found.offset, found.size, found.why_not
-            if index in self.links:
-                offset, size = self.places.get((found.archive, self.links[index]), (0, 0))
-                why = "" if size else f"a link to {self.links[index]}, which is not in the tar"
+            if found.link:
+                place = self._place(found.archive, found.link)
+                offset, size = place or (0, 0)
+                why = "" if place else f"a link to {found.link}, which is not in the tar"
             meta = {**self._said_of(found), "_offset": offset}
             if packed:
                 meta["_packed"] = True
@@ -142,15 +152,42 @@ class _Contents:
                 meta["_unreadable"] = why
             yield Source.at(location, found.kind, size, meta, member=label)
 
+    def _place(self, archive: int, name: str) -> tuple[int, int] | None:
+        """Offset and size of a file, also where links lead to it through links."""
+        for _ in range(_MOST_LINKS):
+            if (archive, name) in self.places:
+                return self.places[archive, name]
+            name = self.links.get((archive, name), "")
+        return None
+
     def _said_of(self, found: _Media) -> dict[str, Any]:
-        """What stands under the name without its suffix, else under its WebDataset key: up to the first dot."""
+        key = self._said_under(found)
+        return {} if key is None else self.said[key]
+
+    def _said_under(self, found: _Media) -> tuple[int, int, str] | None:
+        """Its name without the suffix, else its WebDataset key: up to the first dot."""
         folder, _, base = found.name.rpartition("/")
         stem = found.name[: -len(PurePosixPath(found.name).suffix)]
-        key = posixpath.join(folder, base.partition(".")[0])
-        for name in (stem, key):
-            if (found.archive, found.nth, name) in self.said:
-                return self.said[found.archive, found.nth, name]
-        return {}
+        names = (stem, posixpath.join(folder, base.partition(".")[0]))
+        keys = ((found.archive, found.nth, name) for name in names)
+        return next((key for key in keys if key in self.said), None)
+
+    def _tell_of_words(self) -> None:
+        """Words are beside a medium, or passed over."""
+        used = {self._said_under(found) for found in self.media}
+        for key, said in self.said.items():
+            if key in used:
+                self.account.sidecars += 1
+            else:
+                self.account.pass_over(f"{key[2]}.{'json' if 'json' in said else 'txt'}")
+
+
+def _link(member: tarfile.TarInfo, name: str) -> str:
+    """The name in the tar that a member links to; "" where it is none."""
+    if not (member.islnk() or member.issym()):
+        return ""
+    base = posixpath.dirname(name) if member.issym() else ""
+    return posixpath.normpath(posixpath.join(base, member.linkname)).lstrip("/")
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Text as people save it: UTF-8 with or without a mark, UTF-16 and UTF-32 with one; and JSON in it."""
+"""Text as people save it: UTF-8 and UTF-16 with or without a mark, UTF-32 with one; and JSON in it."""
 
 import codecs
 import json
@@ -34,7 +34,7 @@ def decode_pieces(pieces: Iterable[bytes], where: str) -> Iterator[str]:
     rest, head = iter(pieces), b""
     while len(head) < _LONGEST_MARK and (piece := next(rest, b"")):
         head += piece
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None) or _unmarked(head)
     decoder = codecs.getincrementaldecoder(encoding)()
     lines = 1
     for piece in chain([head], rest, [b""]):
@@ -48,6 +48,12 @@ def decode_pieces(pieces: Iterable[bytes], where: str) -> Iterator[str]:
                 f"{encoding.removesuffix('-sig').upper()}; save the file as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8`, "
                 "if it comes from Windows)"
             ) from None
+
+
+def _unmarked(data: bytes) -> str:
+    """Text begins with a letter, a quote or a bracket, of which UTF-16 makes a zero and a byte that is none."""
+    zeros = bytes(byte == 0 for byte in data[:2])
+    return {b"\0\1": "utf-16-le", b"\1\0": "utf-16-be"}.get(zeros, "utf-8")
 
 
 def parse_json(text: str) -> Any:

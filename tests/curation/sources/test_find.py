@@ -271,6 +271,22 @@ def test_an_unreadable_folder_is_told_and_the_rest_goes_on(folder, as_nobody):
     assert account.unread == [f"{folder}/lost+found (Permission denied)"]
 
 
+def test_a_link_that_leads_in_a_circle_hides_nothing_beside_it(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "a.txt").write_text("a dog")
+    (tmp_path / "round").symlink_to("round")
+    found = find_sources([str(tmp_path)])
+    assert [source.name for source in found] == ["a.mp4"]
+    assert found[0].modified_ns == (tmp_path / "a.mp4").stat().st_mtime_ns
+    assert found[0].meta["_captions"][0]["shots"][0]["short"] == "a dog"
+
+
+def test_an_input_of_no_name_is_not_the_working_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="an --input is empty"):
+        find_sources([""])
+
+
 def test_a_glob_without_a_suffix_is_a_listing_and_one_without_a_match_an_error(folder):
     account = Account()
     assert find_sources([f"{folder}/*"], account) == find_sources([str(folder)])

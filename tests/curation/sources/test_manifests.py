@@ -36,6 +36,10 @@ def _read(tmp_path, name, data):
         ("page.csv", "url,file\nhttps://example.org/watch?v=1,a.mp4\n", {"url": "https://example.org/watch?v=1"}),
         ("nan.jsonl", '{"path": "a.mp4", "n": NaN, "m": [1, Infinity]}', {"m": [1, None]}),
         ("one.csv", "path\na.mp4\n", {}),
+        ("unmarked_le.csv", "path,caption\na.mp4,é\n".encode("utf-16-le"), {"caption": "é"}),
+        ("unmarked_be.jsonl", '{"path": "a.mp4", "caption": "é"}'.encode("utf-16-be"), {"caption": "é"}),
+        ("list.json", '[{"path": "a.mp4",\n"n": 1}]\n', {"n": 1}),
+        ("quotes.csv", 'path,a,b\na.mp4,he said "hi","he said ""hi"""\n', {"a": 'he said "hi"', "b": 'he said "hi"'}),
     ],
 )  # fmt: skip
 def test_every_dialect_is_read(tmp_path, name, data, rest):
@@ -54,6 +58,9 @@ def test_every_dialect_is_read(tmp_path, name, data, rest):
         ("web.csv", "url,caption\nhttps://example.org/a.mp4,x\n", r"web\.csv, line 2: https://.* is on the web"),
         ("none.csv", "licence,n\nCC0,1\n", r"line 2: no location among licence, n; name it in one of uri, path"),
         ("typed.jsonl", '{"path": 7}', r"line 1: the location is 7, which is no text"),
+        ("zero.jsonl", '{"path": "a\\u0000.mp4"}', r"line 1: the location 'a.x00\.mp4' has a zero byte"),
+        ("open.csv", 'path,caption\na.mp4,x\nb.mp4,"y\nc.mp4,z\n', r"open\.csv, line 3: .*; close each value"),
+        ("early.csv", 'path,caption\na.mp4,"x" y\n', r"early\.csv, line 2: .* write a quote within it twice"),
         ("x.parquet", b"PAR1 and no more", r"x\.parquet cannot be read as Parquet"),
     ],
 )  # fmt: skip
@@ -75,6 +82,54 @@ def test_columns_of_any_type_can_be_stored(tmp_path, caplog):
     assert source.meta == {"when": "2024-01-01T00:00:00", "emb": [1.0, None]}
     assert json.loads(source.model_dump_json())["meta"] == source.meta
     assert "columns of bytes are left out: thumb" in caplog.text
+
+
+def test_columns_that_are_named_as_notes_of_curation_are_left_out_aloud(tmp_path, caplog):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    rows = '{"path": "a.mp4", "n": 1, "_captions": "no list", "_unreadable": "why"}\n'
+    (tmp_path / "m.jsonl").write_text(rows + '{"path": "b.mp4", "_captions": 2}\n')
+    with caplog.at_level(logging.WARNING):
+        found = {source.name: source.meta for source in find_sources([str(tmp_path / "m.jsonl")])}
+    assert found == {"a.mp4": {"n": 1}, "b.mp4": {}}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "_captions" in told[0]
+    assert "_unreadable" in told[0]
+
+
+def test_locations_that_parquet_holds_as_bytes_are_text(tmp_path):
+    pq.write_table(pa.table({"path": [b"a.mp4", "é.mp4".encode()], "n": [1, 2]}), tmp_path / "m.parquet")
+    assert [target.rpartition("/")[2] for _, target, _ in read_manifest(str(tmp_path / "m.parquet"))] == [
+        "a.mp4",
+        "é.mp4",
+    ]
+
+
+def _flipped(path):
+    pq.write_table(pa.table({"path": [f"{number}.mp4" for number in range(99)]}), path, compression="none")
+    data = bytearray(path.read_bytes())
+    for at in range(4, 24):  # the header of the first page
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _twice(path):
+    columns = [pa.array(["a.mp4"]), pa.array(["x"]), pa.array(["y"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["path", "caption", "caption"]), path)
+
+
+def _far_future(path):
+    pq.write_table(pa.table({"path": ["a.mp4"], "day": pa.array([10**8], pa.date32())}), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [(_flipped, "as Parquet"), (_far_future, "as Parquet: date"), (_twice, "column 'caption' comes twice")],
+)
+def test_a_parquet_that_cannot_be_read_is_named(tmp_path, write, message):
+    write(tmp_path / "m.parquet")
+    with pytest.raises(InputError, match=rf"m\.parquet.*{message}"):
+        list(read_manifest(str(tmp_path / "m.parquet")))
 
 
 def test_a_row_that_names_a_folder_says_so(tmp_path):

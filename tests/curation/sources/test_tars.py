@@ -11,6 +11,7 @@ import tarfile
 import pyarrow as pa
 import pytest
 
+from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import find_sources, opened
 
 FILES = {"a.mp4": b"first" * 300, "b.wav": b"second" * 200, "b.json": b'{"caption": "hi"}'}
@@ -92,6 +93,32 @@ def test_links_are_the_files_that_they_link_to(tmp_path):
     for name in ("a.mp4", "b.mp4", "sub/c.mp4"):
         assert _bytes(found[name], tmp_path / "s") == b"film"
     assert "a link to gone.mp4, which is not in the tar" in found["d.mp4"].meta["_unreadable"]
+
+
+def test_links_are_followed_through_links_and_not_in_circles(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("a.mp4")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"bytes"))
+        links = {"b.mp4": ("a.mp4", tarfile.LNKTYPE), "c.mp4": ("b.mp4", tarfile.SYMTYPE)}
+        links |= {"d.mp4": ("e.mp4", tarfile.SYMTYPE), "e.mp4": ("d.mp4", tarfile.SYMTYPE)}
+        for name, (to, kind) in links.items():
+            link = tarfile.TarInfo(name)
+            link.linkname, link.type = to, kind
+            tar.addfile(link)
+    found = _members(tmp_path / "x.tar")
+    assert _bytes(found["c.mp4"], tmp_path / "s") == b"bytes"
+    assert "a link to e.mp4" in found["d.mp4"].meta["_unreadable"]
+
+
+def test_members_that_are_no_media_are_counted(tmp_path):
+    path = _tar(
+        tmp_path / "x.tar", {**FILES, "b.cls": b"3", "lone.txt": b"x", "in.tar": b"y", "noend": b"z", "._a": b""}
+    )
+    account = Account()
+    find_sources([str(path)], account)
+    assert account.passed_over == {".cls": 1, ".txt": 1, ".tar": 1, "no suffix": 1}
+    assert (account.sidecars, account.hidden) == (1, 1)
 
 
 def test_dots_in_folders_and_names_divide_no_key(tmp_path):
