@@ -308,7 +308,7 @@ def read_bytes(location: str, most: int | None = None) -> bytes:
 
 
 def times_in(folder: str) -> dict[str, int]:
-    """Name -> when it was last written to (ns), of the files in a folder that can be seen; empty where there is none."""
+    """Name -> when it was last written to (ns), of the files in a folder that can be seen; empty where none is."""
     if not is_remote(folder):
         try:
             with os.scandir(local_path(normalise(folder))) as entries:
