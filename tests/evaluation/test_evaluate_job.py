@@ -33,6 +33,15 @@ def test_every_suite_can_be_asked_and_nothing_is_taken_for_right(judged):
     assert told["inpainting"]["scores"]["kept"]["value"] == 1.0  # whatever is made, kept pixels are put back
 
 
+def test_of_every_suite_truth_reaches_the_ceiling_and_damage_does_not(judged):
+    (told,) = json.loads((judged / "metrics.json").read_text())["models"].values()
+    for name, result in told.items():
+        controls = result["controls"]
+        assert [control for control in controls if control["passed"] is False] == [], name
+        assert {control["control"] for control in controls} >= {"truth", "noise"}, name
+        assert {control["metric"] for control in controls if control["passed"]} >= set(result["held"]), name
+
+
 def test_the_report_is_one_file_that_loads_nothing_and_plays(judged):
     page = unescape((judged / "report.html").read_text())
     assert page.count("<video") >= 2 * len(SUITES)

@@ -1,4 +1,4 @@
-"""The judge is judged: every suite on its own truth, and on a model of random weights, in seconds."""
+"""The judge is judged: every suite on its own truth. Its spoiled clips are judged in `test_evaluate_job.py`."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,11 @@ SMALL = Format(17, 16.0, 32, 32)
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_truth_reaches_the_ceiling_and_damage_does_not(name):
+def test_truth_reaches_every_target(name):
     contender = Contender.truth()
-    result = run_suite(SUITES[name], contender.answer, contender.form, 10)
-    failed = [(c.metric, c.control, c.score, c.bound) for c in result.controls if c.passed is False]
-    assert failed == []
+    result = run_suite(SUITES[name], contender.answer, contender.form, 10, without="nothing: judged without controls")
     assert result.failed == 0
     assert all(held is not None and held.met for held in result.held.values())
-    assert {control.control for control in result.controls} >= {"truth", "noise"}
 
 
 def test_every_metric_has_an_input_that_its_suites_give_and_targets_are_measured():

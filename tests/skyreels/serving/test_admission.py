@@ -54,6 +54,22 @@ def test_nothing_is_told_of_what_was_never_measured_and_then_it_follows_the_work
     assert store.eta(later) == pytest.approx(2.5 + 10.0), "what is ahead counts"
 
 
+def test_of_jobs_that_are_alike_the_newest_tell_and_none_that_had_to_load_a_model(opened, now):
+    store = opened()
+    for seconds in (60.0, 2.0):
+        accept(store, now)
+        done(store, seconds)
+        done(store, seconds)
+    assert store.eta(accept(store, now)) == pytest.approx(2.0 + 2.0)
+    done(store, 2.0)
+    done(store, 2.0)
+    for _ in range(5):
+        accept(store, now)
+        done(store, 8.0)
+        done(store, 8.0)
+    assert store.eta(accept(store, now)) == pytest.approx(8.0 + 8.0), "the machine is slower since"
+
+
 def test_of_a_stage_that_runs_only_the_rest_is_told(opened, now):
     store = opened()
     accept(store, now)

@@ -42,11 +42,12 @@ def forget(connection: sa.Connection, job: str) -> None:
 
 
 def predicted(connection: sa.Connection, stage: str, amount: float) -> float | None:
-    """Seconds, from the measured stages that were most alike; None where nothing was measured."""
+    """Seconds, from the measured stages that were most alike, the newest of these; None where nothing was measured."""
     query = sa.select(measured.c.amount, measured.c.seconds).where(measured.c.stage == stage)
-    rows = sorted(connection.execute(query).all(), key=lambda row: abs(row.amount - amount))
+    newest = connection.execute(query.order_by(measured.c.id.desc())).all()
+    rows = sorted(newest, key=lambda row: abs(row.amount - amount))
     found = [row.seconds * _scale(amount, row.amount) for row in rows[:_NEAREST]]
-    return statistics.median(found) if found else None
+    return statistics.median_low(found) if found else None  # of two, the one that had no model to load first
 
 
 def eta(connection: sa.Connection, job: Job) -> float | None:
