@@ -30,17 +30,17 @@ def undisturbed(small_world, ray_cluster, tmp_path_factory):
 
 
 def test_the_driver_is_killed(small_world, ray_cluster, undisturbed, tmp_path):
-    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_driver, kills=6, seed=1)
+    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_driver, kills=8, seed=1)
     assert _committed(str(tmp_path / "out")) == undisturbed
 
 
 def test_workers_and_decoders_are_killed(small_world, ray_cluster, undisturbed, tmp_path):
-    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_a_worker, kills=5, seed=2, files=2)
+    _disturbed(small_world, str(tmp_path / "out"), ray_cluster, _kill_a_worker, kills=6, seed=2, files=2)
     assert _committed(str(tmp_path / "out")) == undisturbed
 
 
 def test_the_driver_is_killed_while_writing_to_s3(small_world, ray_cluster, undisturbed, s3_root):
-    _disturbed(small_world, f"{s3_root}/out", ray_cluster, _kill_driver, kills=4, seed=3)
+    _disturbed(small_world, f"{s3_root}/out", ray_cluster, _kill_driver, kills=5, seed=3)
     assert _committed(f"{s3_root}/out") == undisturbed
 
 
