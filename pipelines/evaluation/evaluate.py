@@ -126,6 +126,7 @@ def evaluate(
                     run_suite(
                         suite, asked.answer, asked.form, count, noise_seed=noise_seed,
                         media=None if run.without else media, progress=progress, without=run.without,
+                        controlled=not run.without,
                     )
                 )  # fmt: skip
     return results

@@ -73,16 +73,17 @@ def run_suite(
     media: Path | None = None,
     progress: Callable[[], None] = lambda: None,
     without: str | None = None,
+    controlled: bool = True,
 ) -> SuiteResult:
     """Ask `count` films of `answer`; what cannot be made is a row that scores nothing right, and the rest goes on.
 
     The first clips are written to `media`, beside the right ones. `without` names the part that the answering network
-    lacks: such a run is held against the whole network's, and has no controls of its own.
+    lacks: such a run is held against the whole network's. `controlled`: the judge is judged as well, on spoiled clips.
     """
     start = time.perf_counter()
-    films = examples(suite.seed, count if without else max(count, LEAST_CONTROLS), form, suite.motion)
+    films = examples(suite.seed, max(count, LEAST_CONTROLS) if controlled else count, form, suite.motion)
     asks = [suite.ask(example, form) for example in films]
-    controls = [] if without else run_controls([ask.case(ask.right) for ask in asks], suite.metrics)
+    controls = run_controls([ask.case(ask.right) for ask in asks], suite.metrics) if controlled else []
     rows, shown, features = [], [], []
     for number, ask in enumerate(asks[:count]):
         seed = suite.seed + number + 7_919 * noise_seed

@@ -37,7 +37,7 @@ from pipelines.dataset.exchange import Facts, Steps, receive, send, write
 _PAIRS = pa.schema({"kind": pa.string(), "later": pa.string(), "earlier": pa.string(), "likeness": pa.float32()})
 _FOUND = pa.schema({"key": pa.string(), "of_key": pa.string(), "method": pa.string(), "similarity": pa.float64()})
 _CELL = 1 << 17  # clips of one kind that are compared by meaning in one task; of more, only neighbours are
-_DECIDED = 1 << 17  # clips that are decided in one task, where no group is larger
+DECIDED_AT_ONCE = 1 << 17  # clips that are decided in one task, where no group is larger
 
 _Placed = tuple[NDArray[np.int64], NDArray[np.float32]]
 """(P, 2) rows of pairs, later and earlier, and how alike they are."""
@@ -61,7 +61,7 @@ def find_in_slices(steps: Steps, matching: Matching) -> str:
     files = [f"frames/groups/{index:06d}" for index in range(matching.slices)]
     files += [f"meaning/groups/{index:06d}" for index in range(known)]
     groups = find_groups(steps, files, sum(fact["met"] for fact in met))
-    tasks = max(1, -(-groups.nodes // _DECIDED))
+    tasks = max(1, -(-groups.nodes // DECIDED_AT_ONCE))
     steps.run("involved", _Involved(matching, known, groups, tasks), matching.slices)
     steps.run("descend", _Descend(matching), tasks)
     steps.run("duplicates", _Received(matching, tasks), matching.slices)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.choice.dedup import Duplicate
+from pipelines.curation.choice.matching import DECIDED_AT_ONCE as DECIDED_AT_ONCE
 from pipelines.curation.choice.matching import find_in_slices
 from pipelines.curation.choice.meeting import TRAITS, Matching
 from pipelines.curation.choice.selection import (

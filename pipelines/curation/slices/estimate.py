@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.curation.choice.sliced import DECIDED_AT_ONCE
+
 _MOST_SLICES = 2048
-_DECIDED = 1 << 17  # clips that may repeat another, in one task
 _GIB = 2**30
 
 
@@ -90,7 +91,7 @@ def _time(asked: Curating) -> Iterator[Line]:
     rows = asked.rows * ROW_CPU_S.value / min(asked.cores, _slices(asked))
     yield _line("chosen, packed, accounted for", _hours(rows), ROW_CPU_S, asked.rows)
     involved = asked.rows * _INVOLVED
-    matched = involved * MATCHED_S.value / min(asked.cores, max(1, math.ceil(involved / _DECIDED)))
+    matched = involved * MATCHED_S.value / min(asked.cores, max(1, math.ceil(involved / DECIDED_AT_ONCE)))
     yield _line("duplicates, no group too large", _hours(matched), MATCHED_S, involved)
     yield Line("in all", _hours(cut + films + rows + matched), "every core busy, no wait for storage")
 

@@ -4,27 +4,29 @@ import time
 
 import pytest
 
-TRIES = 3
-"""Of three jobs each: a machine that stands still for seconds, as one under tests may, keeps no promise."""
+from tests.skyreels.serving.clips import PAUSES, STEPS, Clips
+
+JOBS, TRIES = 3, 4
+AS_LONG_AS_THEY_REST_S = JOBS * len(Clips.stages) * STEPS * PAUSES["steady"]
+"""What the jobs cannot do without. Where they take half as long again, the machine stood still: that tells nothing."""
 
 
 @pytest.mark.slow
 def test_the_time_that_is_told_comes_true_within_a_third(http, ended):
     for _ in range(2):
         ended(http.post("/v1/videos", json={"prompt": "steady red"}).json()["id"])
-    seen = []
     for _ in range(TRIES):
         etas, done = told_and_done(http, ended)
         assert etas == sorted(etas)
-        seen.append((etas, done))
-        if etas == pytest.approx(done, rel=0.3):
+        if done[-1] < 1.5 * AS_LONG_AS_THEY_REST_S:
+            assert etas == pytest.approx(done, rel=0.3)
             return
-    pytest.fail(f"told and done, each time: {seen}")
+    pytest.fail(f"the machine stood still in each of {TRIES} tries, at last for {done[-1]:.1f} s")
 
 
 def told_and_done(http, ended):
-    """Seconds until each of three jobs that wait for each other is done."""
-    told = [http.post("/v1/videos", json={"prompt": "steady red"}).json() for _ in range(3)]
+    """Seconds until each of the jobs that wait for each other is done."""
+    told = [http.post("/v1/videos", json={"prompt": "steady red"}).json() for _ in range(JOBS)]
     asked = time.time()
     done = []
     for job in told:
