@@ -76,7 +76,7 @@ def test_slices_decide_as_one(tmp_path_factory, seed, count, slices, within_sour
     with pytest.MonkeyPatch.context() as patch:
         if few:
             patch.setattr("pipelines.curation.choice.groups._PER_TASK", 60)
-            patch.setattr("pipelines.curation.choice.matching._DECIDED", 9)
+            patch.setattr("pipelines.curation.choice.matching.DECIDED_AT_ONCE", 9)
         folder = tmp_path_factory.mktemp("slices")
         assert _sliced(folder, clips, slices, choosing) == expected
     assert not few or count < 100 or slices == 1 or len(list(folder.glob("descend/*.parquet"))) > 1
