@@ -69,6 +69,7 @@ def main() -> None:
         "sparse": sparse,
         "refiner": refiner,
         "mmdit": mmdit,
+        "profile": profile,
         "tune": tune,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,6 +197,24 @@ def refiner(record: Record) -> None:
             del model
         tokens = grid[0] * grid[1] * grid[2]
         record.against(f"refiner, 3 layers, forward, {tokens:,} tokens", took["sparse"], took["dense"], goal)
+
+
+def profile(record: Record) -> None:
+    """Which kernels the shorter of the refiner's passes spends its time in, dense and sparse, eager."""
+    grid = (5, 8, 8) if record.small else (11, 34, 60)
+    dense_config = wide(record, layers=3)
+    sparse_config = dataclasses.replace(dense_config, sparse=True, sparse_min_tokens=1, sparse_kernel="triton")
+    for name, config in {"dense": dense_config, "sparse": sparse_config}.items():
+        model, inputs = network(record, config, grid, sparsity=0.875 if config.sparse else 0.0)
+        predict(model, inputs)
+        with torch.profiler.profile() as profiler:
+            predict(model, inputs)
+        spent = [
+            (event.key, event.self_cpu_time_total if record.small else event.self_device_time_total, event.count)
+            for event in profiler.key_averages()
+        ]
+        for what, microseconds, count in sorted(spent, key=lambda row: -row[1])[:20]:
+            record.add(f"{name}: {what[:100]}", microseconds / 1e3, "ms", count=count)
 
 
 def blocks(record: Record) -> None:

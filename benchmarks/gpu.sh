@@ -2,7 +2,8 @@
 # What a GPU has to confirm, within four minutes: right results, then the times and memory of docs/performance.md.
 #
 #     benchmarks/gpu.sh OUT                 every usual section: what was never measured first, then the rest
-#     benchmarks/gpu.sh OUT sparse tune     some of them (tune: other launches of the sparse kernels)
+#     benchmarks/gpu.sh OUT sparse tune     some of them (tune: other launches of the sparse kernels; profile: the
+#                                           kernels that a refiner's pass spends its time in)
 #     benchmarks/gpu.sh OUT blocks=30       with a limit of its own, in seconds
 #
 # It takes torch >= 2.11 with triton, numpy, einops and pyyaml. Each section is a process with a time limit, writes
@@ -10,14 +11,14 @@
 # left out, so that a second lease goes on where the first was cut off (AGAIN=1: made anew). BUDGET is the limit of all,
 # in seconds; PYTHON the interpreter; REHEARSE=1 runs everything small on a CPU (with TRITON_INTERPRET=1).
 set -u
-[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 shift
 python=${PYTHON:-python3}
 budget=${BUDGET:-240}
 export PYTHONPATH="$root:$root/platform${PYTHONPATH:+:$PYTHONPATH}"
-declare -A limit=([blocks]=60 [memory]=45 [joint]=45 [kernel]=70 [sparse]=60 [refiner]=45 [mmdit]=90 [tune]=150)
+declare -A limit=([blocks]=60 [memory]=45 [joint]=45 [kernel]=70 [sparse]=60 [refiner]=45 [mmdit]=90 [profile]=40 [tune]=150)
 [ $# -gt 0 ] || set -- blocks memory joint kernel sparse refiner mmdit
 sections=()
 for asked in "$@"; do
