@@ -15,7 +15,7 @@ from skyreels.training.trainable import StepLoss
 
 SLOTS = 4
 IDLE = ("torch._inductor.compile_fx", "mlflow")
-"""What DeepSpeed would import of its own: torch's compiler for an optimizer, and MLflow for a tuner, that nobody asks for."""
+"""What DeepSpeed would import of its own: a compiler for an optimizer, and MLflow for a tuner, that nobody uses."""
 
 
 @dataclass
