@@ -77,6 +77,22 @@ def made_once(run_folder, alone):
 
 
 @pytest.fixture(scope="session")
+def smallest_preset(tmp_path_factory):
+    """The tiny preset with a smaller network and one window of every clip, as a file."""
+    import yaml
+
+    from model.config import PRESETS
+
+    values = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
+    values["transformer"] |= {"width": 64, "heads": 2, "dual_blocks": 1, "single_blocks": 1}
+    values["refiner"]["single_blocks"] = 1
+    values["training"]["latents"]["windows"] = 1
+    path = tmp_path_factory.mktemp("preset") / "smallest.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(s3_endpoint, alone):
     """A two-CPU Ray cluster, started by the first test that asks; its address. Its workers reach the S3 server."""
     import ray

@@ -42,6 +42,14 @@ def connect(*, num_cpus: int | None = None, object_store_bytes: int | None = Non
         ray.shutdown()
 
 
+def is_own() -> bool:
+    """Whether the Ray that this process is connected to was started by it, and ends with it."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and bool(node.is_head())
+
+
 def _start(options: dict[str, Any]) -> None:
     import ray
 

@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from jobs import finetune, generate
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.config import PRESETS, GenerationConfig, load_preset
+from model.config import GenerationConfig, load_preset
 from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
@@ -24,19 +23,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    """The tiny preset, smaller still, as a file."""
-    values = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
-    values["transformer"] |= {"width": 64, "heads": 2, "dual_blocks": 1, "single_blocks": 1}
-    path = tmp_path_factory.mktemp("preset") / "smallest.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-@pytest.fixture(scope="module")
-def models(preset, tmp_path_factory):
+def models(smallest_preset, tmp_path_factory):
     """Two generators of different weights. Not fresh ones: their heads are zero and let no gradient through."""
-    root, described = tmp_path_factory.mktemp("models"), load_preset(preset)
+    root, described = tmp_path_factory.mktemp("models"), load_preset(smallest_preset)
     encoder = encoder_of(described.section("encoder"), root / "encoder")
     folders = [root / f"model-{number}" for number in range(2)]
     for number, folder in enumerate(folders):
@@ -54,10 +43,10 @@ def _save(transformer, described, encoder, folder):
     Generator(parts).save_pretrained(folder)
 
 
-def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, models, tmp_path, capsys):
+def test_clips_become_an_adapter_that_changes_what_is_made(curated, smallest_preset, models, tmp_path, capsys):
     quiet = ["--no-tracking", "--quiet"]
     words = ["--dataset", str(curated / "datasets/default"), "--output", str(tmp_path / "mine")]
-    words += ["--preset", str(preset), "--rank", "4", "--workers", "2", *quiet, "optimizer.learning_rate=1e-2"]
+    words += ["--preset", str(smallest_preset), "--rank", "4", "--workers", "2", *quiet, "optimizer.learning_rate=1e-2"]
     before = {path: path.read_bytes() for path in models[0].rglob("*.safetensors")}
     assert finetune.main(["--model", str(models[0]), *words, "--steps", "4"]) == 0
     said = capsys.readouterr().out
@@ -90,20 +79,29 @@ def test_clips_become_an_adapter_that_changes_what_is_made(curated, preset, mode
 
 
 @pytest.mark.parametrize(("branch", "learned"), [("video", {"t2v", "i2v"}), ("audio", {"t2a"})])
-def test_a_model_of_one_stream_learns_the_tasks_that_it_can(curated, preset, tmp_path, branch, learned):
-    described = load_preset(preset)
+def test_a_model_of_one_stream_learns_the_tasks_that_it_can(curated, smallest_preset, tmp_path, branch, learned):
+    described = load_preset(smallest_preset)
     encoder = encoder_of(described.section("encoder"), tmp_path / "encoder")
     _save(MMDiT(network_config(described, branch)), described, encoder, tmp_path / "model")
     words = ["--model", str(tmp_path / "model"), "--dataset", str(curated / "datasets/default"), "--workers", "0"]
-    words += ["--output", str(tmp_path / "mine"), "--preset", str(preset), "--steps", "12", "--no-tracking", "--quiet"]
+    words += [
+        "--output",
+        str(tmp_path / "mine"),
+        "--preset",
+        str(smallest_preset),
+        "--steps",
+        "12",
+        "--no-tracking",
+        "--quiet",
+    ]
     assert finetune.main(words) == 0
     rows = [json.loads(line) for line in (tmp_path / "mine/run/metrics.jsonl").read_text().splitlines()]
     tasks = {name.split("/")[1] for row in rows for name in row if re.fullmatch(r"loss/[a-z0-9]+/(video|audio)", name)}
     assert learned <= tasks <= learned | {"t2i"}
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_written(preset, models, tmp_path, capsys):
-    words = ["--model", str(models[0]), "--preset", str(preset), "--dataset", "anywhere", "--no-tracking"]
+def test_what_cannot_fit_is_refused_before_anything_is_written(smallest_preset, models, tmp_path, capsys):
+    words = ["--model", str(models[0]), "--preset", str(smallest_preset), "--dataset", "anywhere", "--no-tracking"]
     words += ["--output", str(tmp_path / "mine"), "tokens_per_slot=1000000000", "workers=2"]
     assert finetune.main(words) == 1
     said = capsys.readouterr().err

@@ -6,12 +6,11 @@ from contextlib import closing
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from jobs import train
 from model.codecs.loading import audio_codec_of, video_codec_of
-from model.config import PRESETS, GenerationConfig, load_preset
+from model.config import GenerationConfig, load_preset
 from model.generation.components import Components
 from model.generator import Generator
 from model.network.mmdit import MMDiT
@@ -39,23 +38,12 @@ has chosen, and that no two orders of summation share.
 
 
 @pytest.fixture
-def preset(tmp_path):
-    """The tiny preset, smaller still, as a file."""
-    values = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
-    values["transformer"] |= {"width": 64, "heads": 2, "dual_blocks": 1, "single_blocks": 1}
-    values["training"]["latents"]["windows"] = 1
-    path = tmp_path / "smallest.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-@pytest.fixture
-def joined(preset, tmp_path):
+def joined(smallest_preset, tmp_path):
     """An output folder where all stages before `STAGE` are on record, with a random generator as what they made.
 
     Not a fresh one: its heads and gates are zero and let no gradient through.
     """
-    output, described = tmp_path / "alone", load_preset(preset)
+    output, described = tmp_path / "alone", load_preset(smallest_preset)
     encoder = encoder_of(described.section("encoder"), tmp_path / "encoder")
     torch.manual_seed(0)
     video, audio = video_codec_of(described.section("video_codec")), audio_codec_of(described.section("audio_codec"))
@@ -94,13 +82,13 @@ def trained(output, curated, preset, workers, shared):
 
 
 @pytest.mark.slow
-def test_two_workers_that_share_sequences_learn_what_one_learns(joined, curated, preset, tmp_path):
+def test_two_workers_that_share_sequences_learn_what_one_learns(joined, curated, smallest_preset, tmp_path):
     start = load_file(joined / "components/transformer/diffusion_pytorch_model.safetensors")
-    metrics, gradients, weights, samples = trained(joined, curated, preset, workers=0, shared=1)
+    metrics, gradients, weights, samples = trained(joined, curated, smallest_preset, workers=0, shared=1)
     together = tmp_path / "together"
     shutil.copytree(joined, together, symlinks=True, ignore=shutil.ignore_patterns(STAGE))
     metrics_shared, gradients_shared, weights_shared, samples_shared = trained(
-        together, curated, preset, workers=2, shared=2
+        together, curated, smallest_preset, workers=2, shared=2
     )
 
     assert len(list((together / STAGE / "checkpoints").rglob("*.safetensors"))) == 2, "both ranks took part"
@@ -138,13 +126,13 @@ def test_two_workers_that_share_sequences_learn_what_one_learns(joined, curated,
 )
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["", "dry"])
 def test_groups_that_cannot_be_are_refused_before_anything_starts(
-    preset, tmp_path, monkeypatch, capsys, words, reason, dry
+    smallest_preset, tmp_path, monkeypatch, capsys, words, reason, dry
 ):
     manifest = tmp_path / "data/datasets/default/manifest.parquet"
     manifest.parent.mkdir(parents=True)
     manifest.write_bytes(b"")
     monkeypatch.setattr(run, "fit_observed", lambda *arguments, **options: pytest.fail("the engine was started"))
     given = ["--stage", "video-1", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), *dry]
-    assert train.main([*given, "--preset", str(preset), "--no-tracking", *words]) == 1
+    assert train.main([*given, "--preset", str(smallest_preset), "--no-tracking", *words]) == 1
     assert f"error: codecs: {reason}" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "runs").exists()

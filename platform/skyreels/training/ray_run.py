@@ -9,6 +9,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from skyreels import cluster
 from skyreels.storage import Storage, resolve
@@ -42,11 +43,16 @@ def work(job: Job) -> None:
     train_rank(job, get_device())
 
 
-class WithoutDatasets(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here
-    """Ranks read the shards themselves: Ray's hand-over of datasets would be two processes that nobody asks."""
+class WithoutSpareProcesses(TorchTrainer):  # type: ignore[misc]  # Ray's classes are Any here
+    """Ray Train without the processes that nobody asks here.
+
+    Ranks read the shards themselves, where Ray's hand-over of datasets would be two. Another gives the workers' places
+    back after a controller that has died: to a cluster of others, but not to a Ray that ends with this process.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        spare = (DatasetsCallback, PlacementGroupCleanerCallback) if cluster.is_own() else (DatasetsCallback,)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, spare)]
 
 
 class StoppableTorchConfig(TorchConfig):  # type: ignore[misc]  # Ray's classes are Any here
@@ -67,11 +73,11 @@ class _StoppableTorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
         super().on_start(worker_group, backend_config)
 
 
-def _trainer(job: Job) -> WithoutDatasets:
+def _trainer(job: Job) -> WithoutSpareProcesses:
     config = job.config
     elastic = config.min_workers is not None and config.min_workers < config.workers
     filesystem, path = resolve(Storage(job.run).location("ray"))
-    return WithoutDatasets(
+    return WithoutSpareProcesses(
         partial(work, job),  # and not as a config: Ray's controller would import all that the job is made of
         torch_config=StoppableTorchConfig(),
         scaling_config=ScalingConfig(

@@ -73,6 +73,21 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
+def _import_muon_as_written() -> None:
+    """DeepSpeed asks of every optimizer whether it is Muon, whose module has its kernels compiled as it is imported.
+
+    Nothing here uses them, and torch's compiler is as long to import as torch itself: in every worker's start.
+    """
+    from deepspeed.runtime import compiler
+
+    compiled = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compiled
+
+
 def partitioned(module: nn.Module) -> list[tuple[str, Any]]:
     """Parameters by name, with the attributes that ZeRO-3 gives them: `ds_tensor`, `ds_shape`, `ds_numel`."""
     return list(module.named_parameters())
@@ -276,6 +291,7 @@ def wrap(module: nn.Module, config: EngineConfig, settings: Settings) -> Sharded
         settings = {**settings, "optimizer": {**settings["optimizer"], "params": adam}}
         engine, *_ = deepspeed.initialize(model=_Root(module), model_parameters=groups, config=settings)
     else:
+        _import_muon_as_written()
         optimizer = torch.optim.AdamW(groups, **adam, fused=True)
         engine, *_ = deepspeed.initialize(model=_Root(module), optimizer=optimizer, config=settings)
     return ShardedModule(engine, module)

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -60,9 +62,25 @@ def undisturbed(ray_cluster, toy, tmp_path_factory):
     run, events = tmp_path_factory.mktemp("undisturbed"), []
     trainable = toy.Toy(nan_at=((NAN_STEP, 1),), unreadable_at=((3, 2),))
     config = settings(checkpoint=CheckpointConfig(every_steps=1, keep=STEPS), samples_every_steps=6)
-    outcome = fit(lambda: trainable, config, str(run), events.append)
+
+    def observe(event):
+        events.append(event)
+        if isinstance(event, Started):
+            assert "ray::TrainController" in ray_processes()
+            assert "ray::PlacementGroupCleaner" not in ray_processes(), "this Ray ends with this process"
+
+    outcome = fit(lambda: trainable, config, str(run), observe)
     assert (outcome.step, outcome.stopped, outcome.restarts) == (STEPS, False, 0)
     return run, events
+
+
+def ray_processes():
+    """Their names, of the cluster that this process has started: `ray::Class` or `ray::Class.method`."""
+    names = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            names.update(word.split(".")[0] for word in process.cmdline()[:1] if word.startswith("ray::"))
+    return names
 
 
 def plain_loop(toy):
@@ -130,19 +148,31 @@ def test_start_and_both_kinds_of_weights_are_compared_on_what_is_held_out(undist
 def test_layers_gathered_as_they_are_needed_and_one_rank_in_this_process_train_alike(
     undisturbed, toy, tmp_path, workers
 ):
-    """The CPU's settings keep weights gathered between updates; with a threshold of 0 every layer comes and goes."""
+    """The CPU's settings keep weights gathered between updates; with a threshold of 0 every layer comes and goes.
+
+    The two ranks are asked to stop in their last step but one, and end together after it.
+    """
     template = load_settings(settings())
     template["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     gathering = tmp_path / "gathering.json"
     gathering.write_text(json.dumps(template))
     events = []
-    config = settings(workers=workers, deepspeed=str(gathering) if workers else "auto", samples_every_steps=6)
-    outcome = fit(lambda: toy.Toy(nan_at=((NAN_STEP, 1),)), config, str(tmp_path / "run"), events.append)
-    assert (outcome.step, outcome.restarts) == (STEPS, 0)
+    config = settings(workers=workers, deepspeed=str(gathering) if workers else "auto", samples_every_steps=5)
+
+    def stop(event):
+        events.append(event)
+        if workers and isinstance(event, StepDone) and event.step == STEPS - 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainable = toy.Toy(nan_at=((NAN_STEP, 1),), hold_at=STEPS - 2 if workers else None)
+    outcome = fit(lambda: trainable, config, str(tmp_path / "run"), stop)
+    done = STEPS - 1 if workers else STEPS
+    assert (outcome.step, outcome.stopped, outcome.restarts) == (done, done < STEPS, 0)
     assert [event.workers for event in events if isinstance(event, Started)] == [max(workers, 1)]
-    assert losses(events) == pytest.approx(losses(undisturbed[1]), rel=1e-5)
-    samples = [Path(event.files[0]).read_text() for event in events if isinstance(event, SamplesWritten)]
-    assert len(set(samples)) == 2
+    wanted = losses(undisturbed[1])
+    assert losses(events) == pytest.approx({step: wanted[step] for step in wanted if step < done}, rel=1e-5)
+    samples = [Path(event.files[-1]).read_text() for event in events if isinstance(event, SamplesWritten)]
+    assert len(samples) == len(set(samples)) == len(range(5, done, 5)) + (not workers)
 
 
 def test_a_step_with_a_nan_leaves_every_bit_as_it_was(undisturbed, tensors_of):
@@ -168,8 +198,10 @@ def test_events_say_what_went_on(undisturbed):
     assert (unreadable.step, unreadable.reasons) == (3, ("broken-3: truncated",))
     samples = [event for event in events if isinstance(event, SamplesWritten)]
     assert [event.step for event in samples] == [6, 12]
-    assert samples[0].files == (f"{run}/samples/step-00000006/out.txt",)
-    assert Path(samples[0].files[0]).read_text() != Path(samples[1].files[0]).read_text()
+    folder = f"{run}/samples/step-00000006"
+    assert samples[0].files == (f"{folder}/idle.txt", f"{folder}/out.txt")
+    assert Path(samples[0].files[0]).read_text() == "[]", "loaded, and nobody asks for it"
+    assert Path(samples[0].files[1]).read_text() != Path(samples[1].files[1]).read_text()
     done = [event for event in events if isinstance(event, StepDone)]
     assert [event.step for event in done] == [step for step in range(STEPS) if step != NAN_STEP]
     for metrics in (event.metrics for event in done):
@@ -179,18 +211,22 @@ def test_events_say_what_went_on(undisturbed):
 
 
 def test_workers_killed_in_a_step_and_in_the_writing_of_a_checkpoint(undisturbed, toy, tensors_of, tmp_path):
+    """Of checkpoints without what does not train, from which a run goes on as from any other."""
     reference, reference_events = undisturbed
     trainable = toy.Toy(nan_at=((NAN_STEP, 1),), kill_at=(2, 1), kill_in_write_of=8, scratch=str(tmp_path))
     events = []
-    outcome = fit(lambda: trainable, settings(), str(tmp_path / "run"), events.append)
+    config = settings(checkpoint=CheckpointConfig(every_steps=4, keep=3, frozen=False))
+    outcome = fit(lambda: trainable, config, str(tmp_path / "run"), events.append)
     assert (tmp_path / "kill").exists()
     assert (tmp_path / "write").exists()
     assert (outcome.step, outcome.restarts) == (STEPS, 2)
     assert [event.step for event in events if isinstance(event, Started)] == [0, 0, 4]
     assert losses(events) == losses(reference_events)
-    expected, found = tensors_of(reference, STEPS), tensors_of(tmp_path / "run", STEPS)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    wanted, found = tensors_of(reference, STEPS), tensors_of(tmp_path / "run", STEPS)
+    assert found.keys() == {key for key in wanted if not key[1].startswith("frozen/")}
+    assert all(torch.equal(found[key], wanted[key]) for key in found)
+    with open_checkpoint(str(tmp_path / "run")) as checkpoint:
+        assert set(checkpoint.weights()) == set(toy.toy_weights(13)) - {"frozen.weight", "frozen.bias"}
 
 
 DRIVER = """
@@ -203,39 +239,21 @@ from skyreels.training.fit import fit
 from skyreels.training.config import EngineConfig
 cloudpickle.register_pickle_by_value(toy)
 config = EngineConfig.model_validate_json(sys.argv[3])
-with cluster.connect(num_cpus=2, object_store_bytes=100 << 20):
+with cluster.connect():
     fit(lambda: toy.Toy(nan_at=((7, 1),), pause_s=0.3), config, sys.argv[1])
 """
 
 
-def test_a_checkpoint_without_what_does_not_train_goes_on_as_any_other(undisturbed, toy, tensors_of, tmp_path):
-    reference, _ = undisturbed
-    trainable, held = toy.Toy(nan_at=((NAN_STEP, 1),)), toy.Toy(hold_at=2)
-    config = settings(checkpoint=CheckpointConfig(every_steps=6, keep=3, frozen=False))
-
-    def stop(event):
-        if isinstance(event, StepDone) and event.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    assert fit(lambda: held, config, str(tmp_path), stop).step == 3
-    assert fit(lambda: trainable, config, str(tmp_path)).step == STEPS
-    found, wanted = tensors_of(tmp_path, STEPS), tensors_of(reference, STEPS)
-    assert found.keys() == {key for key in wanted if not key[1].startswith("frozen/")}
-    assert all(torch.equal(found[key], wanted[key]) for key in found)
-    with open_checkpoint(str(tmp_path)) as checkpoint:
-        assert set(checkpoint.weights()) == set(toy.toy_weights(13)) - {"frozen.weight", "frozen.bias"}
-
-
-def test_the_driver_is_killed_then_one_worker_goes_on_then_two(undisturbed, toy, tensors_of, tmp_path):
+def test_the_driver_is_killed_then_one_worker_goes_on_then_two(undisturbed, ray_cluster, toy, tensors_of, tmp_path):
     reference, reference_events = undisturbed
     run, checkpoints = str(tmp_path / "run"), Checkpoints.of(str(tmp_path / "run"))
     config = settings(checkpoint=CheckpointConfig(every_steps=2, keep=5))
     command = [sys.executable, "-c", DRIVER, run, str(Path(__file__).parent), config.model_dump_json()]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(command, env=environment) as driver:
+    with subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ray_cluster}) as driver:
         deadline = time.monotonic() + 120
         while 4 not in checkpoints.steps() and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert "ray::PlacementGroupCleaner" in ray_processes(), "a Ray that is joined outlives its drivers"
         driver.kill()
     first = checkpoints.latest()
     assert first in range(4, STEPS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from skyreels.training.stop import stop_requested
 from skyreels.training.trainable import StepLoss
 
 SLOTS = 4
+IDLE = ("torch._inductor.compile_fx", "mlflow")
+"""What DeepSpeed would import of its own: a compiler for an optimizer, and MLflow for a tuner, that nobody uses."""
 
 
 @dataclass
@@ -112,6 +115,7 @@ class Toy:
         out = module(torch.ones(1, 7))
         if folder is not None:
             (folder / "out.txt").write_text(repr(out.tolist()))
+            (folder / "idle.txt").write_text(repr([name for name in IDLE if name in sys.modules]))
 
     def _die_in_write(self):
         from skyreels.training import snapshot
