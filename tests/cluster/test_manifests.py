@@ -8,12 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from jobs import train
 from jobs.serve import Settings
 from pipelines.generation.service import STAGES
 from skyreels.config import build
 from skyreels.serving.http.metrics import Metrics
+from skyreels.serving.on_ray.proxy import READY_S, READY_VARIABLE
 from skyreels.serving.store.jobs import JobStore
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -43,6 +45,12 @@ def test_settings_exist_and_every_stage_has_a_pool(name):
 def test_both_are_one_service():
     shapes = [{name: pool.stages for name, pool in settings(config).service.pools.items()} for config in CONFIGS]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_serve_takes_it_and_gives_a_proxy_as_long_as_a_submitted_job_does(name):
+    controller = ServeDeploySchema.model_validate(CONFIGS[name]).controller_options
+    assert controller.runtime_env == {"env_vars": {READY_VARIABLE: str(READY_S)}}
 
 
 KUBERAY = yaml.safe_load(Path(__file__).with_name("kuberay.yaml").read_text())

@@ -52,21 +52,25 @@ async def stream(client, job, hangs_up):
 
 
 async def poll(client, job, took, offset):
-    """Every status of a job, a second apart, as OpenAI's clients ask; `took` gets what each read took."""
+    """Every status of a job, a second apart, as OpenAI's clients ask; `took` gets seconds, beside a read of nothing."""
     heard = []
     await asyncio.sleep(offset)
     while not heard or heard[-1]["status"] in ("queued", "in_progress"):
         await asyncio.sleep(1.0)
-        for path, seconds in (("/healthz", took["nothing"]), (f"/v1/videos/{job}", took["status"])):
+        paths = {"nothing": "/healthz", "status": f"/v1/videos/{job}"}
+        pair = {}
+        for name in sorted(paths, reverse=len(heard) % 2):  # neither is always the first
             start = time.perf_counter()
-            answer = await client.get(path)
-            seconds.append(time.perf_counter() - start)
-        heard.append(answer.json())
+            answer = await client.get(paths[name])
+            pair[name] = time.perf_counter() - start
+            if name == "status":
+                heard.append(answer.json())
+        took.append(pair)
     return heard
 
 
 async def everything(url):
-    took = {"nothing": [], "status": []}
+    took = []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         made = [await client.post("/v1/videos", json={"prompt": f"brief red {number}"}) for number in range(JOBS)]
@@ -86,8 +90,10 @@ def test_two_hundred_clients_hear_all_of_twenty_jobs_and_wait_for_nothing(url):
         progress = [told["progress"] for told in heard]
         assert progress == sorted(progress)
         assert (heard[-1]["status"], progress[-1]) == ("completed", 100)
-    slowest = {name: statistics.quantiles(seconds, n=100)[98] for name, seconds in took.items()}
-    assert len(took["status"]) > POLLING
-    # What an answer that asks nobody takes is the machine's, which runs other tests beside this one.
-    assert slowest["status"] - slowest["nothing"] < 0.1, slowest
+    slowest = {name: statistics.quantiles([pair[name] for pair in took], n=100)[98] for name in took[0]}
+    assert len(took) > POLLING
+    # What an answer that asks nobody takes in the same moment is the machine's, which runs other tests beside this one.
+    more = statistics.median(pair["status"] - pair["nothing"] for pair in took)
+    usual = statistics.median(pair["nothing"] for pair in took)
+    assert more < max(0.1, usual), (more, usual)
     assert slowest["status"] < max(0.1, 2 * slowest["nothing"]), slowest

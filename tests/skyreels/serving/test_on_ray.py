@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
+import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 from skyreels.config import ConfigError
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.on_ray.application import NAME, application, deploy
+from skyreels.serving.on_ray.proxy import NoProxy, start_serve
 from skyreels.serving.store.records import State
 from tests.skyreels.serving.clips import Clips
 
@@ -31,11 +35,33 @@ class LoggedClips(Clips):
         return super().run(work)
 
 
+@contextmanager
+def first_proxy_killed():
+    """Within the block the first proxy of Serve is killed as soon as it is known, which is before it is ready."""
+    import ray
+
+    over, killed = threading.Event(), []
+
+    def kill():
+        while not killed and not over.wait(0.01):
+            for actor in ray.util.list_named_actors(all_namespaces=True):
+                if actor["name"].startswith("SERVE_PROXY_ACTOR"):
+                    ray.kill(ray.get_actor(actor["name"], namespace="serve"))
+                    killed.append(actor["name"])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert len(killed) == 1
+
+
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
-    """(address, config, log) of a service whose pools begin without replicas."""
-    import socket
-
+    """(address, config, log) of a service whose pools begin without replicas, and whose first proxy was killed."""
     from ray import serve
 
     folder = tmp_path_factory.mktemp("served")
@@ -43,7 +69,9 @@ def served(ray_cluster, tmp_path_factory):
         port = free.getsockname()[1]
     config = ServingConfig(files=str(folder / "files"), port=port, lease_s=60, ingress_cpus=0.2, pools=POOLS)
     app = application(partial(LoggedClips, folder / "log"), config, Clips.stages)
-    yield deploy(app, config), config, folder / "log"
+    with first_proxy_killed():
+        address = deploy(app, config)
+    yield address, config, folder / "log"
     serve.delete(NAME)
     serve.shutdown()
 
@@ -76,6 +104,21 @@ def worker_of(log, stage):
     return until(lambda: path.exists() and [line.split() for line in path.read_text().splitlines() if stage in line])[
         -1
     ]
+
+
+def test_a_port_of_another_program_is_told_and_leaves_no_serve_that_cannot_move(ray_cluster):
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NoProxy, match=f"does not listen on 127.0.0.1:{port}.*choose a port"):
+            start_serve("127.0.0.1", port)
+    assert not serve.status().proxies
+
+
+def test_a_service_whose_first_proxy_was_killed_answers_where_it_says(served):
+    address, _, _ = served
+    assert httpx.get(f"{address}/readyz", timeout=60).is_success
 
 
 def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(served):

@@ -10,6 +10,7 @@ from skyreels.config import ConfigError
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.http.origins import is_loopback
 from skyreels.serving.on_ray.deployments import Build, Dispatcher, Ingress, Workers
+from skyreels.serving.on_ray.proxy import start_serve
 from skyreels.storage import normalise
 
 NAME = "skyreels"
@@ -42,8 +43,11 @@ def application(build: Build, config: ServingConfig, stages: Sequence[str]) -> A
 
 
 def deploy(app: Any, config: ServingConfig) -> str:
-    """Run the application on the cluster that is connected; its address. A second call is a rolling upgrade."""
-    serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
+    """Run the application on the cluster that is connected; its address. A second call is a rolling upgrade.
+
+    Raises NoProxy where nothing comes to listen at that address.
+    """
+    start_serve(config.host, config.port)
     serve.run(app, name=NAME, route_prefix="/")
     return f"http://{config.host}:{config.port}"
 
