@@ -75,6 +75,8 @@ _MORE_GIVEN = (
     "tasks.i2v=0.1",
     "tasks.edit=0.08",
     "tasks.t2i=0.1",
+    "tasks.inpaint=0.08",
+    "tasks.image_ref=0.12",  # a shape that is shown takes the longest to be made
 )
 """Few steps leave too few of them for the shares of the recipes to be learned."""
 _BOTH_FORMS = ("captions.short=0.5", "captions.structured=0.5")

@@ -36,7 +36,9 @@ MOTIONS: tuple[MotionKind, ...] = ("linear", "linear", "circular", "bouncing", "
 TRAVEL = 0.45  # heights in a second, or in the whole of a longer film
 SECONDS = 1.1
 LONGER = 2.3
-"""Every eighth film: a second of it leaves room for references from other times."""
+"""Every second film: a second of it leaves room for references from other times."""
+EMPTY = 20
+"""One film in so many shows its background alone: what is left where a subject is removed."""
 FIRST_HIT = (0.12, 0.75)  # seconds; spread, so that a hit can only be placed by looking
 EDITS: tuple[EditKind, ...] = ("insert", "delete", "recolour")
 
@@ -46,8 +48,9 @@ def render_plain(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]
     for number in range(count):
         name = f"plain-{seed:03d}-{number:06d}"
         if not (Path(folder) / f"{name}.json").is_file():
-            seconds = LONGER if number % 8 == 7 else SECONDS
-            write_film(sample_plain_film(seed * 1_000_003 + number, seconds=seconds), folder, name)
+            seconds, empty = LONGER if number % 2 else SECONDS, number % EMPTY == 0
+            film = sample_plain_film(seed * 1_000_003 + number, seconds=seconds, empty=empty)
+            write_film(film, folder, name)
         yield name
 
 
@@ -71,8 +74,12 @@ def sample_plain_film(
     fps: Fraction | int = 32,
     seconds: float = SECONDS,
     split: Split = "train",
+    empty: bool = False,
 ) -> Film:
-    """A film of the plain world. What bounces is heard where it hits; all else has music, rain, wind or a room."""
+    """A film of the plain world. What bounces is heard where it hits; all else has music, rain, wind or a room.
+
+    An `empty` one shows its background alone.
+    """
     rng = np.random.default_rng((seed, 0x71))
     while True:
         shape, colour, behind = (str(rng.choice(names)) for names in (SHAPES, COLOURS, BACKGROUNDS))
@@ -88,8 +95,11 @@ def sample_plain_film(
         size=radius,
         motion=motion,
     )
-    scene = Scene((subject,), Background("flat", (behind, behind)), grain=0.0, seed=int(rng.integers(1 << 31)))
-    sound = Soundtrack(ambience=Ambience("room", 0.002)) if motion.kind == "bouncing" else _sound(rng)
+    scene = Scene(
+        () if empty else (subject,), Background("flat", (behind, behind)), grain=0.0, seed=int(rng.integers(1 << 31))
+    )
+    hit = motion.kind == "bouncing" and not empty
+    sound = Soundtrack(ambience=Ambience("room", 0.002)) if hit else _sound(rng)
     return Film((Shot(scene, seconds),), size, Fraction(fps), sound=sound, seed=seed)
 
 

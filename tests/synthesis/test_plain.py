@@ -1,11 +1,13 @@
 """The plain world: everything in view, everything in the caption, few tokens."""
 
+import json
+
 import numpy as np
 import pytest
 
 from model.prompt_encoder.tiny_encoder import train_tokenizer
 from pipelines.synthesis.film import COLOURS
-from pipelines.synthesis.plain import BACKGROUNDS, sample_plain_film
+from pipelines.synthesis.plain import BACKGROUNDS, LONGER, SHAPES, render_plain, sample_plain_film
 from pipelines.synthesis.sampler import is_held_out
 from pipelines.synthesis.studio import render
 
@@ -68,3 +70,20 @@ def test_combinations_of_shape_and_colour_are_kept_apart(split):
     for seed in range(50):
         (subject,) = sample_plain_film(seed, split=split).shots[0].scene.subjects
         assert is_held_out(subject.shape, subject.colour) == (split == "held-out")
+
+
+def test_an_empty_film_shows_and_tells_its_background_alone():
+    for seed in range(8):
+        film = render(sample_plain_film(seed, size=(64, 64), fps=16, empty=True))
+        colour = film.set.film.shots[0].scene.background.colours[0]
+        frames = np.stack(list(film.frames()))
+        assert np.ptp(frames.reshape(-1, 3), axis=0).max() <= 1, "one colour, from the first frame to the last"
+        assert film.annotation["captions"]["short"].startswith(f"Flat {colour} background")
+        assert not any(shape in film.annotation["captions"]["structured"] for shape in SHAPES)
+        assert all(event["kind"] != "sfx" or "impact" not in str(event) for event in film.annotation["audio_events"])
+
+
+def test_a_world_has_empty_films_and_longer_ones(tmp_path):
+    told = [json.loads((tmp_path / f"{name}.json").read_text()) for name in render_plain(tmp_path, 3)]
+    assert [bool(film["subjects"]) for film in told] == [False, True, True]
+    assert [film["frames"] / 32 > LONGER - 0.1 for film in told] == [False, True, False]
