@@ -3,6 +3,7 @@
     python jobs/generate.py --model runs/train/model --prompt "a red ball falls with a thud" --output clip.mp4
     python jobs/generate.py --model M --prompt "it rolls on" --image ball.png --seconds 2 --size 96x64 --output clip.mp4
     python jobs/generate.py --model M --prompt "grass" --video clip.mp4 --mask region.png --output inpainted.mp4
+    python jobs/generate.py --model M --prompt "grass" --video clip.mp4 --remove text,logo --output without.mp4
     python jobs/generate.py --model M --prompt "@ball falls in @room" --reference @ball=a.png --reference @ball=b.png \\
         --reference @room=room.mp4 --output clip.mp4
     python jobs/generate.py --model M --prompt "rain on a tin roof" --output rain.flac
@@ -42,6 +43,7 @@ from pipelines.generation.finishing import load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.ranks import Voted, follow, run_on_ranks, share
+from pipelines.generation.removal import told_regions, with_regions
 from pipelines.generation.render import SUFFIXES, Output, Rendered, Stopwatch, open_output, output_kind, render
 from pipelines.generation.request import GenerationRequest, Holds, RequestError
 from pipelines.generation.windows import Windows, windows_of
@@ -105,6 +107,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     with MediaReader() as reader, watch.timing("read"):
         reader.check(request.files(files), still=request.still)
         enhance = asked_enhancer(arguments, arguments.device)
+        request = with_regions(request, files, reader)
         prepared = prepare(request, files, read_spec(arguments.model), reader, enhance)
     windows = windows_of(request, prepared)
     if windows is not None and arguments.ranks > 1:
@@ -207,6 +210,8 @@ def print_asked(request: GenerationRequest, prepared: Prepared) -> None:
     """What is asked in the end, where it is not what was typed, and what the model was not trained on."""
     if prepared.prompt != render_prompt(request.prompt):
         print("asked   " + prepared.prompt.replace("\n", "\n        "))
+    for line in told_regions(request.regions):
+        print(f"removes {line}")
     for remark in prepared.remarks:
         print(f"note    {remark}")
 

@@ -6,9 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
+from pipelines.overlays.find import OverlayKind, find_overlays, sample_interval, sample_luma, sample_size
 from skyreels.config import Config
 from skyreels.media.cut import Grid
 from skyreels.media.decode import iter_video_frames
@@ -35,6 +37,14 @@ class PicturesWanted(Config):
     size: tuple[int, int]
     fps: float
     as_mask: bool = False
+
+
+class OverlaysWanted(Config):
+    """What of `kinds` is laid over `path`, a video or one image."""
+
+    path: Path
+    probe: Probe
+    kinds: tuple[OverlayKind, ...]
 
 
 class SoundWanted(Config):
@@ -66,6 +76,23 @@ def decode_pictures(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
         place[:] = picture
     array.flush()
     return {}
+
+
+def detect_overlays(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """As `Found`, each overlay a list of its fields."""
+    wanted = OverlaysWanted.model_validate(request)
+    cv2.setNumThreads(1)
+    image, video, interval_s = wanted.probe.image, wanted.probe.video, 1.0
+    if image is not None:
+        size = sample_size(image.width, image.height)
+    elif video is not None:
+        size = sample_size(*video.display_size)
+        interval_s = sample_interval(video.duration_s, video.fps_float)
+    pictures = PicturesWanted(path=wanted.path, probe=wanted.probe, size=size, fps=1 / interval_s)
+    _, shown = _pictures(pictures)
+    found = find_overlays([sample_luma(picture) for picture in shown], interval_s, wanted.kinds)
+    overlays = [[one.kind, list(one.area), one.start_s, one.end_s] for one in found.overlays]
+    return {"overlays": overlays, "unsure": found.unsure}
 
 
 def decode_sound(request: dict[str, Any], scratch: Path) -> dict[str, Any]:

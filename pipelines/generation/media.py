@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.generation.decoding import ARRAY, PicturesWanted, SoundWanted
+from pipelines.generation.decoding import ARRAY, OverlaysWanted, PicturesWanted, SoundWanted
 from pipelines.generation.request import MAX_SECONDS, Kind, MediaFile, RequestError
+from pipelines.overlays.find import Area, Found, Overlay, OverlayKind
 from skyreels.media.errors import MediaError
 from skyreels.media.facts import Probe
 from skyreels.media.limits import MediaLimits
@@ -75,6 +76,17 @@ class MediaReader:
             raise RequestError(file.where, f"{file.path} as {message}")
         wanted = PicturesWanted(path=file.path, probe=probe, size=size, fps=fps, as_mask=as_mask)
         return self._array(file, "decode_pictures", wanted.model_dump(mode="json"))
+
+    def holds(self, file: MediaFile, kind: Kind) -> bool:
+        """Whether there is any of it in the file."""
+        return getattr(self._probe(file), kind) is not None
+
+    def overlays(self, file: MediaFile, kinds: Sequence[OverlayKind]) -> Found:
+        """What of `kinds` is laid over a video or an image."""
+        wanted = OverlaysWanted(path=file.path, probe=self._probe(file), kinds=tuple(kinds))
+        told = self._call(file, "detect_overlays", wanted.model_dump(mode="json"), lambda reply, _: reply)
+        overlays = [Overlay(kind, Area(*area), start_s, end_s) for kind, area, start_s, end_s in told["overlays"]]
+        return Found(overlays, told["unsure"])
 
     def starts(self, file: MediaFile, kind: Kind) -> float:
         """When its first picture is shown or its sound begins, on the file's own clock."""

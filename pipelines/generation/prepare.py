@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from typing import Any
 
@@ -17,6 +17,7 @@ from model.generation.prepared import GeneratorSpec, Media, Prepared
 from model.generation.prepared import prepare as prepare_call
 from model.media import image_tensor, video_tensor
 from pipelines.generation.media import MediaReader
+from pipelines.generation.removal import region_mask, with_regions
 from pipelines.generation.request import Files, GenerationRequest, MediaFile, RequestError
 
 # References also go to the prompt encoder, which wants to see more than a small clip shows.
@@ -40,11 +41,12 @@ def prepare(
     request.check()
     named = request.files(files)
     reader.check(named, still=request.still)
+    request = with_regions(request, files, reader)
     fps = request.fps or spec.config.generation.fps
     reading = _Reading(request, spec, reader, named, _size(spec, request, named, reader), fps)
     references = reading.references()
     settings = {field.name for field in fields_of(SamplingConfig)} - {field.name for field in fields_of(Media)}
-    return prepare_call(
+    prepared = prepare_call(
         spec,
         request.prompt,
         request.negative_prompt,
@@ -59,6 +61,7 @@ def prepare(
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         **{name: getattr(request, name) for name in settings if hasattr(request, name)},
     )
+    return replace(prepared, remarks=(*prepared.remarks, *reading.remarks()))
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,35 @@ class _Reading:
         for file in self.files:  # the video comes before its mask and its sound
             if file.tag is None and file.field != "keyframes":
                 given[file.field] = self._read(file, given["video"])
+        if self.request.regions:
+            assert self._video is not None  # the request's own check
+            seen = given["video"].shape[:3]
+            given["mask"] = region_mask(self.request.regions, self.reader.size(self._video), seen, self.fps)
+        if self._keeps_sound:
+            given["audio"] = self._own_sound() if self._has_sound else None
+            given["sound"] = given["audio"] is not None
         return given
+
+    def remarks(self) -> list[str]:
+        """What becomes of the media that its sender may not expect."""
+        lost = self._keeps_sound and self._has_sound and self.spec.audio is None
+        return ["the video's sound is lost: this model has no codec for any"] if lost else []
+
+    @property
+    def _keeps_sound(self) -> bool:
+        """What is laid over a picture is not heard: the video sounds as before, unless the request says otherwise."""
+        return bool(self.request.remove) and self.request.audio is None and self.request.sound
+
+    @property
+    def _has_sound(self) -> bool:
+        return self._video is not None and self.reader.holds(self._video, "audio")
+
+    def _own_sound(self) -> Tensor | None:
+        """Of the video, from its first picture on."""
+        assert self._video is not None
+        if self.spec.audio is None:
+            return None
+        return self._sound(self._video, self.reader.starts(self._video, "video"))
 
     def _read(self, file: MediaFile, frames: Any) -> Any:
         """By what the field takes; `frames` are those of the video."""

@@ -7,13 +7,14 @@ wire can name no path of the machine it is read on.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from model.conditioning import Reference, check_tags
 from model.generation.prepared import Media, VideoUse
 from model.generation.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
+from pipelines.overlays.find import OverlayKind
 from skyreels.config import Config
 
 Kind = Literal["image", "video", "audio"]
@@ -21,6 +22,7 @@ Files = Mapping[str, Path]
 """The local file that each name of a request stands for."""
 
 MAX_SECONDS, MAX_PROMPT = 60.0, 20_000
+MAX_REGIONS = 1000
 Scale = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -48,6 +50,20 @@ class Keyframe(Config):
     image: str
 
 
+class Region(Config):
+    """A box of the video that is made anew from `start` to `end`, seconds after its first picture.
+
+    `box` is left, top, right, bottom in pixels of the video; `kind` is what was found there.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    kind: OverlayKind
+    box: tuple[float, float, float, float]
+    start: float = Field(ge=0)
+    end: float = Field(gt=0)
+
+
 class MediaFile(NamedTuple):
     """A file of a request, the field that names it, and what it may hold; `tag` is that of a reference."""
 
@@ -67,7 +83,7 @@ class GenerationRequest(Config):
 
     `image`, `video`, ... are names of files. Files under one tag of `references` are a clip, a sound, or several images
     of one subject. `still` asks for one picture without sound. A `reference_guidance_scale` is of all references, or by
-    tag; the video of an edit is called `source`.
+    tag; the video of an edit is called `source`. `regions` of the video are made anew, which `remove` finds.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -86,6 +102,12 @@ class GenerationRequest(Config):
         description="what to generate: white is made anew, black is kept, as in diffusers; one picture for all frames, "
         "or a video, of the size of --video",
     )
+    remove: tuple[OverlayKind, ...] = Field(
+        (),
+        description="text, logo or text,logo: find what is laid over --video (subtitles and other letters; logos and "
+        "watermarks), make anew what is behind it, and keep the sound; --mask says where instead",
+    )
+    regions: tuple[Region, ...] = Field((), max_length=MAX_REGIONS)
     audio: Annotated[str | None, Holds(("audio",))] = Field(
         None, description="sound, or a clip with sound, to make the picture for; it is kept as it is"
     )
@@ -115,6 +137,12 @@ class GenerationRequest(Config):
     guidance_rescale: float | None = Field(None, ge=0, le=1, description="0 to 1, against over-saturation")
     refine: bool = Field(False, description="run the refiner: larger, at a higher frame rate")
 
+    @field_validator("remove", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Kinds in one word, as a command line has them."""
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
     def check(self) -> None:
         """Raise ValueError where the fields contradict each other or are too long; nothing is read."""
         if (self.width is None) != (self.height is None):
@@ -124,6 +152,7 @@ class GenerationRequest(Config):
         if self.still and not self.picture:
             raise RequestError("picture", "it is switched off, and one picture is asked for")
         self._check_window()
+        self._check_removal()
         empty = [tag for tag, names in self.references.items() if not names]
         if empty:
             raise RequestError("references", f"{', '.join(empty)} has no file")
@@ -141,6 +170,17 @@ class GenerationRequest(Config):
         if self.window is None or self.seconds is None:
             return self.seconds
         return min(self.seconds, self.window)
+
+    def _check_removal(self) -> None:
+        field = "remove" if self.remove else "regions"
+        if not (self.remove or self.regions):
+            return
+        if self.video is None:
+            raise RequestError(field, "it is said of a video (or one picture): give that too")
+        if self.video_use != "extend":
+            raise RequestError(field, f"the video is inpainted, which is no {self.video_use}: leave one of the two out")
+        if self.regions and self.mask is not None:
+            raise RequestError("regions", "the mask says where already: leave one of the two out")
 
     def _check_window(self) -> None:
         if self.window is None:

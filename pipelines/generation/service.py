@@ -34,6 +34,7 @@ from pipelines.generation.enhance import EnhancerConfig, enhancer
 from pipelines.generation.finishing import FinishFailed, finished, load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
+from pipelines.generation.removal import with_regions
 from pipelines.generation.render import clip_facts, origin, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS
 from pipelines.generation.translation import generation_request, refusals, task_of
@@ -47,7 +48,7 @@ from skyreels.serving.servable import Cancelled, ModelCard, Plan, RequestRefused
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
 _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
-_RECORD, _ADAPTER, _WINDOWS = "record.json", "adapter.json", "windows.json"
+_RECORD, _ADAPTER, _WINDOWS, _REMOVED = "record.json", "adapter.json", "windows.json", "removed.json"
 _SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
 _MOST_TOGETHER = 64
@@ -136,7 +137,7 @@ class GenerationService:
             known = ", ".join(sorted(self.settings.loras)) or "none"
             raise RequestRefused("lora", f"no adapter {request.lora!r} is served here; there are: {known}")
         with refusals(files):
-            asked = generation_request(request)
+            asked = with_regions(generation_request(request), files, self._reader)
             prepared = prepare(asked, files, self.spec, self._reader, self._enhance)
             windows = windows_of(asked, prepared)
         demand = self._demand.demand(prepared) if windows is None else self._demand.of_windows(windows)
@@ -155,6 +156,10 @@ class GenerationService:
             **({"remarks": list(prepared.remarks)} if prepared.remarks else {}),
         }
         handed = [path]
+        if asked.regions:
+            facts["removed"] = asked.model_dump(mode="json")["regions"]
+            handed.append(folder / _REMOVED)
+            handed[-1].write_text(json.dumps(facts["removed"]))
         if request.lora is not None:
             facts |= {"lora": request.lora, "lora_scale": request.lora_scale}
             handed.append(folder / _ADAPTER)
@@ -300,7 +305,10 @@ class GenerationService:
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
         facts = {**clip_facts(made, "video"), "provenance": identities}
-        record = finished(self._finish, work.folder / "video.mp4", {**told, **facts, "prompt": prepared.prompt})
+        asked = {"prompt": prepared.prompt}
+        if _REMOVED in work.files:
+            asked["removed"] = json.loads(work.files[_REMOVED].read_text())
+        record = finished(self._finish, work.folder / "video.mp4", {**told, **facts, **asked})
         (work.folder / _RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return {name: value for name, value in facts.items() if name not in ("width", "height")}
 

@@ -35,6 +35,7 @@ def generation_request(request: VideoRequest) -> GenerationRequest:
         "keyframes": [{"seconds": frame.time, "image": frame.image} for frame in request.keyframes],
         "references": references,
         "mask": request.mask,
+        "remove": request.remove,
         "refine": request.refine,
         "video_use": request.task or "extend",
     }
@@ -47,6 +48,8 @@ def generation_request(request: VideoRequest) -> GenerationRequest:
 
 def task_of(request: VideoRequest) -> str:
     """The usual name of what is asked."""
+    if request.remove:
+        return "removal"
     if request.mask is not None:
         return "inpaint"
     if request.task is not None:

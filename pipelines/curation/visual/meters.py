@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.curation.visual.blur import sharpness
-from pipelines.curation.visual.borders import lit_profiles
 from pipelines.curation.visual.combing import combing
 from pipelines.curation.visual.exposure import blown_fraction, exposure
 from pipelines.curation.visual.motion import camera_flow
@@ -18,6 +17,7 @@ from pipelines.curation.visual.shots import ContentChange
 from pipelines.curation.visual.timeline import BlendCurves, CombCurve, FlowCurves, FrameCurves, Looks
 from pipelines.curation.visual.transitions import BLEND_HALVES_S, blend, superposition
 from pipelines.curation.visual.working_frame import WorkingFrame, halve_to
+from pipelines.overlays.borders import lit_profiles
 
 _BLOCKS = (32, 18)
 _BLEND_RATE = 12.0

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.curation.visual.blur import sharpness
-from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.exposure import exposure
 from pipelines.curation.visual.working_frame import WorkingFrame, measurable_video
+from pipelines.overlays.borders import crop_box, lit_profiles
 from skyreels.media.decode import iter_video_frames
 from skyreels.media.facts import Probe
 from skyreels.media.limits import DEFAULT_LIMITS, MediaLimits

@@ -8,20 +8,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.curation.visual.blur import sharpness
-from pipelines.curation.visual.borders import CropBox, crop_box, lit_profiles
 from pipelines.curation.visual.duplicates import repeats
 from pipelines.curation.visual.exposure import blown_fraction_rgb, exposure
-from pipelines.curation.visual.marks import fixed_marks
 from pipelines.curation.visual.motion import CameraThresholds, camera_label, summarise, travel
-from pipelines.curation.visual.overlaid_text import sort_text
 from pipelines.curation.visual.perceptual_hash import perceptual_hash
 from pipelines.curation.visual.sampled_frames import read_luma
-from pipelines.curation.visual.text import TextLine, text_lines
 from pipelines.curation.visual.timeline import Timeline
 from pipelines.curation.visual.working_frame import SMALL_SIDE, Gray, halve_to
+from pipelines.overlays.borders import CropBox, crop_box, lit_profiles
+from pipelines.overlays.marks import fixed_marks
+from pipelines.overlays.overlaid_text import sort_text
+from pipelines.overlays.text import TextLine, text_lines
 
-_SCENERY_MOVES = 0.35  # share of fixed edges above which a mark cannot be told from the scenery
-_ELSEWHERE = 0.7  # the same, of where the fixed edges are: one who walks through a still view hides what stands
 _SCENE_MOVES = 0.02  # diagonals within a clip: where the camera moves the scenery so far, what stays is a mark
 _SOURCE_SAMPLES = 48
 _RIM = 3  # pixels of a sampled frame
@@ -209,9 +207,7 @@ def _watermark_area(timeline: Timeline, clip: list[Gray], box: CropBox, flow: sl
         return None
     where = _inside(_spread(moved, clip[0]) >= _SCENE_MOVES, box, timeline) if lumas is clip and clip else None
     marks = fixed_marks([_inside(luma, box, timeline) for luma in lumas], where)
-    if marks is None or marks.scenery_fixed > _SCENERY_MOVES:
-        return None
-    return None if marks.area and marks.elsewhere > _ELSEWHERE else marks.area
+    return marks.area if marks is not None and marks.sure else None
 
 
 def _spread(grid: NDArray[np.float32], luma: Gray) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from pipelines.generation.finishing import load_finish
 from pipelines.generation.lists.prompt_file import read_line
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
+from pipelines.generation.removal import with_regions
 from pipelines.generation.render import Output, OutputKind, render
 from pipelines.generation.request import GenerationRequest
 from pipelines.generation.windows import windows_of
@@ -109,6 +110,7 @@ class ClipMaker:
         request = GenerationRequest.model_validate(work["request"])
         files = {name: Path(place) for name, place in work["files"].items()}
         with MediaReader() as reader:
+            request = with_regions(request, files, reader)
             prepared = prepare(request, files, self._spec, reader, self._enhance)
         kind: OutputKind = "still" if request.still else "video" if request.picture else "sound"
         storage = Storage(self.making.output).sub("clips")
@@ -117,7 +119,7 @@ class ClipMaker:
             self._generator,
             prepared,
             output,
-            asked=work["request"],
+            asked=work["request"] | request.model_dump(mode="json", include={"regions"}, exclude_defaults=True),
             finish=self._finish,
             windows=windows_of(request, prepared),
         )

@@ -146,11 +146,11 @@ class Client:
         Args:
             prompt: words, or shots with their lengths.
             asked: as the generator's call: `image`, `last_image`, `keyframes` of (seconds, image), `video` with
-                `video_use`, `mask` (white is made anew; also a shape, as the service documents them), `audio`,
-                `references` by tag ({"@ball": ["front.png", "side.png"]}), `seconds`, `size` (height, width), `fps`,
-                `seed`, `refine`, `sound`, `num_inference_steps`, guidance scales; and the service's own: `n` clips, of
-                which the first is returned and names the others in `clips`, `lora`, `lora_scale`, `model`,
-                `metadata`, `webhook_url`.
+                `video_use`, `mask` (white is made anew; also a shape, as the service documents them) or `remove`
+                ("text", "logo"), `audio`, `references` by tag ({"@ball": ["front.png", "side.png"]}), `seconds`, `size`
+                (height, width), `fps`, `seed`, `refine`, `sound`, `num_inference_steps`, guidance scales; and the
+                service's own: `n` clips, of which the first is returned and names the others in `clips`, `lora`,
+                `lora_scale`, `model`, `metadata`, `webhook_url`.
         """
         fields, files = _request(prompt, negative_prompt, asked)
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
@@ -291,6 +291,7 @@ def _request(prompt: Prompt, negative_prompt: str, asked: dict[str, Any]) -> tup
         del values["n"]
     if "mask" in values:
         values["mask_mode"] = "edit_white"
+    if "mask" in values or "remove" in values:
         values.pop("task", None)
     return {name: _text(value) for name, value in values.items() if value != ""}, parts.files
 

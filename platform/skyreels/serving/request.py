@@ -92,6 +92,12 @@ class VideoRequest(Config):
     mask_mode: Literal["edit_white"] | None = Field(
         None, description="says that white is made anew and black is kept; must be said with a mask"
     )
+    remove: tuple[Literal["text", "logo"], ...] = Field(
+        (),
+        max_length=2,
+        description="text (subtitles and other letters) and logo (watermarks too): found where they lie over "
+        "`source_video` and made anew, the sound is kept; the job's `removed` tells where. A mask says where instead",
+    )
     audio: bool = Field(True, validation_alias=AliasChoices("audio", "sound", "generate_audio", "generate_sound"))
     seed: int | None = Field(None, ge=0, lt=2**63)
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
@@ -120,6 +126,12 @@ class VideoRequest(Config):
         words = [shot["prompt"] for shot in shots if isinstance(shot, dict) and isinstance(shot.get("prompt"), str)]
         return {**values, "prompt": "\n".join(words)}
 
+    @field_validator("remove", mode="before")
+    @classmethod
+    def _listed(cls, kinds: Any) -> Any:
+        """Kinds in one word, as a form has them."""
+        return tuple(filter(None, kinds.split(","))) if isinstance(kinds, str) else kinds
+
     @field_validator("size")
     @classmethod
     def _even(cls, size: str | None) -> str | None:
@@ -140,12 +152,17 @@ class VideoRequest(Config):
             raise ValueError(f"seed: {self.n} clips from this one on pass the last there is: take a smaller one")
         if (self.mask is None) != (self.mask_mode is None):
             raise ValueError("a mask needs mask_mode=edit_white, and the other way round: white is made anew")
-        if self.source_video is not None and self.mask is None and self.task is None:
-            raise ValueError("source_video needs a task: extend, lead_up, edit or add_sound, or a mask to inpaint")
+        changed = self.mask is not None or bool(self.remove)
+        if self.source_video is not None and not changed and self.task is None:
+            raise ValueError(
+                "source_video needs a task: extend, lead_up, edit or add_sound; or a mask to inpaint, or remove"
+            )
         if self.task is not None and self.source_video is None:
             raise ValueError(f"task={self.task} needs a source_video")
-        if self.task is not None and self.mask is not None:
-            raise ValueError("with a mask the video is inpainted: leave the task out")
+        if self.remove and self.source_video is None:
+            raise ValueError("remove needs the source_video that text or a logo lies over")
+        if self.task is not None and changed:
+            raise ValueError("with a mask or remove the video is inpainted: leave the task out")
         return self
 
     @property

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from pipelines.curation.visual.blur import sharpness
-from pipelines.curation.visual.borders import crop_box, lit_profiles
 from pipelines.curation.visual.combing import combing
 from pipelines.curation.visual.duplicates import repeated, repeats
 from pipelines.curation.visual.exposure import blown_fraction, blown_fraction_rgb, exposure
-from pipelines.curation.visual.marks import fixed_marks
 from pipelines.curation.visual.motion import CameraThresholds, camera_flow, camera_label, summarise, travel
 from pipelines.curation.visual.perceptual_hash import hamming, perceptual_hash
-from pipelines.curation.visual.text import regions, text_lines
 from pipelines.curation.visual.timeline import FlowCurves
+from pipelines.overlays.borders import crop_box, lit_profiles
+from pipelines.overlays.marks import fixed_marks
+from pipelines.overlays.text import regions, text_lines
 
 
 def scenery(seed: int, height: int = 360, width: int = 640) -> np.ndarray:

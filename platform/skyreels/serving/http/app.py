@@ -115,10 +115,11 @@ def _waiting(told: dict[str, Any]) -> dict[str, str]:
 
 
 def _on_video(body: Body, task: str) -> Body:
-    """The request with its task; with a mask the video is inpainted."""
+    """The request with its task; with a mask or `remove` the video is inpainted."""
     if not {"video", "source_video"} & body.values.keys():
         raise invalid("video", 'send the video as a file, or {"id": …} of an earlier job')
-    return Body({**body.values, **({} if "mask" in body.values else {"task": task})}, body.parts)
+    inpainted = {"mask", "remove"} & body.values.keys()
+    return Body({**body.values, **({} if inpainted else {"task": task})}, body.parts)
 
 
 def _ending(service: Service) -> APIRouter:

@@ -97,7 +97,9 @@ async function requestBody() {
   const [video] = form.elements.source_video.files;
   if (video) {
     body.append("source_video", video);
-    if (form.elements.task.value !== "inpaint") body.append("task", form.elements.task.value);
+    const { value: task } = form.elements.task;
+    if (task === "remove") body.append("remove", JSON.stringify(["text", "logo"]));
+    else if (task !== "inpaint") body.append("task", task);
     else {
       body.append("mask", await painter.mask());
       body.append("mask_mode", "edit_white");

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.curation.visual.overlaid_text import sort_text
+from pipelines.overlays.overlaid_text import sort_text
 from pipelines.synthesis.textures import fractal_noise
 
 SIZE = (455, 256)

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.visual.matching import Box, displacement
-from pipelines.curation.visual.text import TextLine, text_lines
+from pipelines.overlays.matching import Box, displacement
+from pipelines.overlays.text import TextLine, text_lines
 
 _STROKE = np.ones((7, 7), np.uint8)
-_SAMPLES_APART = (-2, -1, 1, 2)
+_NEAR = (-2, -1, 1, 2)  # samples beside which a line is looked at
 _REACH = 0.12  # of the short side: how far a sign may go between samples; half of it up and down
 _SAME_EDGE = 2  # pixels
 _RUNNING = 8.0  # pixels between samples, at the least, that the letters of a news ticker run
@@ -29,13 +29,17 @@ class SortedText(NamedTuple):
     in_scene: list[list[TextLine]]
 
 
-def sort_text(lumas: Sequence[NDArray[np.uint8]]) -> SortedText:
-    """The lines of (H, W) samples of one shot, in time order. Of a single sample all are laid over."""
+def sort_text(lumas: Sequence[NDArray[np.uint8]], apart: int = 1) -> SortedText:
+    """The lines of (H, W) samples of one shot, in time order. Of a single sample all are laid over.
+
+    Each is looked at beside those `apart` and twice as far from it: a scene must have time to move.
+    """
     lines = [text_lines(luma) for luma in lumas]
     if len(lumas) < 2 or not any(lines):
         return SortedText(lines, [[] for _ in lumas])
     strokes = [_strokes(luma) for luma in lumas]
-    verdicts = [[_is_laid_over(strokes, lines, at, line) for line in some] for at, some in enumerate(lines)]
+    steps = [apart * step for step in _NEAR]
+    verdicts = [[_is_laid_over(strokes, lines, at, line, steps) for line in some] for at, some in enumerate(lines)]
 
     def chosen(wanted: bool) -> list[list[TextLine]]:
         return [
@@ -53,11 +57,15 @@ def _strokes(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _is_laid_over(
-    strokes: Sequence[NDArray[np.float32]], lines: Sequence[Sequence[TextLine]], at: int, line: TextLine
+    strokes: Sequence[NDArray[np.float32]],
+    lines: Sequence[Sequence[TextLine]],
+    at: int,
+    line: TextLine,
+    steps: Sequence[int],
 ) -> bool | None:
     """Whether the line of sample `at` stays where it is in the samples around; None where none of them has it."""
     box, reach = _pixels(line, strokes[at].shape), round(_REACH * min(strokes[at].shape))
-    near = [at + step for step in _SAMPLES_APART if 0 <= at + step < len(strokes)]
+    near = [at + step for step in steps if 0 <= at + step < len(strokes)]
     seen = [displacement(strokes[at], strokes[n], box, (reach, reach // 2)) for n in near]
     stays, moved = sum(one.stays for one in seen), [one for one in seen if one.moved]
     if stays > len(moved):

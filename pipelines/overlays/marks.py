@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.curation.visual.matching import Box, displacement
+from pipelines.overlays.matching import Box, displacement
 
 _EDGE = 5.0  # luma levels per pixel
 _CONSISTENT = 0.92  # least ratio of the mean gradient to the root mean square one: 1 where it never changes
@@ -21,18 +21,26 @@ _MIN_SAMPLES = 4  # of fewer, chance edges look fixed
 _MIN_PIXELS = 0.0012  # of fixed edges in one mark, as a share of the picture
 _DENSE = 0.5  # share of a mark's box that its edges fill, gaps within letters closed
 _LARGEST = 0.1  # share of the picture; what is larger is scenery
+_SCENERY_MOVES = 0.35  # share of fixed edges above which a mark cannot be told from the scenery
+_ELSEWHERE = 0.7  # the same, of where the fixed edges are: one who walks through a still view hides what stands
 _REACH = 0.06  # of the short side: how far between two samples scenery is looked for
 _SCHARR = 32.0  # response of the kernel to a slope of one level per pixel
 
 
 class FixedMarks(NamedTuple):
-    """`area` is the share of the picture inside the boxes of fixed marks; `scenery_fixed` the share of the other
+    """`area` is the share of the picture inside the `boxes` of fixed marks; `scenery_fixed` the share of the other
     edges that stand still, `elsewhere` the share of the edges that stand still which are in no mark: both near 1
     under a static camera, where nothing can be said about marks."""
 
     area: float
     scenery_fixed: float
     elsewhere: float
+    boxes: list[Box]
+
+    @property
+    def sure(self) -> bool:
+        """Whether a mark can be told from the scenery."""
+        return self.scenery_fixed <= _SCENERY_MOVES and not (self.boxes and self.elsewhere > _ELSEWHERE)
 
 
 def fixed_marks(lumas: Sequence[NDArray[np.uint8]], moving: NDArray[np.bool_] | None = None) -> FixedMarks | None:
@@ -56,25 +64,29 @@ def fixed_marks(lumas: Sequence[NDArray[np.uint8]], moving: NDArray[np.bool_] | 
     steady = cv2.magnitude(mean_x, mean_y) / (_SCHARR * len(lumas))
     strength = np.sqrt(power / len(lumas)) / _SCHARR
     fixed = (steady >= _EDGE) & (steady >= _CONSISTENT * strength)
-    marks = _marks(fixed if moving is None else fixed & moving, edges)
+    boxes = _marks(fixed if moving is None else fixed & moving, edges)
+    marks = np.zeros_like(fixed)
+    for x, y, w, h in boxes:
+        marks[y : y + h, x : x + w] = True
     scenery, outside = (strength >= _EDGE) & ~marks, fixed & ~marks
     return FixedMarks(
         float(marks.mean()),
         float((fixed & scenery).sum() / max(1, scenery.sum())),
         float(outside.sum() / max(1, fixed.sum())),
+        boxes,
     )
 
 
-def _marks(fixed: NDArray[np.bool_], edges: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_]:
+def _marks(fixed: NDArray[np.bool_], edges: Sequence[NDArray[np.float32]]) -> list[Box]:
     """The boxes of dense clusters of fixed edges."""
     joined = cv2.morphologyEx(fixed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 9), np.uint8))
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     pixels = np.bincount(labels[fixed], minlength=count)
-    marks = np.zeros_like(fixed)
+    marks = []
     for (x, y, w, h, filled), n in zip(boxes[1:].tolist(), pixels[1:], strict=True):
         is_mark = n >= _MIN_PIXELS * fixed.size and filled >= _DENSE * w * h and w * h <= _LARGEST * fixed.size
         if is_mark and not _moves(edges, (x, y, w, h)):
-            marks[y : y + h, x : x + w] = True
+            marks.append((x, y, w, h))
     return marks
 
 
