@@ -15,7 +15,7 @@ from model.config import SamplingConfig
 from model.generation.enhancing import Write, by_rules
 from model.generation.prepared import GeneratorSpec, Media, Prepared
 from model.generation.prepared import prepare as prepare_call
-from model.media import image_tensor, video_tensor
+from model.media import image_tensor, packed, video_tensor
 from pipelines.generation.media import MediaReader
 from pipelines.generation.removal import region_mask, with_regions
 from pipelines.generation.request import Files, GenerationRequest, MediaFile, RequestError
@@ -46,11 +46,15 @@ def prepare(
     reading = _Reading(request, spec, reader, named, _size(spec, request, named, reader), fps)
     references = reading.references()
     settings = {field.name for field in fields_of(SamplingConfig)} - {field.name for field in fields_of(Media)}
+    media = reading.media()
+    given = media["video"] if request.in_windows else None
+    if given is not None:  # each window is given its own part; the call is checked with the last picture
+        media["video"] = given[-1:]
     prepared = prepare_call(
         spec,
         request.prompt,
         request.negative_prompt,
-        **reading.media(),
+        **media,
         references=[reference for reference in references if not isinstance(reference, AudioReference)],
         audio_references=[reference for reference in references if isinstance(reference, AudioReference)],
         seconds=1 / fps if request.still else request.seconds_at_once,
@@ -61,6 +65,8 @@ def prepare(
         seed=secrets.randbits(32) if request.seed is None else request.seed,
         **{name: getattr(request, name) for name in settings if hasattr(request, name)},
     )
+    if given is not None:
+        prepared = replace(prepared, media=replace(prepared.media, video=packed(given)))
     return replace(prepared, remarks=(*prepared.remarks, *reading.remarks()))
 
 

@@ -22,7 +22,7 @@ from model.generation.steps import Generated, Progress
 from model.generator import Generator
 from pipelines.generation.finishing import Finish, finished
 from pipelines.generation.request import GenerationRequest, RequestError
-from pipelines.generation.windows import Windows, decode_windows, sample_windows
+from pipelines.generation.windows import Windows, decode_windows, make_windows
 from skyreels.media.encode import write_flac, write_video, write_wav
 from skyreels.media.image import write_image
 from skyreels.storage import Storage, normalise
@@ -131,7 +131,7 @@ def render(
         if windows is None:
             made = generator.render(prepared, callback_on_step_end=on_step_end, output_type="stream")
         else:
-            made = decode_windows(generator, windows, sample_windows(generator, windows, on_step_end))
+            made = decode_windows(generator, windows, make_windows(generator, windows, on_step_end))
     facts = {
         "request": {**asked, "seed": prepared.seed},
         "prompt": prepared.prompt,

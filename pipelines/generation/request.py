@@ -171,6 +171,11 @@ class GenerationRequest(Config):
             return self.seconds
         return min(self.seconds, self.window)
 
+    @property
+    def in_windows(self) -> bool:
+        """Whether the clip is longer than what is made at once."""
+        return self.window is not None and self.seconds is not None and self.seconds > self.window
+
     def _check_removal(self) -> None:
         field = "remove" if self.remove else "regions"
         if not (self.remove or self.regions):
@@ -190,12 +195,14 @@ class GenerationRequest(Config):
         if self.seconds is None:
             raise RequestError("window", "it is a part of the clip: say how long the whole is, in seconds")
         whole: dict[str, object] = {
-            "video": self.video,
+            f"video_use {self.video_use}": self.video is not None and self.video_use != "extend",
             "mask": self.mask,
+            "remove": self.remove,
+            "regions": self.regions,
             "keyframes": self.keyframes,
             "last_image": self.last_image,
         }
-        whole |= {"refine": self.refine, "still": self.still, "picture": not self.picture}
+        whole |= {"still": self.still, "picture": not self.picture}
         whole |= {"shots": isinstance(self.prompt, tuple)}
         if beside := [name for name, given in whole.items() if given]:
             raise RequestError("window", f"a clip in windows takes no {', '.join(beside)}: leave one of the two out")

@@ -38,7 +38,7 @@ from pipelines.generation.removal import with_regions
 from pipelines.generation.render import clip_facts, origin, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS
 from pipelines.generation.translation import generation_request, refusals, task_of
-from pipelines.generation.windows import Windows, decode_windows, sample_windows, windows_of
+from pipelines.generation.windows import Windows, decode_windows, refine_windows, sample_windows, windows_of
 from skyreels.config import Config
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
@@ -144,7 +144,7 @@ class GenerationService:
         self._check_memory(prepared, demand.memory, windows)
         path = folder / _PREPARED
         path.write_bytes(to_bytes(prepared))
-        clip = (prepared.refined or prepared.clip) if windows is None else windows.clip
+        clip = (prepared.refined or prepared.clip) if windows is None else windows.shown
         facts = {
             "model": self.settings.name,
             "task": task_of(request),
@@ -220,14 +220,18 @@ class GenerationService:
             return self._decoded(work, prepared, self._generator.decode(prepared, latents.streams))
 
     def _run_windows(self, work: Work, windows: Windows) -> Mapping[str, Any]:
-        """A stage of a clip in windows: the base makes all of them, for each goes on from the one before."""
-        names = [f"latents_{number}.safetensors" for number in range(len(windows.spans))]
+        """A stage of a clip in windows, of all of them: each goes on from the one before."""
+        names = [f"latents_{number}.safetensors" for number in windows.working]
+        watched = self._steps(work, lambda progress: progress.progress)
         if work.stage == BASE:
             with self._adapted(work):
-                made = sample_windows(self._generator, windows, self._steps(work, lambda progress: progress.progress))
+                made = sample_windows(self._generator, windows, watched)
+            return self._hand_on(work, dict(zip(names, made, strict=True)))
+        latents = [from_bytes(BaseLatents, work.files[name].read_bytes()) for name in names]
+        if work.stage == REFINE:
+            made = refine_windows(self._generator, windows, latents, watched)
             return self._hand_on(work, dict(zip(names, made, strict=True)))
         work.step(0.0)
-        latents = [from_bytes(BaseLatents, work.files[name].read_bytes()) for name in names]
         whole = decode_windows(self._generator, windows, latents)
         return self._decoded(work, windows.first, dataclasses.replace(whole, frames=np.stack(list(whole.frames))))
 

@@ -15,7 +15,9 @@ from model.sampling.sampler import Cancelled
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.request import GenerationRequest, RequestError
-from pipelines.generation.windows import decode_windows, sample_windows, windows_of
+from pipelines.generation.windows import decode_windows, make_windows, refine_windows, sample_windows, windows_of
+from skyreels.media.decode import iter_video_frames
+from skyreels.media.encode import write_video
 from skyreels.media.probe import probe
 from tests.generation.conftest import RATE
 
@@ -125,6 +127,116 @@ def test_progress_grows_over_all_windows_and_a_stop_stops_them(generator, planne
         sample_windows(generator, windows, stop)
 
 
+@pytest.fixture(scope="module")
+def films(media, tmp_path_factory):
+    """`short` of nine frames, `long` of nineteen: more than two windows of nine hold."""
+    path = tmp_path_factory.mktemp("films") / "long.mp4"
+    blocks = np.random.default_rng(2).integers(0, 256, (19, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    write_video(path, blocks, 16, crf=1)
+    return {"short": media / "clip.mp4", "long": path, "voice": media / "voice.flac"}
+
+
+def pixels(path):
+    return np.stack([frame.rgb() for frame in iter_video_frames(path, probe(path))])
+
+
+def test_a_short_video_goes_on_as_by_hand(generator, planned, films):
+    windows = planned(films, video="short", seconds=1.5, window=0.8, overlap=0.25)
+    made = decode_windows(generator, windows, sample_windows(generator, windows))
+    frames = np.stack(list(made.frames))
+    by_hand = pixels(films["short"])
+    starts, seeds = [0], (3 + number * 2**32 for number in itertools.count())
+    shown = by_hand  # the first window keeps the whole video, a later one five frames
+    while len(by_hand) < windows.frames:
+        start = len(by_hand) - len(shown)
+        source = torch.Generator().manual_seed(next(seeds))
+        length = min(13, windows.frames - start) / 16
+        again = generator("a red ball", seconds=length, video=shown, generator=source)
+        by_hand = np.concatenate([by_hand[:start], again.frames[: len(shown)], again.frames[len(shown) :]])
+        starts.append(start)
+        shown = by_hand[-5:]
+    assert len(frames) == windows.frames == 25
+    assert np.array_equal(frames, by_hand)
+    assert np.array_equal(frames[:9], pixels(films["short"])), "what was given is shown as it was"
+    assert made.audio.shape == (2, round(25 / 16 * RATE))
+
+
+def test_a_video_longer_than_a_window_is_shown_whole_and_heard_all_along(generator, planned, films):
+    windows = planned(films, video="long", seconds=2.0, window=0.5, overlap=0.25)
+    assert windows.given == 17, "whole latents, the last of the video's"
+    assert [windows.pictures(number) for number in range(4)] == [False, False, False, True]
+    made = decode_windows(generator, windows, sample_windows(generator, windows))
+    frames, given = np.stack(list(made.frames)), pixels(films["long"])
+    whole = generator("a red ball", seconds=2.0, video=given, generator=torch.Generator().manual_seed(3))
+    assert np.array_equal(frames[:17], whole.frames[:17]), "as one extension at once begins"
+    assert frames.shape == whole.frames.shape
+    sounding = generator(
+        "a red ball", video=given[2:11], video_use="add_sound", generator=torch.Generator().manual_seed(3)
+    )
+    until = round(4 / 16 * RATE)  # where the next window begins to be heard
+    assert np.array_equal(made.audio[:, :until], sounding.audio[:, :until])
+    assert made.audio.shape == whole.audio.shape
+    assert made.audio[:, until:].abs().max() > 0
+
+
+def test_windows_that_would_only_show_what_is_given_make_nothing(generator, planned, films):
+    asked = {"video": "long", "seconds": 2.0, "window": 0.5, "overlap": 0.25}
+    for beside in ({"sound": False}, {"audio": "voice"}):
+        windows = planned(films, **asked, **beside)
+        assert windows.working == [3, 4, 5, 6]
+        clip = decode_windows(generator, windows, sample_windows(generator, windows))
+        assert np.stack(list(clip.frames)).shape == (33, 32, 32, 3)
+    with pytest.raises(RequestError, match=r"the video has 17 frames .* the whole is to have 17"):
+        planned(films, **{**asked, "seconds": 1.0})
+
+
+def steps_between(frames):
+    """How much each frame differs from the one before."""
+    return np.abs(np.diff(frames.astype(float), axis=0)).mean((1, 2, 3))
+
+
+def test_refined_windows_begin_as_one_and_meet_as_smoothly_as_a_clip_made_at_once(generator, planned):
+    windows = planned(seconds=1.5, window=0.8, overlap=0.25, refine=True)
+    base = sample_windows(generator, windows)
+    made = decode_windows(generator, windows, refine_windows(generator, windows, base))
+    frames = np.stack(list(made.frames))
+    assert frames.shape == (49, 64, 64, 3)
+    assert (made.clip.fps, made.audio.shape[1]) == (32, made.clip.audio_samples)
+    noise = torch.Generator().manual_seed(3)
+    first = generator("a red ball", seconds=0.8, refine=True, generator=noise)
+    assert np.array_equal(frames[:25], first.frames)
+    whole = generator("a red ball", seconds=1.5, refine=True, generator=torch.Generator().manual_seed(3)).frames
+    seams = [2 * window.start + 9 - 1 for window in windows.spans[1:]]  # from the last kept frame to the first new one
+    assert (steps_between(frames)[seams] <= 1.1 * steps_between(whole).max()).all()
+
+
+def test_what_was_given_is_enlarged_in_a_refined_clip_as_in_one_made_at_once(generator, planned, films):
+    windows = planned(films, video="long", seconds=2.0, window=0.8, overlap=0.25, refine=True)
+    frames = np.stack(list(decode_windows(generator, windows, make_windows(generator, windows)).frames))
+    noise = torch.Generator().manual_seed(3)
+    whole = generator("a red ball", seconds=2.0, video=pixels(films["long"]), refine=True, generator=noise).frames
+    assert frames.shape == whole.shape == (65, 64, 64, 3)
+    assert np.array_equal(frames[:33], whole[:33])
+
+
+def test_progress_of_both_stages_grows_to_the_end_and_a_stop_stops_either(generator, planned):
+    windows, told = planned(seconds=1.5, window=0.8, refine=True), []
+    make_windows(generator, windows, lambda progress: told.append((progress.stage, progress.progress)))
+    assert len(told) == 3 * 2 + 3 * 2
+    assert [done for _, done in told] == pytest.approx([(number + 1) / 12 for number in range(12)])
+    assert told[-1][0] == "refined window 3 of 3"
+    heard = []
+
+    def stop(progress):
+        heard.append(progress.stage)
+        if progress.stage == "refined window 2 of 3":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        make_windows(generator, windows, stop)
+    assert heard.count("refined window 2 of 3") == 1
+
+
 def test_windows_of_clips_whose_seeds_are_neighbours_share_no_noise(planned):
     windows = planned(seconds=2.0, window=0.5)
     tail = np.zeros((windows.overlap, 32, 32, 3), np.uint8)
@@ -140,10 +252,11 @@ REFUSED = {
     "no length": ({"window": 0.5}, "window"),
     "no window": ({"seconds": 1.0, "overlap": 0.2}, "overlap"),
     "all of it": ({"seconds": 1.0, "window": 0.5, "overlap": 0.5}, "overlap"),
-    "refined": ({"seconds": 1.0, "window": 0.5, "refine": True}, "window"),
     "shots": ({"seconds": 1.0, "window": 0.5, "prompt": [{"prompt": "x", "seconds": 1}]}, "window"),
     "sound alone": ({"seconds": 1.0, "window": 0.5, "picture": False}, "window"),
-    "a video": ({"seconds": 1.0, "window": 0.5, "video": "v"}, "window"),
+    "an edit": ({"seconds": 1.0, "window": 0.5, "video": "v", "video_use": "edit"}, "window"),
+    "what leads up": ({"seconds": 1.0, "window": 0.5, "video": "v", "video_use": "lead_up"}, "window"),
+    "removal": ({"seconds": 1.0, "window": 0.5, "video": "v", "remove": ("text",)}, "window"),
     "keyframes": ({"seconds": 1.0, "window": 0.5, "keyframes": [{"seconds": 0.1, "image": "v"}]}, "window"),
     "a last frame": ({"seconds": 1.0, "window": 0.5, "last_image": "v"}, "window"),
     "too much": ({"seconds": 60.0, "window": 0.5, "width": 8192, "height": 8192, "fps": 120}, "seconds"),

@@ -73,9 +73,10 @@ class DemandModel:
 
     def of_windows(self, windows: Windows) -> Demand:
         """Of a clip in windows: the work of all, and the memory of one beside all frames as bytes, twice over."""
-        first, whole = windows.first, windows.clip
-        each = [self.demand(replace(first, clip=replace(whole, frames=len(span)))) for span in windows.spans]
-        work = {stage: sum(one.work[stage] for one in each) for stage in each[0].work}
+        whole = windows.shown
+        each = [self.demand(windows.sized(number)) for number in windows.working]
+        stages = {stage: None for one in each for stage in one.work}
+        work = {stage: sum(one.work.get(stage, 0.0) for one in each) for stage in stages}
         frames = 2.0 * 3 * whole.frames * whole.height * whole.width
         return Demand(work, max(one.memory for one in each) + frames)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.generation.components import read_spec
@@ -62,6 +63,16 @@ def test_a_clip_in_windows_needs_what_a_window_needs_and_works_as_much_as_all(mo
     assert window.memory < long.memory < whole.memory
     last = model.demand(prepare(spec, "x", seconds=33 / 16))  # 65 frames, 48 new ones, and 16 new ones behind 17
     assert long.work["base"] == pytest.approx(2 * window.work["base"] + last.work["base"])
+
+    refined = prepare(spec, "x", seconds=4.0, refine=True)
+    finer, at_once = model.demand(refined), model.demand(prepare(spec, "x", seconds=8.0, refine=True))
+    long_refined = model.of_windows(Windows(refined, 129, 17))
+    last = model.demand(prepare(spec, "x", seconds=33 / 16, refine=True))
+    assert long_refined.work["refine"] == pytest.approx(2 * finer.work["refine"] + last.work["refine"])
+    assert finer.memory < long_refined.memory < at_once.memory
+    shown = dataclasses.replace(refined.media, video=torch.zeros(97, 32, 32, 3, dtype=torch.uint8))
+    going_on = Windows(dataclasses.replace(refined, media=shown), 129, 17)  # the first window shows the video alone
+    assert model.of_windows(going_on).work["refine"] == pytest.approx(finer.work["refine"] + last.work["refine"])
 
     def plan(memory, **fields):
         folder = tmp_path / f"{memory}{fields}"
