@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from jobs import batch, generate
-from skyreels.media.image import read_image
+from skyreels.media.image import read_image, write_image
 from skyreels.media.probe import probe
+from tests.overlays.scenes import lettered, views
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +111,18 @@ def test_on_ray_it_is_the_same(ray_cluster, run, listed, tmp_path):
     before = clips(tmp_path)
     assert "3 to make, 3 of them done before" in run(listed(*GOOD[:2], BAD[-1]), "--here")
     assert clips(tmp_path) == before
+
+
+def test_the_record_of_a_removal_tells_what_was_found_and_a_clip_without_any_is_a_failure(run, listed, tmp_path):
+    laid, _ = lettered(views(3, 1, size=(192, 128))[0], "No entry", (30, 100), 0.6)
+    path = listed(
+        {"name": "sign", "prompt": "a wall", "video": "laid.png", "remove": ["text"], "still": True},
+        {"name": "bare", "prompt": "a wall", "video": "bare.png", "remove": ["text"], "still": True},
+    )
+    write_image(path.with_name("laid.png"), np.repeat(laid[..., None], 3, -1))
+    write_image(path.with_name("bare.png"), np.full((128, 192, 3), 90, np.uint8))
+    run(path, "--here")
+    asked = json.loads((tmp_path / "out" / "clips" / "sign.json").read_text())["request"]
+    assert [region["kind"] for region in asked["regions"]] == ["text"]
+    (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert (failure["line"], "no text was found over the video" in failure["why"]) == ("bare", True)

@@ -40,7 +40,7 @@ class Clips:
             "seconds": request.seconds or 1.0,
             "seed": 7 if request.seed is None else request.seed,
             "fps": 8,
-            "task": "i2v" if request.first_frame else "t2v",
+            "task": "removal" if request.remove else "i2v" if request.first_frame else "t2v",
         }
         plan = folder / "plan.json"
         sizes = {name: path.stat().st_size for name, path in files.items()}

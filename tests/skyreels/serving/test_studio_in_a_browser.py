@@ -83,6 +83,16 @@ def test_a_clip_with_a_reference_and_a_painted_mask_is_made_and_played(page, htt
     assert page.faults == []
 
 
+def test_what_is_laid_over_a_video_goes_without_a_painted_mask(page, http, files):
+    page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
+    page.choose("#source", files / "clip.mp4")
+    page.run("document.querySelector('[name=task]').value = 'remove'")
+    created(page, "red without letters")
+    job = http.get("/v1/videos").json()["data"][0]
+    assert (job["prompt"], job["task"]) == ("red without letters", "removal")
+    assert page.faults == []
+
+
 def test_a_vote_waits_until_both_were_played_and_is_blind(page, http, shot):
     page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
     page.run("document.getElementById('source').dispatchEvent(new Event('change'))")
