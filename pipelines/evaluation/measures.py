@@ -21,8 +21,8 @@ FULL_SCALE = 0.999
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
     """Decibels between uint8 pictures of one shape, over the pixels (..., H, W) where `where`; at most 60."""
-    squares = (a.astype(np.float32) - b.astype(np.float32)) ** 2
-    error = float(np.mean(squares if where is None else squares[where]))
+    first, second = (values.reshape(-1) if where is None else values[where].reshape(-1) for values in (a, b))
+    error = cv2.norm(first, second, cv2.NORM_L2SQR) / first.size if first.size else float("nan")
     return CAP_DB if error <= 0 else min(CAP_DB, float(10 * np.log10(255.0**2 / error)))
 
 

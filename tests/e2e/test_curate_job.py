@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -303,10 +304,14 @@ def test_inputs_and_outputs_on_s3(ray_cluster, s3_root, tmp_path):
 
 
 def test_help_teaches():
-    done = subprocess.run([sys.executable, curate.__file__, "--help"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-X", "importtime", curate.__file__, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "refilter" in done.stdout
     assert "key=value" in done.stdout
     assert "--replay-rejects" in done.stdout, "options of the default command"
+    slow = ("scipy.signal", "scipy.stats", "torch", "mlflow", "matplotlib")  # a second or two of every start
+    assert "skyreels" in done.stderr
+    assert [name for name in slow if re.search(rf"\| +{name}$", done.stderr, re.MULTILINE)] == []
 
 
 def _names(output):

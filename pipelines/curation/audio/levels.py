@@ -1,7 +1,6 @@
 """How loud a sound is: LUFS, peaks, mean volume, clipping."""
 
 import numpy as np
-from scipy.signal import firwin, sosfilt, upfirdn
 
 SILENCE_DB = -120.0  # reported for digital silence in place of minus infinity
 ABSOLUTE_GATE_LUFS = -70.0
@@ -31,6 +30,8 @@ def true_peak_db(samples: np.ndarray) -> float:
 
     Only stretches whose own peak is within 6 dB of the clip's are oversampled.
     """
+    from scipy.signal import firwin, upfirdn  # half a second that a run, which measures in a child, need not spend
+
     peak = float(np.abs(samples).max(initial=0))
     taps = OVERSAMPLING * firwin(2 * OVERSAMPLING * PEAK_MARGIN + 1, 1 / OVERSAMPLING, window=("kaiser", 8.0))
     kept = OVERSAMPLING * np.array([2 * PEAK_MARGIN, 2 * PEAK_MARGIN + PEAK_BLOCK])  # past the filter's own delay
@@ -53,6 +54,8 @@ class KWeighting:
 
     def power(self, samples: np.ndarray, block: int) -> np.ndarray:
         """Weighted mean square per block of samples, summed over channels: (C, m * block) -> (m,)."""
+        from scipy.signal import sosfilt  # as above
+
         weighted, self._state = sosfilt(self.sos, samples, axis=1, zi=self._state)
         blocks = weighted.reshape(len(samples), -1, block)
         return np.einsum("c,cmi,cmi->m", self._weights, blocks, blocks).astype(np.float32) / block

@@ -242,11 +242,10 @@ def _sandbox(extract: str) -> Sandbox:
     """One decoding child per worker process, kept for all its parts."""
     leftovers.sweep_scratch()  # a worker before this one may have died at its work
     config = ExtractConfig.model_validate_json(extract)
-    # Torch is counted as part of the idle child: importing it takes more memory than many a source may.
+    # Large libraries are counted as part of the idle child: importing torch takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()
-    return Sandbox(
-        media_limits(config), preload=("pipelines.curation.pool.stills", "pipelines.curation.pool.stretches", *network)
-    )
+    measuring = ("pipelines.curation.pool.stills", "pipelines.curation.pool.stretches", "scipy.signal")
+    return Sandbox(media_limits(config), preload=(*measuring, *network))
 
 
 def _is_out(report: SourceReport, taken: TakenDown) -> bool:

@@ -52,7 +52,7 @@ def look(frames: np.ndarray) -> Picture:
     """What (F, H, W, 3) uint8 show."""
     small = frames.astype(np.float32)
     behind, uneven = _rim(small)
-    distance = np.linalg.norm(small - behind[:, None, None], axis=-1)
+    distance = np.sqrt(_summed((small - behind[:, None, None]) ** 2))
     contrast = float(np.percentile(distance, 97))
     mask = distance > max(LEAST_CONTRAST, 0.4 * contrast)
     labels, counts, centres, inside = [], [], [], []
@@ -76,6 +76,11 @@ def look(frames: np.ndarray) -> Picture:
     )
 
 
+def _summed(colours: np.ndarray) -> np.ndarray:
+    """Over the last axis of (..., 3): NumPy's own sum of so few is many times slower."""
+    return colours[..., 0] + colours[..., 1] + colours[..., 2]
+
+
 def _rim(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(F, 3) the median colour along the edges, and (F,) whether they have no one colour."""
     width = max(2, frames.shape[2] // 24)
@@ -83,7 +88,7 @@ def _rim(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inner[width:-width, width:-width] = False
     rim = frames[:, inner]
     middle = np.median(rim, axis=1)
-    spread = np.median(np.abs(rim - middle[:, None]).mean(-1), axis=1)
+    spread = np.median(_summed(np.abs(rim - middle[:, None])) / 3, axis=1)
     return middle, spread > UNEVEN
 
 
@@ -168,7 +173,8 @@ def _cuts(frames: np.ndarray) -> tuple[int, ...]:
     """Frames that differ from the one before far more than neighbours do."""
     if len(frames) < 2:
         return ()
-    steps = np.abs(np.diff(frames.mean(-1), axis=0)).mean((1, 2))
-    steps = np.maximum(steps, np.abs(np.diff(frames.mean((1, 2)), axis=0)).mean(-1))
+    steps = np.abs(np.diff(_summed(frames) / 3, axis=0)).mean((1, 2))
+    averages = np.array([cv2.mean(frame)[:3] for frame in frames])
+    steps = np.maximum(steps, np.abs(np.diff(averages, axis=0)).mean(-1))
     usual = float(np.median(steps))
     return tuple(int(place) + 1 for place in np.flatnonzero(steps > CUT_LEVELS + 3 * usual))

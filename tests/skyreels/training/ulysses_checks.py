@@ -293,6 +293,6 @@ def run(rank: int, folder: Path, checks: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if "training_under_zero_three" in sys.argv:
-        import deepspeed  # noqa: F401  (these two take seconds: once, before the fork)
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (these two take seconds: once, before the fork)
         import torch._dynamo
     mp.start_processes(run, (Path(sys.argv[1]), sys.argv[2:]), nprocs=WORLD, start_method="fork")
