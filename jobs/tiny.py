@@ -63,7 +63,7 @@ STEPS = {
     "sft-1": (2500, 1900),
     "sft-2": (1000, 600),
     "keyframes": (600, 300),
-    "refiner": (600, 600),
+    "refiner": (600, 4000),
 }
 
 _ONE_CACHE = ("sizes=[480]", "latents=plain")  # 64 px, as everything that follows
@@ -95,8 +95,8 @@ BY_STAGE = {
     "sft-1": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=5e-4"),
     "sft-2": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=1e-4"),
     "keyframes": (*_BOTH_FORMS, "optimizer.learning_rate=3e-4"),
-    # The refiner keeps what it is given, so it learns where little noise is left.
-    "refiner": (*_BOTH_FORMS, "flow.shift=1", "optimizer.learning_rate=5e-4"),
+    # Sampled in two steps, of which the first begins with noise alone.
+    "refiner": (*_BOTH_FORMS, "flow.shift=3", "flow.distribution=uniform", "optimizer.learning_rate=1e-3"),
 }
 """Over `EVERY_STAGE`. Where there are no pairs, or clips with room for references, other tasks have the steps."""
 
