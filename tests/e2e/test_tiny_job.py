@@ -20,7 +20,7 @@ def test_every_stage_is_set_and_reads_few_caches(gpu):
     stages = {name: load_stage(name, load_preset("tiny"), ("workers=0", *settings_for(gpu))) for name in STAGES}
     assert all(stage.steps and stage.sizes in ((64,), ()) for stage in stages.values())
     assert len({stage.latents.model_dump_json() for name, stage in stages.items() if name != "codecs"}) == 2
-    assert all(stage.flow.shift == (1 if name == "refiner" else 3) for name, stage in stages.items())
+    assert all(stage.flow.shift == 3 for stage in stages.values())
     joint = stages["joint"].mix
     assert sum(joint[task] for task in ("v2a", "a2v", "i2v")) == pytest.approx(0.25, abs=0.05)
     assert joint["t2av"] == max(joint.values())
