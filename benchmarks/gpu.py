@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +185,8 @@ def tune(record: Record) -> None:
 def refiner(record: Record) -> None:
     """Three layers of width 2048, one forward pass: sparse against dense."""
     for frames, goal in ((11, 1.5), (41, 2.5)):
-        grid = (5, 8, 8) if record.small else (frames, 34, 60)
-        dense_config = wide(record, layers=3)
-        took = {}
-        for name, config in {
-            "dense": dense_config,
-            "sparse": dataclasses.replace(dense_config, sparse=True, sparse_min_tokens=1, sparse_kernel="triton"),
-        }.items():
-            model, inputs = network(record, config, grid, sparsity=0.875 if config.sparse else 0.0)
+        grid, took = refiner_grid(record, frames), {}
+        for name, (model, inputs) in refiners(record, grid):
             took[name] = milliseconds(lambda model=model, inputs=inputs: predict(model, inputs), record)
             del model
         tokens = grid[0] * grid[1] * grid[2]
@@ -201,11 +195,7 @@ def refiner(record: Record) -> None:
 
 def profile(record: Record) -> None:
     """Which kernels the shorter of the refiner's passes spends its time in, dense and sparse, eager."""
-    grid = (5, 8, 8) if record.small else (11, 34, 60)
-    dense_config = wide(record, layers=3)
-    sparse_config = dataclasses.replace(dense_config, sparse=True, sparse_min_tokens=1, sparse_kernel="triton")
-    for name, config in {"dense": dense_config, "sparse": sparse_config}.items():
-        model, inputs = network(record, config, grid, sparsity=0.875 if config.sparse else 0.0)
+    for name, (model, inputs) in refiners(record, refiner_grid(record, 11)):
         predict(model, inputs)
         with torch.profiler.profile() as profiler:
             predict(model, inputs)
@@ -215,6 +205,18 @@ def profile(record: Record) -> None:
         ]
         for what, microseconds, count in sorted(spent, key=lambda row: -row[1])[:20]:
             record.add(f"{name}: {what[:100]}", microseconds / 1e3, "ms", count=count)
+
+
+def refiner_grid(record: Record, frames: int) -> tuple[int, int, int]:
+    return (5, 8, 8) if record.small else (frames, 34, 60)
+
+
+def refiners(record: Record, grid: tuple[int, int, int]) -> Iterator[tuple[str, tuple[MMDiT, JointInputs]]]:
+    """The dense and the sparse one, one at a time, each with its inputs."""
+    dense_config = wide(record, layers=3)
+    sparse_config = dataclasses.replace(dense_config, sparse=True, sparse_min_tokens=1, sparse_kernel="triton")
+    for name, config in {"dense": dense_config, "sparse": sparse_config}.items():
+        yield name, network(record, config, grid, sparsity=0.875 if config.sparse else 0.0)
 
 
 def blocks(record: Record) -> None:

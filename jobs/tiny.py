@@ -95,7 +95,7 @@ BY_STAGE = {
     "sft-1": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=5e-4"),
     "sft-2": (*_ONE_CACHE, *_MORE_GIVEN[2:], *_BOTH_FORMS, "optimizer.learning_rate=1e-4"),
     "keyframes": (*_BOTH_FORMS, "optimizer.learning_rate=3e-4"),
-    # Sampled in two steps, of which the first begins with noise alone.
+    # As the shipped refiner was trained (docs/decisions/0099-a-shallow-refiner.md).
     "refiner": (*_BOTH_FORMS, "flow.shift=3", "flow.distribution=uniform", "optimizer.learning_rate=1e-3"),
 }
 """Over `EVERY_STAGE`. Where there are no pairs, or clips with room for references, other tasks have the steps."""
