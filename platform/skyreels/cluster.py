@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-_OF_ONE_MACHINE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""For Ray Train in a private cluster: looking at the workers costs nothing, and nobody takes a node away."""
+_OF_ONE_MACHINE = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "1000000",
+}
+"""For a private cluster: looking at its workers costs nothing, nobody takes its node away, and nobody is sent the lines
+of logs, for which Ray's monitor would look through all of them ten times a second. They stay in files."""
 
 
 class NoCluster(ConnectionError):

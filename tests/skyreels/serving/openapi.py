@@ -16,19 +16,20 @@ ANY = st.recursive(
 
 def values(schema, document):
     """What the schema describes; one in four is anything."""
-    return st.integers(0, 3).flatmap(lambda roll: ANY if roll == 0 else _described(schema, document))
+    described = st.deferred(lambda: _described(schema, document))  # once, and not before it is drawn
+    return st.integers(0, 3).flatmap(lambda roll: ANY if roll == 0 else described)
 
 
-def operations(document):
-    """(method, path, its operation) of every route."""
-    return [
-        (method, path, operation)
+def requests(document):
+    """Of every operation alike: (method, path, query, headers, body) as `_request` draws them."""
+    return st.one_of(
+        _request(document, method, path, operation)
         for path, methods in sorted(document["paths"].items())
         for method, operation in sorted(methods.items())
-    ]
+    )
 
 
-def request(document, method, path, operation):
+def _request(document, method, path, operation):
     """(method, path, query, headers, body) of one operation; a body is JSON, form fields, or none."""
     places = {"path": {}, "query": {}, "header": {}}
     for parameter in operation.get("parameters", []):
