@@ -18,6 +18,8 @@ from skyreels.media.sandbox import Sandbox
 
 LIMITS = MediaLimits(max_file_bytes=4 * 2**30, wall_s=300.0, cpu_s=300.0)
 _DECODING = "pipelines.generation.decoding"
+_KEPT_PROBES = 256
+"""Files whose facts are remembered: those of a few requests, and not of all that a service ever had."""
 
 
 class MediaReader:
@@ -113,10 +115,14 @@ class MediaReader:
         self.close()
 
     def _probe(self, file: MediaFile) -> Probe:
-        if file.path not in self._probes:
+        known = self._probes.pop(file.path, None)
+        if known is None:
             facts = self._call(file, "probe_file", {"path": str(file.path)}, lambda reply, _: reply)
-            self._probes[file.path] = Probe.model_validate(facts)
-        return self._probes[file.path]
+            known = Probe.model_validate(facts)
+        self._probes[file.path] = known
+        if len(self._probes) > _KEPT_PROBES:
+            del self._probes[next(iter(self._probes))]
+        return known
 
     def _array(self, file: MediaFile, target: str, request: dict[str, Any]) -> np.ndarray:
         return self._call(file, target, request, lambda _, scratch: np.load(scratch / ARRAY, allow_pickle=False))

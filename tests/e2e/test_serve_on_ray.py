@@ -1,4 +1,4 @@
-"""One configuration on a real cluster: a submitted job and `serve deploy`, each ends in a clip."""
+"""One configuration on real clusters: a submitted job on one that is killed, and `serve deploy` on the next."""
 
 import os
 import socket
@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -33,14 +35,27 @@ class Cluster(NamedTuple):
     run: Callable[..., str]
     """`run(words)`: what a command says that is at home there."""
     dashboard: str
+    head: psutil.Process
 
     def application(self):
         """What `serve status` says of the service, without another process for each look."""
         return httpx.get(f"{self.dashboard}/api/serve/applications/").json()["applications"]["skyreels"]
 
+    def takes_jobs(self):
+        """Whether the agent that runs them is up."""
+        try:
+            return httpx.post(f"{self.dashboard}/api/jobs/", json={"entrypoint": "true"}, timeout=60).is_success
+        except httpx.HTTPError:
+            return False
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+    def kill(self):
+        """Every process of it at once, in whatever they do."""
+        for process in [self.head, *self.head.children(recursive=True)]:
+            process.kill()
+
+
+@contextmanager
+def cluster(folder):
     """A `Cluster` of two CPUs with a dashboard, as `make cluster-up` starts one."""
     gcs, dashboard, agent = free_ports(3)
     environment = {
@@ -55,19 +70,17 @@ def cluster(tmp_path_factory):
     words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--num-cpus", "2"]
     words += ["--object-store-memory", str(256 << 20), "--include-dashboard", "true"]
     words += ["--dashboard-agent-listen-port", str(agent)]  # the usual one may be another cluster's of this machine
-    log = (tmp_path_factory.mktemp("cluster") / "log").open("w")
-    head = subprocess.Popen(words, env=starting, cwd=REPOSITORY, stdout=log, stderr=log)
+    with (folder / f"cluster-{gcs}.log").open("w") as log:
+        head = subprocess.Popen(words, env=starting, cwd=REPOSITORY, stdout=log, stderr=log)
+
+    def run(*words):
+        done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
     try:
         until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"), 240)
-        trial = {"args": ["ray", "job", "submit", "--", "true"], "env": environment, "capture_output": True}
-        until(lambda: subprocess.run(**trial, timeout=120, check=False).returncode == 0, 240)  # its agent is up
-
-        def run(*words):
-            done = subprocess.run(words, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            return done.stdout
-
-        yield Cluster(run, f"http://127.0.0.1:{dashboard}")
+        yield Cluster(run, f"http://127.0.0.1:{dashboard}", psutil.Process(head.pid))
     finally:
         head.terminate()  # `--block` ends what it started
         head.wait(60)
@@ -84,39 +97,63 @@ def until(holds, seconds):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.3)
+        time.sleep(0.05)
 
 
-def clip(url):
-    """The bytes of a clip that is asked for there."""
-    job = httpx.post(f"{url}/v1/videos", json={"prompt": "a red ball", "seed": 1, "refine": True}, timeout=60).json()
+def ask(url):
+    """A clip in so many steps that its making is seen."""
+    wanted = {"prompt": "a red ball", "seed": 1, "refine": True, "num_inference_steps": 60}
+    return httpx.post(f"{url}/v1/videos", json=wanted, timeout=60).json()
 
-    def told():
-        return httpx.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()
 
-    until(lambda: told()["status"] not in ("queued", "in_progress"), 240)
-    last = told()
+def told(url, job):
+    return httpx.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()
+
+
+def clip(url, job):
+    """Its bytes, when it is done."""
+    until(lambda: told(url, job)["status"] not in ("queued", "in_progress"), 240)
+    last = told(url, job)
     assert last["error"] is None, last
     assert last["timings"].keys() == {"queue", "base", "refine", "decode"}
     return httpx.get(f"{url}/v1/videos/{job['id']}/content", timeout=60).content
 
 
-def test_a_submitted_job_and_a_deployed_file_serve_the_same_clip(cluster, model_folder, tmp_path):  # noqa: F811
+@pytest.fixture
+def config(model_folder, tmp_path):  # noqa: F811
+    """(file, address) of `cluster/serve.yaml` with a model, a folder, a port and small pools."""
     (port,) = free_ports(1)
-    config = yaml.safe_load((REPOSITORY / "cluster/serve.yaml").read_text())
-    arguments = config["applications"][0]["args"]
+    values = yaml.safe_load((REPOSITORY / "cluster/serve.yaml").read_text())
+    arguments = values["applications"][0]["args"]
     arguments["model"]["folder"] = str(model_folder)
     arguments["service"] |= {"files": str(tmp_path / "files"), "port": port}
     for pool in arguments["service"]["pools"].values():
         pool |= {"max_replicas": 1, "num_cpus": 0.3}
-    config["http_options"]["port"] = port
+    values["http_options"]["port"] = port
     path = tmp_path / "serve.yaml"
-    path.write_text(yaml.safe_dump(config))
-    said = cluster.run("ray", "job", "submit", "--", sys.executable, "jobs/serve.py", "--ray", "--config", str(path))
-    url = f"http://127.0.0.1:{port}"
-    assert f"on {url}" in said
-    submitted = clip(url)
-    cluster.run("serve", "deploy", str(path))
-    until(lambda: cluster.application()["status"] == "RUNNING", 120)
-    assert clip(url) == submitted
-    assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 2, "both are in one store"
+    path.write_text(yaml.safe_dump(values))
+    return path, f"http://127.0.0.1:{port}"
+
+
+def test_a_job_outlives_its_cluster_and_what_is_deployed_on_the_next_makes_the_clip_of_before(config, tmp_path):
+    path, url = config
+    with cluster(tmp_path) as first:
+        until(first.takes_jobs, 240)
+        said = first.run("ray", "job", "submit", "--", sys.executable, "jobs/serve.py", "--ray", "--config", str(path))
+        assert f"on {url}" in said
+        made = clip(url, ask(url))
+        job = ask(url)
+        until(lambda: told(url, job)["status"] == "in_progress", 240)
+        first.kill()
+    with cluster(tmp_path) as second:
+        second.run("serve", "deploy", str(path))
+        until(lambda: second.application()["status"] == "RUNNING", 120)
+        assert told(url, job)["status"] in ("queued", "in_progress"), "it was killed in the middle"
+        assert clip(url, job) == made
+        assert told(url, job)["attempts"] > len(made_in(job, url)), "a stage was begun twice"
+        assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 2, "both are in one store"
+
+
+def made_in(job, url):
+    """The stages that it went through."""
+    return told(url, job)["timings"].keys() - {"queue"}

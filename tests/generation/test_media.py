@@ -110,3 +110,14 @@ def test_picture_and_sound_of_one_file_begin_together(reader, tmp_path, picture_
     flash = int(frames.mean(axis=(1, 2, 3)).argmax()) / 16
     assert flash == pytest.approx(1.25 - picture_s, abs=1 / 16)
     assert int(np.abs(heard[0]).argmax()) / RATE == pytest.approx(flash, abs=1 / 16)
+
+
+def test_a_reader_that_lives_long_forgets_the_oldest_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.generation.media._KEPT_PROBES", 2)
+    pictures = [tmp_path / f"{name}.png" for name in "abc"]
+    with MediaReader() as reader:
+        for side, path in enumerate(pictures, 4):
+            write_image(path, np.zeros((side, side, 3), np.uint8))
+            assert reader.size(file(path)) == (side, side)
+        assert list(reader._probes) == pictures[1:]
+        assert reader.size(file(pictures[0])) == (4, 4)

@@ -70,6 +70,15 @@ def test_of_jobs_that_are_alike_the_newest_tell_and_none_that_had_to_load_a_mode
     assert store.eta(accept(store, now)) == pytest.approx(8.0 + 8.0), "the machine is slower since"
 
 
+def test_what_was_measured_of_like_work_is_asked_before_what_is_larger_and_not_dearer_in_proportion(opened, now):
+    store = opened()
+    for amount, seconds in ((10.0, 3.0), (10.4, 3.0), (20.0, 4.0), (30.0, 5.0), (40.0, 6.0)):
+        accept(store, now, amount)
+        done(store, seconds)
+        done(store, seconds)
+    assert store.eta(accept(store, now, 10.0)) == pytest.approx(3.0 + 3.0, rel=0.05)
+
+
 def test_of_a_stage_that_runs_only_the_rest_is_told(opened, now):
     store = opened()
     accept(store, now)

@@ -1,4 +1,4 @@
-"""The service on a Ray cluster: replicas are killed while they work, and each job ends in one committed result."""
+"""The service on a Ray cluster: processes are killed while jobs run, and each job ends in one committed result."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import httpx
+import psutil
 import pytest
 
 from skyreels.config import ConfigError
@@ -84,18 +85,40 @@ def until(holds, seconds=90):
     return found
 
 
+def answered(method, url, **more):
+    """The answer; None while nobody gives one, as when the ingress was killed."""
+    try:
+        answer = httpx.request(method, url, timeout=60, **more)
+    except httpx.HTTPError:
+        return None
+    return None if answer.status_code >= 500 else answer
+
+
 def asked(address, prompt):
-    answer = httpx.post(f"{address}/v1/videos", json={"prompt": prompt}, timeout=60)
+    answer = until(lambda: answered("POST", f"{address}/v1/videos", json={"prompt": prompt}))
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
 
 
 def ended(address, job):
     def look():
-        told = httpx.get(f"{address}/v1/videos/{job}", timeout=60).json()
-        return told if told["status"] in ("completed", "failed") else None
+        answer = answered("GET", f"{address}/v1/videos/{job}")
+        return answer and (told := answer.json())["status"] in ("completed", "failed") and told
 
     return until(look)
+
+
+def title_of(process):
+    try:
+        return (process.cmdline() or [""])[0]
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+def count(log, stage):
+    """How often a worker began with the stage."""
+    path = log.with_suffix(".processes")
+    return path.read_text().count(stage) if path.exists() else 0
 
 
 def worker_of(log, stage):
@@ -121,14 +144,38 @@ def test_a_service_whose_first_proxy_was_killed_answers_where_it_says(served):
     assert httpx.get(f"{address}/readyz", timeout=60).is_success
 
 
+def test_a_running_serve_cannot_be_sent_to_another_address(served):
+    _, config, _ = served
+    with pytest.raises(NoProxy, match=f"listens on 127.0.0.1:{config.port}, not on 127.0.0.1:{config.port + 1}"):
+        deploy(application(Clips, config, Clips.stages), config.model_copy(update={"port": config.port + 1}))
+
+
+def test_a_killed_ingress_and_a_killed_controller_of_serve_cost_a_job_nothing(served):
+    address, config, log = served
+    starts = count(log, "base")
+    job = asked(address, "slow red")
+    until(lambda: count(log, "base") > starts)
+    for title in ("ray::ServeController", "ray::ServeReplica:skyreels:Ingress"):
+        (process,) = [found for found in psutil.Process().children(recursive=True) if title_of(found).startswith(title)]
+        process.kill()
+    told = ended(address, job)
+    assert (told["status"], told["attempts"]) == ("completed", 2), told
+    assert ended(address, asked(address, "blue"))["status"] == "completed", "it is served on"
+    store = config.open_store()
+    assert [event.state for event in store.events(job)].count(State.COMPLETED) == 1
+    store.close()
+
+
 def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(served):
     import ray
 
     address, config, log = served
+    starts = count(log, "base")
     job = asked(address, "slow red")
+    until(lambda: count(log, "base") > starts)
     _, process = worker_of(log, "base")
     os.kill(int(process), signal.SIGKILL)
-    until(lambda: log.with_suffix(".processes").read_text().count("base") == 2)
+    until(lambda: count(log, "base") == starts + 2)
     (dispatcher,) = [
         actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "#Dispatcher#" in actor["name"]
     ]
@@ -148,9 +195,9 @@ def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(serve
 
 def test_a_cancel_reaches_a_replica_within_a_step(served):
     address, _, log = served
-    starts = log.with_suffix(".processes").read_text().count("base")
+    starts = count(log, "base")
     job = asked(address, "slow green")
-    until(lambda: log.with_suffix(".processes").read_text().count("base") > starts)
+    until(lambda: count(log, "base") > starts)
     start = time.monotonic()
     assert httpx.post(f"{address}/v1/videos/{job}/cancel").status_code == 200
     assert ended(address, job)["state"] == "cancelled"
@@ -159,9 +206,9 @@ def test_a_cancel_reaches_a_replica_within_a_step(served):
 
 def test_a_redeploy_lets_what_runs_end_and_serves_on(served):
     address, config, log = served
-    starts = log.with_suffix(".processes").read_text().count("base")
+    starts = count(log, "base")
     job = asked(address, "slow blue")
-    until(lambda: log.with_suffix(".processes").read_text().count("base") > starts)
+    until(lambda: count(log, "base") > starts)
     deploy(application(partial(LoggedClips, log.with_name("second")), config, Clips.stages), config)
     told = ended(address, job)
     assert (told["status"], told["attempts"]) == ("completed", 2), "no attempt was lost"

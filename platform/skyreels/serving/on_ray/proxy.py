@@ -5,6 +5,7 @@ import time
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ProxyStatus
 
 READY_VARIABLE = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
@@ -18,13 +19,15 @@ class NoProxy(ConnectionError):
 
 
 def start_serve(host: str, port: int, within_s: float = _START_S) -> None:
-    """Serve on the cluster that is connected, with a proxy that listens; one that runs already is used as it is.
+    """Serve on the cluster that is connected, with a proxy that listens; one that runs there already is used.
 
     A proxy that is replaced while it starts is waited for. Raises NoProxy with what to do, and then leaves no Serve
-    that it started: the address of a Serve that runs cannot be changed.
+    that it started: the address of a Serve that runs cannot be changed, so it has to be the one that is asked for.
     """
     deadline = time.monotonic() + within_s
     ours = not serve.status().proxies
+    if not ours:
+        _check_address(host, port)
     try:
         trouble = _start(host, port)
         while not _listens():
@@ -51,6 +54,15 @@ def _start(host: str, port: int) -> str:
     except RayTaskError as error:
         raise NoProxy(_told(host, port, str(error.cause))) from error
     return "it was ready, and is not any more"
+
+
+def _check_address(host: str, port: int) -> None:
+    runs = _get_global_client().http_config  # no public call tells it
+    if (runs.host, runs.port) != (host, port):
+        raise NoProxy(
+            f"Serve runs on this cluster already and listens on {runs.host}:{runs.port}, not on {host}:{port}: serve "
+            f"there (--host {runs.host} --port {runs.port}), or end it first (`serve shutdown -y`)"
+        )
 
 
 def _listens() -> bool:

@@ -13,6 +13,8 @@ from skyreels.serving.store.schema import jobs, measured, work
 
 _KEPT = 64
 _NEAREST = 5
+_ALIKE = 0.1
+"""Of the work: where several are as near as that, none further off is asked, for not all of a stage grows with work."""
 
 
 def expect(connection: sa.Connection, job: str, amounts: Mapping[str, float]) -> None:
@@ -46,8 +48,10 @@ def predicted(connection: sa.Connection, stage: str, amount: float) -> float | N
     query = sa.select(measured.c.amount, measured.c.seconds).where(measured.c.stage == stage)
     newest = connection.execute(query.order_by(measured.c.id.desc())).all()
     rows = sorted(newest, key=lambda row: abs(row.amount - amount))
-    found = [row.seconds * _scale(amount, row.amount) for row in rows[:_NEAREST]]
-    return statistics.median_low(found) if found else None  # of two, the one that had no model to load first
+    alike = [row for row in rows if abs(row.amount - rows[0].amount) <= _ALIKE * amount]
+    used = alike if len(alike) > 1 else rows  # one alone may have had a model to load
+    found = [row.seconds * _scale(amount, row.amount) for row in used[:_NEAREST]]
+    return statistics.median_low(found) if found else None
 
 
 def eta(connection: sa.Connection, job: Job) -> float | None:
