@@ -1,17 +1,20 @@
 """What the service adds to the generator, and what a long queue costs: each beside a baseline of the same run.
 
     python benchmarks/serving.py --model runs/train/model
-    python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart,eta
+    python benchmarks/serving.py --model runs/train/model --only overhead,queue,restart,eta,replicas
 
 overhead: a clip over HTTP against the same call of the generator, with its file; and from the base's commit to the
 refiner's claim. queue: a status read with no job ahead and with a hundred, in turn. restart: a killed service started
 again, until it works on the job that was killed. eta: what was told of clips of several lengths when they were asked
-for, against what they took.
+for, against what they took. replicas: eight clips by two replicas on Ray Serve against one, beside what the machine
+allows, which is two bare processes against one.
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +22,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,15 +46,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CLIENT = httpx.Client(timeout=None)  # one: making one reads certificates, which takes longer than a request
 ASKED = {"prompt": "a red ball falls with a thud", "seed": 1}
 PORT_LINE = " on http://"
+CLIPS = 8
+spawning = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("runs/train/model"))
     parser.add_argument("--clips", type=int, default=6, help="per figure, after one to warm up (default: %(default)s)")
-    parser.add_argument("--only", default="overhead,queue,restart,eta")
+    parser.add_argument("--only", default="overhead,queue,restart,eta,replicas")
     arguments = parser.parse_args()
-    known: tuple[Callable[[argparse.Namespace], None], ...] = (overhead, queue, restart, eta)
+    known: tuple[Callable[[argparse.Namespace], None], ...] = (overhead, queue, restart, eta, replicas)
     parts = {part.__name__: part for part in known}
     for name in arguments.only.split(","):
         parts[name](arguments)
@@ -137,7 +144,7 @@ def restart(arguments: argparse.Namespace) -> None:
         with started(words) as (_, url):
             until(url, job, lambda told: told["attempts"] > 1)
             claimed = time.perf_counter() - begun
-            until(url, job, lambda told: told["state"] == "completed")
+            until(url, job, is_done)
             print(f"killed and started again: at work after {claimed:.1f} s (goal: 15), ", end="")
             print(f"done after {time.perf_counter() - begun:.1f} s")
 
@@ -153,11 +160,75 @@ def eta(arguments: argparse.Namespace) -> None:
         told = [CLIENT.get(f"{url}/v1/videos/{job}").json()["eta_seconds"] for job in asked]
         took = []
         for job in asked:
-            until(url, job, lambda told: told["state"] == "completed")
+            until(url, job, is_done)
             took.append(time.perf_counter() - start)
     off = [abs(said / real - 1) for said, real in zip(told, took, strict=True)]
     pairs = ", ".join(f"{said:.1f} s of {real:.1f} s" for said, real in zip(told, took, strict=True))
     print(f"told when asked for: {pairs}; off by {100 * max(off):.0f} % at most (goal: 30)")
+
+
+def replicas(arguments: argparse.Namespace) -> None:
+    """Clips per second, of one and of two: replicas that do every stage, then processes without a service."""
+    folder = arguments.model.resolve()
+    served, alone = (on_replicas(folder, 1), on_replicas(folder, 2)), (in_processes(folder, 1), in_processes(folder, 2))
+    print(f"{CLIPS} clips by one replica: {served[0]:.1f} s; by two: {served[1]:.1f} s, ratio ", end="")
+    print(
+        f"{served[0] / served[1]:.2f} (goal: 1.8 where cores allow); two processes without a service over one: ", end=""
+    )
+    print(f"{alone[0] / alone[1]:.2f} on {os.cpu_count()} cores")
+
+
+def on_replicas(model: Path, count: int) -> float:
+    """Seconds of CLIPS, asked for at once, on a Ray of this machine's own."""
+    from ray import serve
+
+    from skyreels import cluster
+    from skyreels.serving.config import Pool
+    from skyreels.serving.on_ray.application import application, deploy
+
+    build = partial(GenerationService, ModelSettings(folder=str(model)))
+    pool = Pool(stages=build(()).stages, min_replicas=count, max_replicas=count, num_cpus=1)
+    with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        config = ServingConfig(files=folder, port=port, batch=1, ingress_cpus=0.1, pools={"All": pool})
+        with cluster.connect(num_cpus=4):
+            url = deploy(application(build, config, pool.stages), config)
+            for job in [ask(url) for _ in range(2 * count)]:  # every replica has made one
+                until(url, job, is_done, 0.2)
+            start = time.perf_counter()
+            for job in [ask(url) for _ in range(CLIPS)]:
+                until(url, job, is_done, 0.2)
+            taken = time.perf_counter() - start
+            serve.shutdown()
+    return taken
+
+
+def in_processes(model: Path, count: int) -> float:
+    """Seconds of CLIPS, by the bare generator in so many processes at once."""
+    start = spawning.Barrier(count + 1)
+    shares = [spawning.Process(target=bare_clips, args=(model, CLIPS // count, start)) for _ in range(count)]
+    for share in shares:
+        share.start()
+    start.wait()
+    begun = time.perf_counter()
+    for share in shares:
+        share.join()
+        assert share.exitcode == 0
+    return time.perf_counter() - begun
+
+
+def bare_clips(model: Path, clips: int, start: Barrier) -> None:
+    service = GenerationService(ModelSettings(folder=str(model)))
+    with TemporaryDirectory() as folder:
+        bare(service, Path(folder))
+        start.wait()
+        for _ in range(clips):
+            bare(service, Path(folder))
+
+
+def is_done(told: dict) -> bool:
+    return bool(told["state"] == "completed")
 
 
 def ask(url: str, **more: object) -> str:
@@ -166,10 +237,10 @@ def ask(url: str, **more: object) -> str:
     return str(answer.json()["id"])
 
 
-def until(url: str, job: str, holds: Callable[[dict], bool]) -> None:
+def until(url: str, job: str, holds: Callable[[dict], bool], every_s: float = 0.02) -> None:
     while not holds(told := CLIENT.get(f"{url}/v1/videos/{job}").json()):
         assert told["status"] != "failed", told
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 @contextmanager
