@@ -21,6 +21,7 @@ from pydantic import Field
 
 from model.folder import AUDIO_CODEC, ENCODER, INDEX, REFINER, TRANSFORMER, VIDEO_CODEC
 from model.generation.components import read_spec
+from model.generation.enhancing import enhanced
 from model.generation.prepared import Prepared
 from model.generation.prompts import render_prompt
 from model.generation.steps import BaseLatents, Generated, NotFinite, Progress
@@ -131,6 +132,11 @@ class GenerationService:
             if BASE in stages:
                 self._adapters  # noqa: B018
 
+    def asked(self, prompt: str) -> str:
+        """As `Servable.asked`."""
+        with refusals({}):
+            return render_prompt(enhanced(prompt, self.spec.config.trained.captions, self._enhance))
+
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """As `Servable.plan`."""
         if request.lora is not None and request.lora not in self.settings.loras:
@@ -138,7 +144,7 @@ class GenerationService:
             raise RequestRefused("lora", f"no adapter {request.lora!r} is served here; there are: {known}")
         with refusals(files):
             asked = with_regions(generation_request(request), files, self._reader)
-            prepared = prepare(asked, files, self.spec, self._reader, self._enhance)
+            prepared = prepare(asked, files, self.spec, self._reader, self._enhance if request.enhance_prompt else None)
             windows = windows_of(asked, prepared)
         demand = self._demand.demand(prepared) if windows is None else self._demand.of_windows(windows)
         self._check_memory(prepared, demand.memory, windows)

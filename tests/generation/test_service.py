@@ -288,6 +288,20 @@ def test_a_plan_tells_what_is_asked_in_the_end(structured_folder, tmp_path):
     assert "trained on 16" in facts(fps=30)["remarks"][0]
 
 
+def test_words_are_asked_as_they_are_where_a_request_says_so_and_what_they_become_is_told(structured_folder, tmp_path):
+    words = "A red ball falls with a thud"
+    service = GenerationService(ModelSettings(folder=str(structured_folder)))
+
+    def asked(**fields):
+        (prepared,) = service.plan(VideoRequest(seconds=0.5, **fields), {}, tmp_path).files
+        return from_bytes(Prepared, prepared.read_bytes()).prompt
+
+    becomes = service.asked(words)
+    assert becomes == asked(prompt=words) != words
+    assert asked(prompt=words, enhance_prompt=False) == words
+    assert asked(prompt=becomes) == asked(prompt=becomes, enhance_prompt=False) == becomes
+
+
 def test_a_preview_changes_nothing_and_resembles_the_clip(model_folder, tmp_path):
     made, shown = {}, []
     for name, after in (("plain", 1e9), ("shown", 0.0)):

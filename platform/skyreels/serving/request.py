@@ -61,6 +61,9 @@ class VideoRequest(Config):
         (), max_length=MAX_SHOTS, description="one clip of several shots, in the place of `prompt` and `seconds`"
     )
     model: str | None = Field(None, max_length=128)
+    enhance_prompt: bool = Field(
+        True, description="false: the prompt's very words are asked; /v1/prompts tells what else they become"
+    )
     negative_prompt: str = Field("", max_length=32_000)
     seconds: float | None = Field(
         None, gt=0, le=3600, validation_alias=AliasChoices("seconds", "duration"), description="also as a string"

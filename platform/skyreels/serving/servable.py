@@ -84,7 +84,8 @@ class Work:
 
 
 class Servable(Protocol):
-    """Made once in every process. `plan` is called by one thread at a time, and so is `run` for each stage."""
+    """Made once in every process. `plan` and `asked` are called by one thread at a time, and so is `run` for each
+    stage."""
 
     @property
     def models(self) -> Sequence[ModelCard]:
@@ -96,6 +97,9 @@ class Servable(Protocol):
 
     def load(self, stages: Sequence[str]) -> None:
         """Make ready what these stages need, where they will run. Without it the first run takes longer."""
+
+    def asked(self, prompt: str) -> str:
+        """What the model is asked where a request has that prompt and says nothing else. Raises RequestRefused."""
 
     def plan(self, request: VideoRequest, files: Mapping[str, Path], folder: Path) -> Plan:
         """Check a request as a whole and read its files, which `request` names; its own go to `folder`.

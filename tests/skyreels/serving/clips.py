@@ -31,6 +31,11 @@ class Clips:
     def load(self, stages):
         assert set(stages) <= set(self.stages)
 
+    def asked(self, prompt):
+        if prompt == "unspeakable":
+            raise RequestRefused("prompt", "there are no words for that")
+        return f"A clip of {prompt}."
+
     def plan(self, request, files, folder):
         if (request.seconds or 1) > 5:
             raise RequestRefused("seconds", "5 s is the longest clip: ask for less")

@@ -100,6 +100,32 @@ def test_a_vote_on_nothing_is_refused(http, vote, status, field):
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, field)
 
 
+def test_points_for_a_clip_are_what_the_evaluation_reads(http, ended, tmp_path):
+    asked = {"prompt": "red with points", "metadata": {"arena": "ours"}}
+    job = ended(http.post("/v1/videos", json=asked).json()["id"])["id"]
+    told = http.post("/v1/arena/ratings", json={"clip": job, "points": 4}).json()
+    assert told.pop("rater")
+    named = {"item": "red with points", "dimension": "overall", "model": "ours"}
+    assert told == {"kind": "likert", **named, "points": 4}
+    path = tmp_path / "votes.jsonl"
+    path.write_text("\n".join(line for line in http.get("/v1/arena/votes").text.splitlines() if "likert" in line))
+    assert [(record.model, record.points) for record in read_records(path)] == [("ours", 4)]
+    for wrong, field in (({"points": 6}, "points"), ({"points": 1, "dimension": "luck"}, "dimension")):
+        answer = http.post("/v1/arena/ratings", json={"clip": job, **wrong})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    waiting = http.post("/v1/videos", json={"prompt": "slow"}).json()["id"]
+    assert http.post("/v1/arena/ratings", json={"clip": waiting, "points": 1}).json()["error"]["param"] == "clip"
+    ended(waiting)
+
+
+def test_what_a_prompt_becomes_is_told_before_it_is_sent(http):
+    told = http.post("/v1/prompts", json={"prompt": "a red ball"})
+    assert told.json() == {"prompt": "a red ball", "asked": "A clip of a red ball."}
+    for words, field in (("unspeakable", "prompt"), ("", "prompt")):
+        answer = http.post("/v1/prompts", json={"prompt": words})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
 def test_clips_of_one_model_are_not_compared(http, ended):
     jobs = [http.post("/v1/videos", json={"prompt": "red twice"}).json()["id"] for _ in range(2)]
     for job in jobs:

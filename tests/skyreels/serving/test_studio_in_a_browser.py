@@ -93,6 +93,47 @@ def test_what_is_laid_over_a_video_goes_without_a_painted_mask(page, http, files
     assert page.faults == []
 
 
+def test_frames_stand_on_the_time_of_the_clip(page, http, files, shot):
+    page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
+    page.click("#tab-create")
+    page.fill("[name=prompt]", "blue with frames")
+    page.fill("[name=seconds]", "2")
+    page.choose("[name=first_frame]", files / "ball.png")
+    page.drag("#timeline", [(0.75, 0.5)])
+    page.until("document.querySelectorAll('#keyframes > .row').length === 1")
+    assert float(page.run("document.querySelector('[data-of=time]').value")) == pytest.approx(1.5, abs=0.02)
+    page.choose("#keyframes input[type=file]", files / "ball.png")
+    page.until("document.querySelectorAll('#timeline img').length === 2")
+    left = "[...document.querySelectorAll('#timeline img')].map((picture) => parseFloat(picture.style.left))"
+    assert page.run(left) == pytest.approx([0, 75], abs=1)
+    shot("frames")
+    page.click("#request [type=submit]")
+    page.until("document.getElementById('job-list').textContent.includes('blue with frames')")
+    assert http.get("/v1/videos").json()["data"][0]["seconds"] == "2.0"
+    page.click("#tab-create")
+    page.run("[...document.querySelectorAll('#keyframes button')].find((b) => b.textContent === 'Remove').click()")
+    assert page.run(left) == pytest.approx([0])
+    assert page.faults == []
+
+
+def test_what_the_model_is_asked_is_shown_changed_and_sent(page, http, shot):
+    page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
+    page.click("#tab-create")
+    page.fill("[name=prompt]", "a red ball")
+    page.click("#enhance")
+    page.until("document.querySelector('[name=asked]').value === 'A clip of a red ball.'")
+    page.fill("[name=asked]", " It rolls.")
+    shot("asked")
+    page.click("#request [type=submit]")
+    page.until("document.getElementById('job-list').textContent.includes('A clip of a red ball. It rolls.')")
+    job = http.get("/v1/videos").json()["data"][0]
+    assert job["prompt"] == "A clip of a red ball. It rolls."
+    page.click("#tab-create")
+    page.fill("[name=prompt]", " falls")
+    assert page.run("document.getElementById('rewritten').hidden"), "it is of other words"
+    assert page.faults == []
+
+
 def test_a_vote_waits_until_both_were_played_and_is_blind(page, http, shot):
     page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
     page.run("document.getElementById('source').dispatchEvent(new Event('change'))")
@@ -104,11 +145,15 @@ def test_a_vote_waits_until_both_were_played_and_is_blind(page, http, shot):
     assert "ours" not in page.run("document.getElementById('arena').innerText")
     page.click("#play-both")
     page.until("[...document.querySelectorAll('[data-verdict]')].every((button) => !button.disabled)")
+    page.run("document.querySelector('[data-points=second]').value = '5'")
     shot("arena")
+    page.click("#rate")
+    page.until("document.getElementById('message').textContent === 'your points are counted'")
     page.click("[data-verdict=good]")
     page.until("document.getElementById('message').textContent === 'your vote is counted'")
-    (vote,) = http.get("/v1/arena/votes").text.splitlines()
+    vote, points = http.get("/v1/arena/votes").text.splitlines()
     assert '"verdict": "good"' in vote
+    assert '"points": 5' in points
     assert page.faults == []
 
 

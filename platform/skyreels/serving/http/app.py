@@ -21,7 +21,7 @@ from skyreels.serving.http.files import file_routes
 from skyreels.serving.http.metrics import Timed
 from skyreels.serving.http.origins import LoopbackOnly
 from skyreels.serving.http.service import Service
-from skyreels.serving.http.studio import arena_routes, studio_routes
+from skyreels.serving.http.studio import arena_routes, prompt_routes, studio_routes
 from skyreels.serving.http.video import video_object
 from skyreels.serving.intake.accept import output_of
 from skyreels.serving.intake.uploads import Body, read_body
@@ -48,7 +48,17 @@ def build_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
         telemetry={"auto_configure": False},  # `tracing.start` has, for metrics go to Prometheus
         max_body_size=service.intake.limits.body_bytes,
     )
-    for routes in (_making, _ending, _reading, _streaming, file_routes, arena_routes, studio_routes, _operating):
+    for routes in (
+        _making,
+        _ending,
+        _reading,
+        _streaming,
+        file_routes,
+        prompt_routes,
+        arena_routes,
+        studio_routes,
+        _operating,
+    ):
         app.include_router(routes(service))
     app.add_middleware(Timed, metrics=service.metrics)
     if not service.keyed:

@@ -1,8 +1,8 @@
-"""The Studio page and what it alone asks for: two clips to compare, and votes on them."""
+"""The Studio page and what it asks for: a prompt as the model reads it, two clips to compare, votes and points."""
 
 import json
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -14,6 +14,7 @@ from skyreels.serving import studio
 from skyreels.serving.errors import invalid, not_found
 from skyreels.serving.http.service import Service
 from skyreels.serving.intake.fields import read_json
+from skyreels.serving.servable import RequestRefused
 from skyreels.serving.store.votes import Votes
 
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -32,7 +33,12 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_MOST_BYTES = 10_000
+_MOST_BYTES = 200_000
+_Said = TypeVar("_Said", bound=Config)
+
+
+class Words(Config):
+    prompt: str = Field(min_length=1, max_length=32_000)
 
 
 class Vote(Config):
@@ -44,7 +50,16 @@ class Vote(Config):
     verdict: Literal["good", "same", "bad"]
 
 
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Vote.model_json_schema()}}}}
+class Points(Config):
+    """For one clip, 5 is the best."""
+
+    clip: str = Field(max_length=64)
+    dimension: str = Field("overall", max_length=128)
+    points: Annotated[int, Field(ge=1, le=5)]
+
+
+def _body(model: type[Config]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
 def studio_routes(service: Service) -> APIRouter:
@@ -68,10 +83,31 @@ def studio_routes(service: Service) -> APIRouter:
     return router
 
 
+def prompt_routes(service: Service) -> APIRouter:
+    """What a prompt becomes, to be changed before it is sent with `enhance_prompt=false`."""
+    router = APIRouter(tags=["prompts"])
+
+    @router.post("/v1/prompts", openapi_extra=_body(Words))
+    async def asked(request: Request) -> dict[str, Any]:
+        """What the model is asked for these words."""
+        await service.caller(request, "write")
+        said = _read(Words, await request.body())
+        try:
+            return {"prompt": said.prompt, "asked": await service.read(service.servable.asked, said.prompt)}
+        except RequestRefused as error:
+            raise invalid(error.field, str(error)) from error
+
+    return router
+
+
 def arena_routes(service: Service) -> APIRouter:
     """Blind comparisons: models are not told before the vote, and raters see a pair both ways round in turn."""
     router = APIRouter(tags=["arena"])
     votes = Votes(service.store)
+
+    def check_dimension(name: str) -> None:
+        if name not in service.rubric:
+            raise invalid("dimension", f"{name!r} is not judged here: {', '.join(service.rubric)}")
 
     @router.get("/v1/arena/pair")
     async def pair(request: Request) -> dict[str, Any]:
@@ -83,13 +119,12 @@ def arena_routes(service: Service) -> APIRouter:
         told = {"item": found.item, "first": found.first, "second": found.second}
         return {"pair": {**told, "dimensions": list(service.rubric)}}
 
-    @router.post("/v1/arena/votes", openapi_extra=_BODY)
+    @router.post("/v1/arena/votes", openapi_extra=_body(Vote))
     async def vote(request: Request) -> dict[str, Any]:
         """Say which of two clips is better; the record tells which models they were of."""
         caller = await service.caller(request, "write")
-        said = _vote(await request.body())
-        if said.dimension not in service.rubric:
-            raise invalid("dimension", f"{said.dimension!r} is not judged here: {', '.join(service.rubric)}")
+        said = _read(Vote, await request.body())
+        check_dimension(said.dimension)
         first = await run_in_threadpool(service.store.job, caller.owner, said.first)
         second = await run_in_threadpool(service.store.job, caller.owner, said.second)
         try:
@@ -97,9 +132,21 @@ def arena_routes(service: Service) -> APIRouter:
         except ValueError as error:
             raise invalid("second", str(error)) from error
 
+    @router.post("/v1/arena/ratings", openapi_extra=_body(Points))
+    async def rate(request: Request) -> dict[str, Any]:
+        """Give one clip points; the record tells which model it was of."""
+        caller = await service.caller(request, "write")
+        said = _read(Points, await request.body())
+        check_dimension(said.dimension)
+        clip = await run_in_threadpool(service.store.job, caller.owner, said.clip)
+        try:
+            return await run_in_threadpool(votes.rate, caller.owner, clip, said.dimension, said.points)
+        except ValueError as error:
+            raise invalid("clip", str(error)) from error
+
     @router.get("/v1/arena/votes")
     async def records(request: Request) -> Response:
-        """Every vote, one JSON object a line, as the evaluation reads them. Needs the scope `metrics`."""
+        """Votes and points, one JSON object a line, as the evaluation reads them. Needs the scope `metrics`."""
         await service.caller(request, "metrics")
         found = await run_in_threadpool(votes.records)
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
@@ -108,11 +155,11 @@ def arena_routes(service: Service) -> APIRouter:
     return router
 
 
-def _vote(body: bytes) -> Vote:
+def _read(model: type[_Said], body: bytes) -> _Said:
     if len(body) > _MOST_BYTES:
-        raise invalid(None, "the vote is too long", "invalid_body")
+        raise invalid(None, f"the body is longer than {_MOST_BYTES} bytes", "invalid_body")
     try:
-        return Vote.model_validate(read_json(body))
+        return model.model_validate(read_json(body))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"]))

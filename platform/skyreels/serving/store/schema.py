@@ -146,6 +146,18 @@ votes = sa.Table(
     sa.Index("votes_of_rater", "rater"),
 )
 
+ratings = sa.Table(
+    "ratings",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("rater", sa.String(64), nullable=False),
+    sa.Column("item", sa.Text, nullable=False),
+    sa.Column("dimension", sa.String(128), nullable=False),
+    sa.Column("model", sa.String(600), nullable=False),
+    sa.Column("points", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

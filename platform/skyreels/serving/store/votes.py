@@ -1,4 +1,4 @@
-"""Which of two clips was better, and which two to ask about next."""
+"""Which of two clips was better, how good one is, and which two to ask about next."""
 
 import zlib
 from collections import Counter
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.records import Job, State
-from skyreels.serving.store.schema import jobs, votes
+from skyreels.serving.store.schema import jobs, ratings, votes
 
 _NEWEST = 200
 
@@ -56,17 +56,28 @@ class Votes:
         if _item(first) != _item(second) or shown_as(first) == shown_as(second):
             raise ValueError("they must be of one prompt and of different models")
         row = {"rater": rater, "item": _item(first), "dimension": dimension, "verdict": verdict}
-        row |= {"first": shown_as(first), "second": shown_as(second)}
-        with self.store.engine.begin() as connection:
-            connection.execute(votes.insert().values(**row, at=self.store.clock()))
-        return {"kind": "gsb", **row}
+        return self._write("gsb", votes, {**row, "first": shown_as(first), "second": shown_as(second)})
+
+    def rate(self, rater: str, clip: Job, dimension: str, points: int) -> dict[str, Any]:
+        """Write points for one clip down, 1 to 5; they are told as a record. ValueError where it cannot be judged."""
+        if clip.state is not State.COMPLETED or "prompt" not in clip.request:
+            raise ValueError("it must be done, and be of a prompt")
+        row = {"rater": rater, "item": _item(clip), "dimension": dimension, "points": points}
+        return self._write("likert", ratings, {**row, "model": shown_as(clip)})
 
     def records(self) -> list[dict[str, Any]]:
-        """All of them, as `{"kind": "gsb", "rater", "item", "dimension", "first", "second", "verdict"}`."""
-        names = ("rater", "item", "dimension", "first", "second", "verdict")
-        query = sa.select(*(votes.c[name] for name in names)).order_by(votes.c.id)
+        """All of them as the evaluation reads them, votes ("gsb") before points ("likert"); oldest first."""
         with self.store.reader.begin() as connection:
-            return [{"kind": "gsb", **row._mapping} for row in connection.execute(query)]
+            return [
+                {"kind": kind, **{name: value for name, value in row._mapping.items() if name not in ("id", "at")}}
+                for kind, table in (("gsb", votes), ("likert", ratings))
+                for row in connection.execute(sa.select(table).order_by(table.c.id))
+            ]
+
+    def _write(self, kind: str, table: sa.Table, row: dict[str, Any]) -> dict[str, Any]:
+        with self.store.engine.begin() as connection:
+            connection.execute(table.insert().values(**row, at=self.store.clock()))
+        return {"kind": kind, **row}
 
 
 def shown_as(job: Job) -> str:

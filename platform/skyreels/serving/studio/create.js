@@ -1,10 +1,12 @@
 // The form: words, frames, references with their tags, and a video with a mask painted on one of its frames.
 
-import { attempt, call, element, json, say } from "./api.js";
+import { attempt, call, element, json, say, send } from "./api.js";
 import { Painter } from "./painter.js";
+import { wireTimeline } from "./timeline.js";
 
 const form = document.getElementById("request");
 const painter = new Painter();
+const rewritten = document.getElementById("rewritten");
 const ROLES = ["subject", "style", "scene", "motion", "camera", "voice", "music"];
 
 export async function prepareForm() {
@@ -18,8 +20,12 @@ export async function prepareForm() {
 }
 
 export function wireForm(created) {
-  document.getElementById("add-keyframe").addEventListener("click", addKeyframe);
+  document.getElementById("enhance").addEventListener("click", () => attempt(showAsked));
+  form.elements.prompt.addEventListener("input", () => { rewritten.hidden = true; });
+  form.addEventListener("reset", () => { rewritten.hidden = true; });
+  document.getElementById("add-keyframe").addEventListener("click", () => addKeyframe());
   document.getElementById("add-reference").addEventListener("click", addReference);
+  wireTimeline(() => rows("keyframes").map(({ time, file }) => [Number(time.value), file.files[0]]), addKeyframe);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(async () => {
@@ -33,9 +39,17 @@ export function wireForm(created) {
   });
 }
 
-function addKeyframe() {
+async function showAsked() {
+  if (!form.elements.prompt.reportValidity()) return;
+  const { asked } = await send("v1/prompts", { prompt: form.elements.prompt.value });
+  form.elements.asked.value = asked;
+  rewritten.hidden = false;
+  form.elements.asked.focus();
+}
+
+function addKeyframe(time = "") {
   row("keyframes", [
-    element("label", {}, "Time in seconds ", element("input", { "data-of": "time", type: "number", min: "0", step: "any", required: "" })),
+    element("label", {}, "Time in seconds ", element("input", { "data-of": "time", type: "number", min: "0", step: "any", required: "", value: time })),
     element("label", {}, "Picture ", element("input", { "data-of": "file", type: "file", accept: "image/*", required: "" })),
   ]);
 }
@@ -54,9 +68,14 @@ function addReference() {
 
 function row(place, children) {
   const made = element("div", { class: "row" }, ...children);
-  made.append(element("button", { type: "button", onclick: () => made.remove() }, "Remove"));
+  made.append(element("button", { type: "button", onclick: () => remove(made) }, "Remove"));
   document.getElementById(place).append(made);
   made.querySelector("input").focus();
+}
+
+function remove(made) {
+  made.remove();
+  form.dispatchEvent(new Event("input"));
 }
 
 function insertTag(tag) {
@@ -72,7 +91,9 @@ function rows(place) {
 
 async function requestBody() {
   const body = new FormData();
-  for (const name of ["prompt", "negative_prompt", "seconds", "size", "seed", "n", "num_inference_steps", "guidance_scale", "audio_guidance_scale", "lora"]) {
+  body.append("prompt", form.elements[rewritten.hidden ? "prompt" : "asked"].value);
+  if (!rewritten.hidden) body.append("enhance_prompt", "false");
+  for (const name of ["negative_prompt", "seconds", "size", "seed", "n", "num_inference_steps", "guidance_scale", "audio_guidance_scale", "lora"]) {
     const { value } = form.elements[name];
     if (value !== "") body.append(name, value);
   }
