@@ -90,7 +90,8 @@ class VideoRequest(Config):
     mask: Source | None = Field(
         None,
         description="an image, or a video of as many frames as `source_video`; or an object: {type: bbox, box}, "
-        "{type: polygon, points}, {type: track, boxes: [{time, box}]}, {type: rle, size, counts}",
+        "{type: polygon, points}, {type: track, boxes: [{time, box}]}, {type: rle, size, counts}, "
+        "{type: painted, at: [{time, size, counts}]}",
     )
     mask_mode: Literal["edit_white"] | None = Field(
         None, description="says that white is made anew and black is kept; must be said with a mask"

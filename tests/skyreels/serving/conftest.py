@@ -34,9 +34,15 @@ def running(servable, config):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def kept_files(tmp_path_factory):
+    """Where the service of `address` keeps what it is given and makes."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def address(kept_files):
     """A service without keys, for all tests of a file."""
-    config = ServingConfig(files=str(tmp_path_factory.mktemp("files")), grace_s=5, lease_s=5, queue_per_owner=500)
+    config = ServingConfig(files=str(kept_files), grace_s=5, lease_s=5, queue_per_owner=500)
     with running(Clips(), config) as url:
         yield url
 

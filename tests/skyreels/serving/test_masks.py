@@ -57,10 +57,28 @@ def test_a_tracked_box_moves_evenly(tmp_path):
         assert (frames[number] == expected).mean() > 0.98, number
 
 
+def test_what_is_painted_at_a_time_holds_till_the_next(tmp_path):
+    empty = {"size": [24, 32], "counts": [24 * 32]}
+    square = {name: STILL["runs"][name] for name in ("size", "counts")}
+    at = [{"time": 0.25, **square}, {"time": 0.625, **empty}, {"time": 0.75, **square}]
+    drawn_mask({"type": "painted", "at": at}, VIDEO, tmp_path / "mask")
+    with av.open(str(tmp_path / "mask")) as clip:
+        frames = [frame.to_ndarray(format="rgb24")[..., 0] > 127 for frame in clip.decode(video=0)]
+    assert len(frames) == 8
+    for number, frame in enumerate(frames):
+        expected = np.zeros_like(SQUARE) if number == 5 else SQUARE
+        assert (frame == expected).mean() > 0.98, number
+
+
 @pytest.mark.parametrize(
     ("mask", "field", "told"),
     [
-        ({"type": "circle"}, "mask", "bbox, polygon, track, rle"),
+        ({"type": "circle"}, "mask", "bbox, polygon, track, rle, painted"),
+        ({"type": "painted", "at": []}, "mask.at", "at least 1"),
+        ({"type": "painted", "at": [{"time": 1, "size": [24, 32], "counts": [768]}] * 2}, "mask", "rise"),
+        ({"type": "painted", "at": [{"time": 0, "size": [24, 32], "counts": [768]}]}, "mask", "covers no pixel"),
+        ({"type": "painted", "at": [{"time": 0, "size": [24, 32], "counts": [7]}]}, "mask.at.0.counts", "768"),
+        ({"type": "painted", "at": [{"time": 0, "size": [2, 32], "counts": [64]}]}, "mask.at.0.size", "32x24"),
         ({"type": "bbox", "box": [4, 6, 4, 18]}, "mask", "has an area"),
         ({"type": "bbox", "box": [4, 6, 12]}, "mask.box.3", "required"),
         ({"type": "bbox", "box": [100, 100, 120, 120]}, "mask", "covers no pixel"),

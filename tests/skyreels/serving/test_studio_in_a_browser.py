@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -80,6 +81,27 @@ def test_a_clip_with_a_reference_and_a_painted_mask_is_made_and_played(page, htt
     )
     page.until("document.querySelector('#clip-list video').currentTime > 0.2")
     shot("gallery")
+    assert page.faults == []
+
+
+def test_what_is_painted_on_two_frames_is_sent_with_their_times(page, http, files, kept_files):
+    page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
+    page.click("#tab-create")
+    page.choose("#source", files / "clip.mp4")
+    page.until("document.getElementById('mask').width === 64")
+    page.drag("#mask", [(0.2, 0.3), (0.3, 0.3)])
+    page.run("const m = document.getElementById('moment'); m.value = 0.5; m.dispatchEvent(new Event('input'))")
+    page.drag("#mask", [(0.7, 0.6), (0.8, 0.6)])
+    assert page.run("document.getElementById('painted').textContent") == "painted at 0.00, 0.50 s"
+    created(page, "red, painted twice")
+    job = http.get("/v1/videos").json()["data"][0]["id"]
+    video = (files / "clip.mp4").read_bytes()
+    sent = (path for path in kept_files.glob(f"videos/{job}/request-0/**/*") if path.is_file() and not path.suffix)
+    (painted,) = (path for path in sent if path.read_bytes() != video)
+    with av.open(str(painted)) as clip:
+        mask = np.stack([frame.to_ndarray(format="gray") > 127 for frame in clip.decode(video=0)])
+    assert (mask[0, 14, 16], mask[0, 29, 48]) == (True, False), "the second is not there yet"
+    assert (mask[5, 14, 16], mask[5, 29, 48]) == (True, True), "it began as what held"
     assert page.faults == []
 
 

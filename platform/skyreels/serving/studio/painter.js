@@ -1,20 +1,22 @@
-// A brush over one frame of a video: white is made anew. The mask has the video's own size.
+// A brush over frames of a video: white is made anew. What is painted on one holds till the next that is painted on. The
+// mask has the video's own size.
 
 export class Painter {
   constructor() {
     this.canvas = document.getElementById("mask");
     this.context = this.canvas.getContext("2d");
-    this.drawn = document.createElement("canvas");
+    this.layers = new Map(); // by seconds, the first one also before its time
+    this.seconds = 0;
     this.video = document.createElement("video");
     this.video.muted = true;
     this.video.playsInline = true;
     this.video.preload = "auto";
     this.at = { x: 0, y: 0 };
-    this.painted = false;
     document.getElementById("source").addEventListener("change", (event) => this.open(event.target.files[0]));
     document.getElementById("clear").addEventListener("click", () => this.clear());
     document.getElementById("moment").addEventListener("input", (event) => {
-      this.video.currentTime = event.target.value * this.video.duration;
+      this.seconds = event.target.value * this.video.duration;
+      this.video.currentTime = Math.max(1e-3, this.seconds);
     });
     this.video.addEventListener("loadedmetadata", () => this.resize());
     for (const event of ["loadeddata", "seeked"]) this.video.addEventListener(event, () => this.show());
@@ -33,20 +35,41 @@ export class Painter {
   }
 
   resize() {
-    for (const canvas of [this.canvas, this.drawn]) {
-      canvas.width = this.video.videoWidth;
-      canvas.height = this.video.videoHeight;
-    }
+    this.canvas.width = this.video.videoWidth;
+    this.canvas.height = this.video.videoHeight;
+    this.seconds = document.getElementById("moment").value = 0;
     this.at = { x: this.canvas.width / 2, y: this.canvas.height / 2 };
     this.clear();
     this.video.currentTime = 1e-3; // a browser decodes no frame of a hidden video before it is asked for one
   }
 
   clear() {
-    const context = this.drawn.getContext("2d");
-    context.clearRect(0, 0, this.drawn.width, this.drawn.height);
-    this.painted = false;
+    this.layers.clear();
     this.show();
+  }
+
+  /** In their order in time. */
+  get painted() {
+    return [...this.layers].sort(([one], [other]) => one - other);
+  }
+
+  /** What holds now, null where nothing was painted. */
+  held() {
+    const { painted } = this;
+    return (painted.findLast(([time]) => time <= this.seconds) ?? painted[0])?.[1] ?? null;
+  }
+
+  /** What is painted on now: a layer of this frame, which begins as what holds. */
+  layer() {
+    if (!this.layers.has(this.seconds)) {
+      const made = document.createElement("canvas");
+      made.width = this.canvas.width;
+      made.height = this.canvas.height;
+      const before = this.held();
+      if (before) made.getContext("2d").drawImage(before, 0, 0);
+      this.layers.set(this.seconds, made);
+    }
+    return this.layers.get(this.seconds);
   }
 
   get radius() {
@@ -82,7 +105,7 @@ export class Painter {
   }
 
   stroke(from, to) {
-    const context = this.drawn.getContext("2d");
+    const context = this.layer().getContext("2d");
     const rubbing = document.getElementById("rub").checked;
     context.globalCompositeOperation = rubbing ? "destination-out" : "source-over";
     context.strokeStyle = "#fff";
@@ -92,7 +115,6 @@ export class Painter {
     context.moveTo(from.x, from.y);
     context.lineTo(to.x + 0.01, to.y);
     context.stroke();
-    this.painted ||= !rubbing;
   }
 
   show() {
@@ -102,24 +124,45 @@ export class Painter {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(this.video, 0, 0, canvas.width, canvas.height);
     context.globalAlpha = 0.6;
-    context.drawImage(this.drawn, 0, 0);
+    const held = this.held();
+    if (held) context.drawImage(held, 0, 0);
     context.globalAlpha = 1;
     context.strokeStyle = "#f0a274";
     context.lineWidth = Math.max(1, canvas.width / 300);
     context.beginPath();
     context.arc(this.at.x, this.at.y, this.radius, 0, 2 * Math.PI);
     context.stroke();
+    const times = this.painted.map(([time]) => time.toFixed(2)).join(", ");
+    document.getElementById("painted").textContent = times && `painted at ${times} s`;
   }
 
-  /** White on black, as PNG. */
+  /** White on black as PNG, or what is painted at several times, as the service documents it. */
   async mask() {
-    if (!this.painted) throw new Error("paint over the part that is to be made anew");
+    const { painted } = this;
+    const at = painted.map(([time, layer]) => ({ time, size: [layer.height, layer.width], counts: runs(layer) }));
+    if (at.every(({ counts }) => counts.length === 1)) throw new Error("paint over the part that is to be made anew");
+    if (at.length > 1) return JSON.stringify({ type: "painted", at });
     const flat = document.createElement("canvas");
-    flat.width = this.drawn.width;
-    flat.height = this.drawn.height;
+    flat.width = this.canvas.width;
+    flat.height = this.canvas.height;
     const context = flat.getContext("2d");
     context.fillRect(0, 0, flat.width, flat.height);
-    context.drawImage(this.drawn, 0, 0);
+    context.drawImage(painted[0][1], 0, 0);
     return new Promise((resolve) => flat.toBlob(resolve, "image/png"));
   }
+}
+
+/** Lengths of runs down the columns, of what is not painted first. */
+function runs(layer) {
+  const { width, height } = layer;
+  const { data } = layer.getContext("2d").getImageData(0, 0, width, height);
+  const counts = [0];
+  for (let x = 0; x < width; x += 1) {
+    for (let y = 0; y < height; y += 1) {
+      const white = data[4 * (y * width + x) + 3] > 127;
+      if (white !== (counts.length % 2 === 0)) counts.push(0);
+      counts[counts.length - 1] += 1;
+    }
+  }
+  return counts;
 }
