@@ -107,7 +107,7 @@ def test_av1_with_opus_shows_what_h264_does(run):
         assert json.loads(container.metadata["comment"])["made_by_ai"]
     shown = [frames_of(path).astype(float) for path in (plain, made)]
     assert shown[0].shape == shown[1].shape
-    assert np.corrcoef(*(frames.ravel() for frames in shown))[0, 1] > 0.95, "noise, which both lose a part of"
+    assert np.corrcoef(*(frames.ravel() for frames in shown))[0, 1] > 0.9, "noise, which both lose a part of"
 
 
 def test_sound_alone_and_one_picture_follow_the_suffix(run):

@@ -59,9 +59,7 @@ def write_video(
         raise ValueError(f"write_video({path}): fps must be positive, got {fps}")
     audio_codec = audio_codec or _SOUND[codec]
     if audio is not None:
-        audio = _checked_audio(audio, path)
-    if audio is not None and audio_codec == "libopus":
-        audio, sample_rate = _for_opus(audio, sample_rate), _OPUS_RATE
+        audio, sample_rate = _for_encoder(_checked_audio(audio, path), sample_rate, audio_codec)
     numbered = enumerate(frames)
     first = next(numbered, None)
     if first is None:
@@ -72,11 +70,9 @@ def write_video(
         if comment:
             container.metadata["comment"] = comment
         video = _video_stream(container, rate, size, codec, _options(codec, crf, preset), gop or round(2 * rate) or 1)
-        sound = (
-            None
-            if audio is None
-            else _audio_stream(container, audio_codec, sample_rate, audio.shape[0], audio_bit_rate)
-        )
+        sound = None
+        if audio is not None:
+            sound = _audio_stream(container, audio_codec, sample_rate, audio.shape[0], audio_bit_rate)
         # Sound goes in as the picture advances: the muxer interleaves packets without holding a stream back.
         blocks = iter(()) if sound is None or audio is None else _audio_blocks(audio, sample_rate, sound)
         reformatter = VideoReformatter()  # one for all: setting a conversion up takes longer than a small frame
@@ -87,12 +83,19 @@ def write_video(
             while sound is not None and heard <= count / rate and (block := next(blocks, None)) is not None:
                 container.mux(sound.encode(block))
                 heard += block.samples / sample_rate
-        for block in blocks:
-            container.mux(sound.encode(block))  # type: ignore[union-attr]  # blocks is empty without sound
-        for stream in (video, sound):
-            if stream is not None:
-                container.mux(stream.encode(None))
+        _finish(container, video, sound, blocks)
     return count
+
+
+def _finish(
+    container: OutputContainer, video: VideoStream, sound: AudioStream | None, blocks: Iterator[AudioFrame]
+) -> None:
+    """The sound that is left, and what the encoders hold back."""
+    for block in blocks:
+        container.mux(sound.encode(block))  # type: ignore[union-attr]  # blocks is empty without sound
+    for stream in (video, sound):
+        if stream is not None:
+            container.mux(stream.encode(None))
 
 
 def write_flac(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -204,15 +207,16 @@ def _converted(
     )
 
 
-def _for_opus(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(C, N) at the rate of Opus."""
-    if sample_rate == _OPUS_RATE:
-        return audio
+def _for_encoder(audio: np.ndarray, sample_rate: int, codec: str) -> tuple[np.ndarray, int]:
+    """The sound at a rate that the codec is given, and that rate."""
+    if codec != "libopus" or sample_rate == _OPUS_RATE:
+        return audio, sample_rate
     from scipy.signal import resample_poly  # takes a second that who writes H.264 need not spend
 
     common = math.gcd(_OPUS_RATE, sample_rate)
     brought = resample_poly(audio, _OPUS_RATE // common, sample_rate // common, axis=1)
-    return np.clip(brought, -1.0, 1.0).astype(np.float32)
+    clipped: np.ndarray = np.clip(brought, -1.0, 1.0).astype(np.float32)
+    return clipped, _OPUS_RATE
 
 
 def _audio_blocks(audio: np.ndarray, sample_rate: int, stream: AudioStream) -> Iterator[AudioFrame]:
