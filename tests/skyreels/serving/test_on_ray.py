@@ -170,7 +170,7 @@ def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(serve
     import ray
 
     address, config, log = served
-    starts = count(log, "base")
+    starts, refined = count(log, "base"), count(log, "refine")
     job = asked(address, "slow red")
     until(lambda: count(log, "base") > starts)
     _, process = worker_of(log, "base")
@@ -180,8 +180,11 @@ def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(serve
         actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "#Dispatcher#" in actor["name"]
     ]
     ray.kill(ray.get_actor(dispatcher, namespace="serve"))
+    until(lambda: count(log, "refine") > refined)
+    _, process = worker_of(log, "refine")
+    os.kill(int(process), signal.SIGKILL)
     told = ended(address, job)
-    assert (told["status"], told["attempts"]) == ("completed", 3), told
+    assert (told["status"], told["attempts"]) == ("completed", 4), told
     assert httpx.get(f"{address}/v1/videos/{job}/content").status_code == 200
     store = config.open_store()
     made = [(file.stage, file.name) for file in store.files(job) if file.stage]
