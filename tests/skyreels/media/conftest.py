@@ -1,5 +1,7 @@
 """Media for the tests, made through PyAV alone, so that what is under test never judges itself."""
 
+import os
+from contextlib import contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -27,6 +29,17 @@ def number_of(luma):
     return sum(1 << bit for bit in range(BITS) if grey[height // 4, bit * block + block // 2] > 128)
 
 
+@contextmanager
+def scheduled_as_before():
+    """SVT-AV1, run as root, puts its whole process under real-time scheduling, and every other would starve."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
+@scheduled_as_before()
 def make_video(
     path,
     frames,

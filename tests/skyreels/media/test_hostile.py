@@ -1,5 +1,6 @@
 """Broken copies of small files, by the hundred: each is read, or refused with a reason, and no child is lost."""
 
+import os
 import random
 import sys
 from collections import Counter
@@ -89,3 +90,9 @@ def test_broken_copies_are_read_or_refused(box, studio, tmp_path, codec, muxer, 
     assert not {"internal_error", "decoder_crashed", "decode_timeout"} & outcomes.keys(), str(last)
     assert outcomes["read"] > 0
     assert len(outcomes) > 1
+
+
+def test_making_media_leaves_the_scheduling_of_this_process_alone(studio, tmp_path):
+    before = os.sched_getscheduler(0)
+    studio.video(tmp_path / "a.mkv", [studio.numbered(i) for i in range(3)], codec="libsvtav1", container="matroska")
+    assert os.sched_getscheduler(0) == before
