@@ -188,9 +188,9 @@ def on_replicas(model: Path, count: int) -> float:
 
     build = partial(GenerationService, ModelSettings(folder=str(model)))
     pool = Pool(stages=build(()).stages, min_replicas=count, max_replicas=count, num_cpus=1)
-    with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-        free.close()
+    with TemporaryDirectory() as folder:
         config = ServingConfig(files=folder, port=port, batch=1, ingress_cpus=0.1, pools={"All": pool})
         with cluster.connect(num_cpus=4):
             url = deploy(application(build, config, pool.stages), config)

@@ -1,4 +1,4 @@
-"""One configuration on real clusters: a submitted job on one that is killed, and `serve deploy` on the next."""
+"""One configuration on real clusters: a submitted job, `serve deploy` over it, and again after a cluster was killed."""
 
 import os
 import socket
@@ -135,13 +135,16 @@ def config(model_folder, tmp_path):  # noqa: F811
     return path, f"http://127.0.0.1:{port}"
 
 
-def test_a_job_outlives_its_cluster_and_what_is_deployed_on_the_next_makes_the_clip_of_before(config, tmp_path):
+def test_what_is_submitted_and_deployed_makes_one_clip_and_a_job_outlives_its_cluster(config, tmp_path):
     path, url = config
     with cluster(tmp_path) as first:
         until(first.takes_jobs, 240)
         said = first.run("ray", "job", "submit", "--", sys.executable, "jobs/serve.py", "--ray", "--config", str(path))
         assert f"on {url}" in said
         made = clip(url, ask(url))
+        first.run("serve", "deploy", str(path))
+        until(lambda: first.application()["status"] == "RUNNING", 120)
+        assert clip(url, ask(url)) == made
         job = ask(url)
         until(lambda: told(url, job)["status"] == "in_progress", 240)
         first.kill()
@@ -151,7 +154,7 @@ def test_a_job_outlives_its_cluster_and_what_is_deployed_on_the_next_makes_the_c
         assert told(url, job)["status"] in ("queued", "in_progress"), "it was killed in the middle"
         assert clip(url, job) == made
         assert told(url, job)["attempts"] > len(made_in(job, url)), "a stage was begun twice"
-        assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 2, "both are in one store"
+        assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 3, "all are in one store"
 
 
 def made_in(job, url):

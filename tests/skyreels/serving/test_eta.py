@@ -10,7 +10,7 @@ from tests.skyreels.serving.clips import PAUSES, STEPS, Clips
 from tests.skyreels.serving.conftest import running
 
 ONCE = httpx.Limits(max_keepalive_connections=0)  # what is kept open may be closed while a machine stands still
-LEARNED, TOLD, TRIES = 2, 3, 3
+LEARNED, TOLD, TRIES = 2, 3, 4
 REST_S = len(Clips.stages) * STEPS * PAUSES["slow"]
 """What a job cannot do without. Where one takes half as long again, the machine stood still: that tells nothing."""
 
@@ -28,7 +28,7 @@ def test_the_time_that_is_told_comes_true_within_a_third(tmp_path):
         if max(*alone, took[-1] / TOLD) < 1.5 * REST_S:
             assert etas == pytest.approx(took, rel=0.3)
             return
-    pytest.skip(f"the machine stood still in each of {TRIES} tries, at last for {took[-1] - TOLD * REST_S:.1f} s")
+    pytest.fail(f"the machine stood still in each of {TRIES} tries, at last for {took[-1] - TOLD * REST_S:.1f} s")
 
 
 def ask(http):

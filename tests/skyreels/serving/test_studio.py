@@ -126,6 +126,12 @@ def test_what_a_prompt_becomes_is_told_before_it_is_sent(http):
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
+@pytest.mark.parametrize(("path", "most"), [("arena/votes", 10_000), ("arena/ratings", 10_000), ("prompts", 200_000)])
+def test_a_body_that_is_too_long_is_not_read(http, path, most):
+    error = http.post(f"/v1/{path}", content=b" " * (most + 1)).json()["error"]
+    assert (error["code"], f"{most} bytes" in error["message"]) == ("invalid_body", True)
+
+
 def test_clips_of_one_model_are_not_compared(http, ended):
     jobs = [http.post("/v1/videos", json={"prompt": "red twice"}).json()["id"] for _ in range(2)]
     for job in jobs:

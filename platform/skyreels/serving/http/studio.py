@@ -33,7 +33,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_MOST_BYTES = 200_000
+_MOST_BYTES = 10_000
+_MOST_PROMPT_BYTES = 200_000  # of 32,000 characters, escaped
 _Said = TypeVar("_Said", bound=Config)
 
 
@@ -91,7 +92,7 @@ def prompt_routes(service: Service) -> APIRouter:
     async def asked(request: Request) -> dict[str, Any]:
         """What the model is asked for these words."""
         await service.caller(request, "write")
-        said = _read(Words, await request.body())
+        said = _read(Words, await request.body(), _MOST_PROMPT_BYTES)
         try:
             return {"prompt": said.prompt, "asked": await service.read(service.servable.asked, said.prompt)}
         except RequestRefused as error:
@@ -155,9 +156,9 @@ def arena_routes(service: Service) -> APIRouter:
     return router
 
 
-def _read(model: type[_Said], body: bytes) -> _Said:
-    if len(body) > _MOST_BYTES:
-        raise invalid(None, f"the body is longer than {_MOST_BYTES} bytes", "invalid_body")
+def _read(model: type[_Said], body: bytes, most: int = _MOST_BYTES) -> _Said:
+    if len(body) > most:
+        raise invalid(None, f"the body is longer than {most} bytes", "invalid_body")
     try:
         return model.model_validate(read_json(body))
     except ValidationError as error:
