@@ -20,7 +20,7 @@ from functools import partial
 import torch
 
 from pipelines.generation.enhance import add_enhancer, asked_config
-from pipelines.generation.finishing import load_finish
+from pipelines.generation.finishing import add_finishing, load_finish
 from pipelines.generation.lists.batch import FAILURES, ClipMaker, Making, failed, read_list, remaining
 from skyreels import cluster
 from skyreels.command_line import exit_status
@@ -81,6 +81,7 @@ def _making(arguments: argparse.Namespace) -> Making:
         _DTYPES.get(arguments.dtype),
         asked_config(arguments),
         arguments.finish,
+        arguments.codec,
     )
 
 
@@ -94,8 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="try what failed before once more")
     parser.add_argument("--device", default="", help="default: cuda where a worker has one, else cpu")
     parser.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
-    finish = "given each file and its record before they are published"
-    parser.add_argument("--finish", default="", metavar="MODULE:FUNCTION", help=finish)
+    add_finishing(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     where = parser.add_argument_group("where")
     where.add_argument("--here", action="store_true", help="in this process, without Ray")

@@ -39,7 +39,7 @@ from model.generator import Generator
 from model.inspect import clip_of
 from pipelines.generation.costs.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
-from pipelines.generation.finishing import load_finish
+from pipelines.generation.finishing import add_finishing, load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
 from pipelines.generation.ranks import Voted, follow, run_on_ranks, share
@@ -165,6 +165,7 @@ def _render(
                 watch=timed,
                 finish=load_finish(arguments.finish),
                 windows=None if windows is None else replace(windows, first=one),
+                codec=arguments.codec,
             )
         print_rendered(made)
 
@@ -274,12 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--lora", metavar="FOLDER", help="an adapter, as jobs/finetune.py writes it")
     run.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
-    run.add_argument(
-        "--finish",
-        default="",
-        metavar="MODULE:FUNCTION",
-        help="given the file and its record before they are published",
-    )
+    add_finishing(run)
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     run.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")

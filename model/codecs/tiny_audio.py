@@ -95,7 +95,9 @@ class Spectrum(nn.Module):
         super().__init__()
         self.hop = hop
         self.margin = (window - hop) // 2
-        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        # Never on meta: there this one operator is made of Python, which imports torch's compiler for 1.4 s.
+        made = torch.hann_window(window, device="cpu").to(torch.get_default_device())
+        self.register_buffer("window", made, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         frames = F.pad(waveform, (self.margin, self.margin)).unfold(-1, len(self.window), self.hop)

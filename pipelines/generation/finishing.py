@@ -1,16 +1,18 @@
-"""The last word on a clip's file: an operator's own callable, such as one that signs it (C2PA) or marks it.
+"""What a clip's file is in the end: its codec, and an operator's own callable, such as one that signs it (C2PA).
 
-It is named in the configuration, never in a request.
+Both are named in the configuration or the command, never in a request.
 """
 
 import importlib
 import json
 import logging
+from argparse import ArgumentParser, _ArgumentGroup
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from skyreels.config import ConfigError
+from skyreels.media.encode import VideoCodec
 from skyreels.media.errors import MediaError
 from skyreels.media.sniff import sniff
 
@@ -22,6 +24,14 @@ Finish = Callable[[Path, Mapping[str, Any]], Mapping[str, Any] | None]
 
 class FinishFailed(ValueError):
     """The file was made, and is not what the operator lets out. The log says why."""
+
+
+def add_finishing(parser: ArgumentParser | _ArgumentGroup) -> None:
+    """The options --codec and --finish; the latter is for `load_finish`."""
+    told = "of a video; with av1 the sound is Opus (default: %(default)s)"
+    parser.add_argument("--codec", choices=get_args(VideoCodec), default="h264", help=told)
+    told = "given each file and its record before they are published"
+    parser.add_argument("--finish", default="", metavar="MODULE:FUNCTION", help=told)
 
 
 def load_finish(name: str) -> Finish | None:

@@ -23,7 +23,7 @@ from model.generator import Generator
 from pipelines.generation.finishing import Finish, finished
 from pipelines.generation.request import GenerationRequest, RequestError
 from pipelines.generation.windows import Windows, decode_windows, make_windows
-from skyreels.media.encode import write_flac, write_video, write_wav
+from skyreels.media.encode import VideoCodec, write_flac, write_video, write_wav
 from skyreels.media.image import write_image
 from skyreels.storage import Storage, normalise
 
@@ -119,12 +119,14 @@ def render(
     watch: Stopwatch | None = None,
     finish: Finish | None = None,
     windows: Windows | None = None,
+    codec: VideoCodec = "h264",
 ) -> Rendered:
     """Make the clip, publish it and then its record; of a clip in `windows`, `prepared` is the first of them.
 
     Pictures are decoded as they are encoded. The same seed gives the same file on one device. `asked` is what the
     record says of the request; `provenance` is what it says of the model besides identities; `watch` has timed what
-    came before; `finish` is given the file and its record before they are published. Raises ValueError.
+    came before; `finish` is given the file and its record before they are published; `codec` is that of a video.
+    Raises ValueError.
     """
     watch = watch or Stopwatch()
     with watch.timing("generate"):
@@ -144,7 +146,7 @@ def render(
     }
     with TemporaryDirectory(prefix="skyreels-clip-") as scratch, watch.timing("write"):
         path = Path(scratch) / output.name
-        write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed))
+        write_clip(made, output.kind, path, origin(generator.components.identities(), prepared.seed), codec)
         facts = finished(finish, path, facts)
         output.storage.upload(path, output.name)
     record = (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
@@ -180,14 +182,17 @@ def origin(identities: Mapping[str, str], seed: int | None, **more: Any) -> Mapp
     return {name: value for name, value in told.items() if value is not None}
 
 
-def write_clip(made: Generated, kind: OutputKind, path: Path, told: Mapping[str, Any]) -> None:
+def write_clip(
+    made: Generated, kind: OutputKind, path: Path, told: Mapping[str, Any], codec: VideoCodec = "h264"
+) -> None:
     """To a local file, whose suffix tells the format; a video's container holds what is `told`, as JSON."""
     sound = None if made.audio is None else made.audio.numpy()
     rate = made.clip.audio.sample_rate if made.clip.audio is not None else 0
     if kind == "still":
         write_image(path, next(iter(made.frames)))
     elif kind == "video":
-        write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate, comment=json.dumps(told))
+        comment = json.dumps(told)
+        write_video(path, made.frames, made.clip.fps, audio=sound, sample_rate=rate, codec=codec, comment=comment)
     elif sound is not None:
         (write_wav if path.suffix.lower() == ".wav" else write_flac)(path, sound, rate)
 

@@ -41,6 +41,7 @@ from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS
 from pipelines.generation.translation import generation_request, refusals, task_of
 from pipelines.generation.windows import Windows, decode_windows, refine_windows, sample_windows, windows_of
 from skyreels.config import Config
+from skyreels.media.encode import VideoCodec
 from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
@@ -80,6 +81,7 @@ class ModelSettings(Config):
     enhancer: EnhancerConfig | None = Field(
         EnhancerConfig(), description="what puts prompts into a form that the model was trained on; None: nothing does"
     )
+    codec: VideoCodec = Field("h264", description="of the clips' pictures; with av1 their sound is Opus")
     finish: str = Field(
         "", description="module:function that is given each clip's file and record before they are published: to sign"
     )
@@ -311,7 +313,7 @@ class GenerationService:
         adapter = work.files.get(_ADAPTER)
         lora = None if adapter is None else json.loads(adapter.read_text())["name"]
         told = origin(identities, prepared.seed, lora=lora)
-        write_clip(made, "video", work.folder / "video.mp4", told)
+        write_clip(made, "video", work.folder / "video.mp4", told, self.settings.codec)
         write_image(work.folder / "thumbnail.jpg", made.frames[len(made.frames) // 2])
         write_image(work.folder / "spritesheet.jpg", contact_sheet(made.frames))
         facts = {**clip_facts(made, "video"), "provenance": identities}

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.generation.conftest import model_folder  # noqa: F401 (a fixture)
+from tests.plain_http import HTTP
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -39,12 +40,12 @@ class Cluster(NamedTuple):
 
     def application(self):
         """What `serve status` says of the service, without another process for each look."""
-        return httpx.get(f"{self.dashboard}/api/serve/applications/").json()["applications"]["skyreels"]
+        return HTTP.get(f"{self.dashboard}/api/serve/applications/").json()["applications"]["skyreels"]
 
     def takes_jobs(self):
         """Whether the agent that runs them is up."""
         try:
-            return httpx.post(f"{self.dashboard}/api/jobs/", json={"entrypoint": "true"}, timeout=60).is_success
+            return HTTP.post(f"{self.dashboard}/api/jobs/", json={"entrypoint": "true"}, timeout=60).is_success
         except httpx.HTTPError:
             return False
 
@@ -88,7 +89,7 @@ def cluster(folder):
 
 def answers(url):
     try:
-        return httpx.get(url, timeout=5).is_success
+        return HTTP.get(url, timeout=5).is_success
     except httpx.HTTPError:
         return False
 
@@ -97,17 +98,17 @@ def until(holds, seconds):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.2)  # what is asked is at work on the same cores
 
 
 def ask(url):
     """A clip in so many steps that its making is seen."""
     wanted = {"prompt": "a red ball", "seed": 1, "refine": True, "num_inference_steps": 60}
-    return httpx.post(f"{url}/v1/videos", json=wanted, timeout=60).json()
+    return HTTP.post(f"{url}/v1/videos", json=wanted, timeout=60).json()
 
 
 def told(url, job):
-    return httpx.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()
+    return HTTP.get(f"{url}/v1/videos/{job['id']}", timeout=60).json()
 
 
 def clip(url, job):
@@ -116,7 +117,7 @@ def clip(url, job):
     last = told(url, job)
     assert last["error"] is None, last
     assert last["timings"].keys() == {"queue", "base", "refine", "decode"}
-    return httpx.get(f"{url}/v1/videos/{job['id']}/content", timeout=60).content
+    return HTTP.get(f"{url}/v1/videos/{job['id']}/content", timeout=60).content
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_what_is_submitted_and_deployed_makes_one_clip_and_a_job_outlives_its_cl
         assert told(url, job)["status"] in ("queued", "in_progress"), "it was killed in the middle"
         assert clip(url, job) == made
         assert told(url, job)["attempts"] > len(made_in(job, url)), "a stage was begun twice"
-        assert len(httpx.get(f"{url}/v1/videos").json()["data"]) == 3, "all are in one store"
+        assert len(HTTP.get(f"{url}/v1/videos").json()["data"]) == 3, "all are in one store"
 
 
 def made_in(job, url):

@@ -5,6 +5,7 @@ import json
 import shutil
 from contextlib import nullcontext, suppress
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,17 @@ def test_several_clips_are_those_of_their_seeds(run, model_folder, tmp_path):
     assert (tmp_path / "clip-2.mp4").read_bytes() == alone.read_bytes()
     assert (tmp_path / "clip-1.mp4").read_bytes() != alone.read_bytes()
     assert not (tmp_path / "clip.mp4").exists()
+
+
+def test_av1_with_opus_shows_what_h264_does(run):
+    plain, _ = run("--prompt", "x", output="plain.mp4")
+    made, _ = run("--prompt", "x", "--codec", "av1")
+    with av.open(str(made)) as container:
+        assert [stream.codec.canonical_name for stream in container.streams] == ["av1", "opus"]
+        assert json.loads(container.metadata["comment"])["made_by_ai"]
+    shown = [frames_of(path).astype(float) for path in (plain, made)]
+    assert shown[0].shape == shown[1].shape
+    assert np.corrcoef(*(frames.ravel() for frames in shown))[0, 1] > 0.9, "noise, which both lose a part of"
 
 
 def test_sound_alone_and_one_picture_follow_the_suffix(run):

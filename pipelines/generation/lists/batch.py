@@ -26,6 +26,7 @@ from pipelines.generation.request import GenerationRequest
 from pipelines.generation.windows import windows_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, digest
 from skyreels.config import ConfigError
+from skyreels.media.encode import VideoCodec
 from skyreels.parts import Part
 from skyreels.storage import Storage, sha256_of
 
@@ -44,6 +45,7 @@ class Making:
     dtype: torch.dtype | None = None
     enhancer: EnhancerConfig | None = field(default_factory=EnhancerConfig)
     finish: str = ""
+    codec: VideoCodec = "h264"
 
     @property
     def log(self) -> CommitLog:
@@ -122,6 +124,7 @@ class ClipMaker:
             asked=work["request"] | request.model_dump(mode="json", include={"regions"}, exclude_defaults=True),
             finish=self._finish,
             windows=windows_of(request, prepared),
+            codec=self.making.codec,
         )
         return tuple(_committed(storage, made) for made in (output.name, output.record_name))
 

@@ -1,3 +1,4 @@
+import os
 from fractions import Fraction
 
 import av
@@ -21,13 +22,29 @@ def decoded_sound(path):
         return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
 
 
-def test_a_rerun_writes_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_a_rerun_writes_the_same_bytes(tmp_path, codec):
     audio = np.random.default_rng(0).normal(0, 0.1, (2, RATE)).astype(np.float32)
     for name in ("a", "b"):
-        write_video(tmp_path / f"{name}.mp4", clip(), 24, audio=audio)
+        write_video(tmp_path / f"{name}.mp4", clip(), 24, audio=audio, codec=codec)
         write_flac(tmp_path / f"{name}.flac", audio, RATE)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
+
+
+def test_no_thread_is_scheduled_before_others_while_av1_is_made(tmp_path):
+    def threads():
+        return {int(number) for number in os.listdir("/proc/self/task")}
+
+    policies, before = set(), threads()
+
+    def watched():
+        for frame in clip(40):
+            yield frame
+            policies.update(os.sched_getscheduler(number) for number in threads() - before | {0})
+
+    write_video(tmp_path / "a.mp4", watched(), 24, codec="av1")
+    assert policies == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -43,9 +60,30 @@ def test_an_impulse_comes_back_where_it_was(tmp_path, channels):
     assert heard.size - audio.shape[1] in range(1024)  # the last AAC frame is padded, nothing is lost
 
 
-@pytest.mark.parametrize("fps", [24, 16.0, Fraction(30000, 1001)])
-def test_frames_keep_their_number_times_and_colours(tmp_path, fps):
-    assert write_video(tmp_path / "a.mp4", clip(20), fps, crf=10) == 20
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_beside_av1_an_impulse_comes_back_where_it_was_and_nothing_is_lost(tmp_path, rate):
+    places = [rate // 10, rate // 2, 2 * rate - rate // 8]
+    audio = np.zeros((2, 2 * rate), np.float32)
+    audio[:, places] = 0.9
+    write_video(tmp_path / "a.mp4", clip(48), 24, audio=audio, sample_rate=rate, codec="av1")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        names = [stream.codec.canonical_name for stream in container.streams]
+        heard_rate = container.streams.audio[0].codec_context.sample_rate
+        seconds = float(container.duration / av.time_base)
+    assert (*names, heard_rate) == ("av1", "opus", 48_000)
+    assert seconds == pytest.approx(2.0, abs=0.021), "an Opus frame is 20 ms"
+    heard = decoded_sound(tmp_path / "a.mp4")[0]
+    for place in places:
+        middle = round(place * heard_rate / rate)
+        first = max(0, middle - heard_rate // 20)
+        assert abs(first + np.abs(heard[first : middle + heard_rate // 20]).argmax() - middle) < 0.001 * heard_rate
+
+
+@pytest.mark.parametrize(
+    ("fps", "quality"), [(24, {}), (16.0, {}), (Fraction(30000, 1001), {}), (24, {"codec": "av1", "crf": 20})]
+)
+def test_frames_keep_their_number_times_and_colours(tmp_path, fps, quality):
+    assert write_video(tmp_path / "a.mp4", clip(20), fps, **{"crf": 10} | quality) == 20
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].average_rate == Fraction(fps)
         frames = list(container.decode(video=0))

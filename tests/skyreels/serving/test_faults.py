@@ -28,6 +28,7 @@ from skyreels.serving.store.jobs import JobStore
 from skyreels.serving.store.leases import Leases
 from skyreels.serving.store.records import NewJob, State
 from skyreels.storage import Storage
+from tests.plain_http import HTTP
 from tests.skyreels.serving.clips import Clips
 from tests.skyreels.serving.conftest import running
 from tests.skyreels.serving.faulty import failing
@@ -64,7 +65,7 @@ def start(tmp_path):
 
 
 def at_progress(url, job, least):
-    until(lambda: httpx.get(f"{url}/v1/videos/{job}").json()["progress"] >= least)
+    until(lambda: HTTP.get(f"{url}/v1/videos/{job}").json()["progress"] >= least)
 
 
 def until(holds):
@@ -78,14 +79,14 @@ def until(holds):
 @pytest.mark.parametrize("stage", ["base", "refine"])
 def test_a_killed_service_goes_on_where_it_was_when_it_is_started_again(start, tmp_path, stage):
     process, url = start()
-    jobs = [httpx.post(f"{url}/v1/videos", json={"prompt": f"slow red {n}"}).json()["id"] for n in range(2)]
+    jobs = [HTTP.post(f"{url}/v1/videos", json={"prompt": f"slow red {n}"}).json()["id"] for n in range(2)]
     at_progress(url, jobs[0], 12 if stage == "base" else 62)
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, url = start()
     for job in jobs:
-        until(lambda job=job: httpx.get(f"{url}/v1/videos/{job}").json()["status"] == "completed")
-        assert httpx.get(f"{url}/v1/videos/{job}/content").status_code == 200
+        until(lambda job=job: HTTP.get(f"{url}/v1/videos/{job}").json()["status"] == "completed")
+        assert HTTP.get(f"{url}/v1/videos/{job}/content").status_code == 200
     log = (tmp_path / "files/log").read_text().splitlines()
     runs = {name: log.count(f"{name} slow red 0") for name in ("base", "refine")}
     assert runs == ({"base": 2, "refine": 1} if stage == "base" else {"base": 1, "refine": 2})
@@ -100,7 +101,7 @@ def store_at(tmp_path):
 @pytest.mark.slow
 def test_a_service_that_is_asked_to_end_finishes_what_runs(start, tmp_path):
     process, url = start(grace_s=30)
-    job = httpx.post(f"{url}/v1/videos", json={"prompt": "slow"}).json()["id"]
+    job = HTTP.post(f"{url}/v1/videos", json={"prompt": "slow"}).json()["id"]
     at_progress(url, job, 12)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
@@ -111,7 +112,7 @@ def test_a_service_that_is_asked_to_end_finishes_what_runs(start, tmp_path):
 @pytest.mark.slow
 def test_what_is_not_done_in_time_is_given_back_and_costs_no_attempt(start, tmp_path):
     process, url = start(grace_s=0)
-    job = httpx.post(f"{url}/v1/videos", json={"prompt": "slow"}).json()["id"]
+    job = HTTP.post(f"{url}/v1/videos", json={"prompt": "slow"}).json()["id"]
     at_progress(url, job, 12)
     process.send_signal(signal.SIGTERM)
     process.wait(30)

@@ -17,6 +17,7 @@ from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.on_ray.application import NAME, application, deploy
 from skyreels.serving.on_ray.proxy import NoProxy, start_serve
 from skyreels.serving.store.records import State
+from tests.plain_http import HTTP
 from tests.skyreels.serving.clips import Clips
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def until(holds, seconds=90):
 def answered(method, url, **more):
     """The answer; None while nobody gives one, as when the ingress was killed."""
     try:
-        answer = httpx.request(method, url, timeout=60, **more)
+        answer = HTTP.request(method, url, timeout=60, **more)
     except httpx.HTTPError:
         return None
     return None if answer.status_code >= 500 else answer
@@ -141,7 +142,7 @@ def test_a_port_of_another_program_is_told_and_leaves_no_serve_that_cannot_move(
 
 def test_a_service_whose_first_proxy_was_killed_answers_where_it_says(served):
     address, _, _ = served
-    assert httpx.get(f"{address}/readyz", timeout=60).is_success
+    assert HTTP.get(f"{address}/readyz", timeout=60).is_success
 
 
 def test_a_running_serve_cannot_be_sent_to_another_address(served):
@@ -185,7 +186,7 @@ def test_killed_workers_and_a_killed_dispatcher_leave_one_committed_result(serve
     os.kill(int(process), signal.SIGKILL)
     told = ended(address, job)
     assert (told["status"], told["attempts"]) == ("completed", 4), told
-    assert httpx.get(f"{address}/v1/videos/{job}/content").status_code == 200
+    assert HTTP.get(f"{address}/v1/videos/{job}/content").status_code == 200
     store = config.open_store()
     made = [(file.stage, file.name) for file in store.files(job) if file.stage]
     assert sorted(made) == [("base", "latents.npy"), ("refine", "thumbnail.jpg"), ("refine", "video.mp4")]
@@ -202,7 +203,7 @@ def test_a_cancel_reaches_a_replica_within_a_step(served):
     job = asked(address, "slow green")
     until(lambda: count(log, "base") > starts)
     start = time.monotonic()
-    assert httpx.post(f"{address}/v1/videos/{job}/cancel").status_code == 200
+    assert HTTP.post(f"{address}/v1/videos/{job}/cancel").status_code == 200
     assert ended(address, job)["state"] == "cancelled"
     assert time.monotonic() - start < 3, "a step takes half a second"
 
@@ -221,7 +222,7 @@ def test_a_redeploy_lets_what_runs_end_and_serves_on(served):
 
 def test_without_keys_only_this_machine_is_answered(served):
     address, _, _ = served
-    assert httpx.get(f"{address}/healthz", headers={"host": "example.com"}).status_code == 403
+    assert HTTP.get(f"{address}/healthz", headers={"host": "example.com"}).status_code == 403
 
 
 def test_every_stage_needs_a_pool(tmp_path):
