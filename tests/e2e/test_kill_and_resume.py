@@ -97,7 +97,7 @@ def _wait_for_files(job, output, more):
         if len(Storage(output).names()) >= before + more:
             return
         assert began < deadline, "no progress"
-        time.sleep(max(0.02, 5 * (time.monotonic() - began)))  # the server that lists is in this very process
+        time.sleep(max(0.1, 10 * (time.monotonic() - began)))  # the server that lists is in this very process
 
 
 def _kill_driver(job, rng):
