@@ -23,6 +23,7 @@ Control = Literal["truth", "shuffled", "shifted", "frozen", "noise"]
 LOOSE_S, TIGHT_S = 0.1, 0.04  # how far an event may be from its partner
 END_S = 0.15  # at the end of a clip, where a picture does not yet show that something was hit
 _BETWEEN = slice(1, None, 2)  # of a refined clip, the frames that the base did not make
+_COVERED = 32  # levels by which a pixel differs from what lies behind it
 NO_PARTNER_S = 1.0  # the offset where nothing was found at all
 
 
@@ -187,6 +188,16 @@ def _rest(case: Case) -> float:
     return measures.psnr(case.frames, case.source_frames, case.keep)
 
 
+def _uncovered(case: Case) -> float | None:
+    """Of the pixels that something lay over, the share that is nearer to what lies behind it."""
+    assert case.baseline is not None
+    made, clean, laid = (frames.astype(int) for frames in (case.frames, case.source_frames, case.baseline))
+    covered = np.abs(laid - clean).max(-1) > _COVERED
+    if not covered.any():
+        return None
+    return float((np.abs(made - clean).sum(-1) < np.abs(made - laid).sum(-1))[covered].mean())
+
+
 def _alignment(case: Case) -> float | None:
     return measures.av_align(case.frames, case.made.fps, case.audio, case.made.sample_rate)
 
@@ -252,6 +263,8 @@ _ALL = (
            "dB", least_on_truth=40.0, bounds={"noise": 15.0}),
     Metric("rest", _STABLE, _reads("frames", "source", "keep"), _rest, "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),
+    Metric("uncovered", "visual quality: structural integrity", _reads("frames", "source", "baseline"), _uncovered,
+           "mean", least_on_truth=0.97, bounds={"noise": 0.8}),
     Metric("picture_psnr", "visual quality: clarity", _AGAINST,
            lambda c: measures.psnr(c.frames, c.source_frames), "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),

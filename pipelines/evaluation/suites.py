@@ -17,6 +17,7 @@ from model.media import video_tensor
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.films import EVALUATION_SEED, FINER, SEEDS_PER_SUITE, Example, Format, Truth, shown
 from pipelines.evaluation.metrics import Case
+from pipelines.evaluation.overlaid import brought_down, found_again, with_words
 from pipelines.synthesis.film import MotionKind
 from pipelines.synthesis.pairs import make_pair
 from pipelines.synthesis.studio import render
@@ -26,7 +27,7 @@ REFERENCE_S = 0.5
 MISSING = (
     "multi-shot",
     "edits: restyle, camera, background",
-    "removal of text, watermarks and logos",
+    "removal of watermarks and logos",
     "references: voice",
     "speech and lip sync",
     "spatial audio, soundstage and atmosphere",
@@ -185,6 +186,16 @@ def _removal(example: Example, form: Format) -> Ask:
     return Ask(asked, replace(clean.truth, prompt=prompt), clean.clip, clean.clip, keep=~hole)
 
 
+def _text_removal(example: Example, form: Format) -> Ask:
+    """Words over the film, which are looked for as for anybody; asked is what lies behind them."""
+    laid = with_words(example, form)
+    hole = found_again(laid, form)
+    given = brought_down(laid, form)
+    asked = _told(example, video=given, mask=hole, sound=False)
+    clean = _silent(example.clip)
+    return Ask(asked, example.truth, clean, clean, keep=~hole, baseline=given)
+
+
 def _recolour(example: Example, form: Format) -> Ask:
     colour = example.other_colour()
     after = example.with_subject(form, colour=colour)
@@ -287,5 +298,7 @@ _ALL = (
     Suite("video_reference", 17, _video_reference, ("colour", "shape", "motion", "background"),
           (Target("colour", 0.7), Target("shape", 0.7))),
     Suite("audio_reference", 18, _audio_reference, (*_SOUNDS, "event_f1", "colour", "shape"), (Target("sound", 0.7),)),
+    Suite("text_removal", 19, _text_removal, ("uncovered", "filled"),
+          (Target("uncovered", 0.95), Target("filled", 22.0))),
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _ALL}
