@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipelines.evaluation import measures
 from pipelines.evaluation.clips import read_clip
+from pipelines.evaluation.judge import measures
 
 
 def measure_file(path: str | Path) -> dict[str, float | None]:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.evaluation import measures
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.films import Truth
+from pipelines.evaluation.judge import measures
 from pipelines.evaluation.judge.path import Path, follow
 from pipelines.evaluation.judge.picture import Picture, look
 from pipelines.evaluation.judge.sound import onsets, sound_class

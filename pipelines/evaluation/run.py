@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.controls import ControlResult, run_controls
 from pipelines.evaluation.films import Format, examples
-from pipelines.evaluation.measures import frechet_distance, picture_features
+from pipelines.evaluation.judge.measures import frechet_distance, picture_features
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.suites import Ask, Suite
 from pipelines.evaluation.summary import Score, summarise

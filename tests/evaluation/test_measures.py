@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipelines.evaluation import measures
+from pipelines.evaluation.judge import measures
 
 RATE, FPS = 44100, 16.0
 
