@@ -45,16 +45,16 @@ setup: $(STAMP) ## Build .venv with everything the project needs
 # The pip of Python 3.11 takes a minute longer to choose versions. Compiled by all cores, where pip takes one, but for tests
 # and what is large and seldom imported; a few packages carry templates that are no Python, and stay as they are.
 UNCOMPILED := /(tests?|transformers/models|diffusers/(models|pipelines)|moto/[a-z]*|databricks|mypy|openai|rllib|sklearn|timm)/
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TOLD := 2>&1 | (grep -v '^WARNING: Location' || true); exit $${PIPESTATUS[0]}
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "This Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25' 2>&1 | (grep -v '^WARNING: Location' || true); \
-		exit $${PIPESTATUS[0]}
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]' 2>&1 | (grep -v '^WARNING: Location' || true); \
-		exit $${PIPESTATUS[0]}
+	$(PIP) --upgrade 'pip>=25' $(TOLD)
+	$(PIP) --no-compile -e '.[dev]' $(TOLD)
 	@$(BIN)/python -m compileall -q -j 0 -x '$(UNCOMPILED)' $(VENV)/lib model pipelines platform jobs > /dev/null || true
 	@echo 'export RAY_API_SERVER_ADDRESS="$${RAY_API_SERVER_ADDRESS:-$(JOBS_SERVER)}"' >> $(BIN)/activate
 	@touch $@

@@ -3,7 +3,7 @@
 Evaluation draws from seeds of its own; whoever develops a metric or tunes a model uses `DEVELOPMENT_SEED` upwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -100,12 +100,14 @@ def plain_film(seed: int, form: Format, split: Split = "held-out") -> Film:
 def shown(film: Film, form: Format) -> Example:
     """Render a film and bring it down."""
     rendered = render(film)
-    frames = [
-        cv2.resize(frame, (form.width, form.height), interpolation=cv2.INTER_AREA)
-        for frame in rendered.frames(every=FINER)
-    ]
-    clip = Clip(np.stack(frames), form.fps, rendered.audio, film.sample_rate)
+    clip = Clip(brought_down(rendered.frames(every=FINER), form), form.fps, rendered.audio, film.sample_rate)
     return Example(film, _truth(rendered, form), clip)
+
+
+def brought_down(frames: Iterable[np.ndarray], form: Format) -> np.ndarray:
+    """Pictures in the size of the format."""
+    size = (form.width, form.height)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def _truth(rendered: Rendered, form: Format) -> Truth:

@@ -15,15 +15,27 @@ import torch
 from model.conditioning import AudioReference, ImageReference, VideoReference
 from model.media import video_tensor
 from pipelines.evaluation.clips import Clip
-from pipelines.evaluation.films import EVALUATION_SEED, FINER, SEEDS_PER_SUITE, Example, Format, Truth, shown
+from pipelines.evaluation.films import (
+    EVALUATION_SEED,
+    FINER,
+    SEEDS_PER_SUITE,
+    Example,
+    Format,
+    Truth,
+    brought_down,
+    shown,
+)
 from pipelines.evaluation.metrics import Case
-from pipelines.evaluation.overlaid import brought_down, found_again, with_words
+from pipelines.overlays.find import cover, find_overlays
 from pipelines.synthesis.film import MotionKind
 from pipelines.synthesis.pairs import make_pair
+from pipelines.synthesis.signage import with_subtitles
 from pipelines.synthesis.studio import render
 
 REFERENCE_S = 0.5
 """Of clips and sounds that are shown as references."""
+LINES = 256
+"""Of a film under subtitles: letters are as large as they are in the wild."""
 MISSING = (
     "multi-shot",
     "edits: restyle, camera, background",
@@ -187,13 +199,24 @@ def _removal(example: Example, form: Format) -> Ask:
 
 
 def _text_removal(example: Example, form: Format) -> Ask:
-    """Words over the film, which are looked for as for anybody; asked is what lies behind them."""
-    laid = with_words(example, form)
-    hole = found_again(laid, form)
-    given = brought_down(laid, form)
+    """A subtitle, which is looked for as in any video; asked is what lies behind them."""
+    film = replace(example.film, size=(round(LINES * form.width / form.height), LINES))
+    lines = with_subtitles(film, film.seed).overlays
+    line = replace(lines[film.seed % len(lines)], size=0.12, start=0.0, end=None)  # a clip is as long as one is read
+    clean, laid = shown(film, form), np.stack(list(render(replace(film, overlays=(line,))).frames(every=FINER)))
+    given, hole = brought_down(laid, form), words_over(laid, form)
     asked = _told(example, video=given, mask=hole, sound=False)
-    clean = _silent(example.clip)
-    return Ask(asked, example.truth, clean, clean, keep=~hole, baseline=given)
+    right = _silent(clean.clip)
+    return Ask(asked, clean.truth, right, right, keep=~hole, baseline=given)
+
+
+def words_over(frames: np.ndarray, form: Format) -> np.ndarray:
+    """(F, H, W) True in a clip of the format where words are found over `frames`."""
+    hole = np.zeros((form.frames, form.height, form.width), bool)
+    lumas = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    for overlay in find_overlays(lumas, 1 / form.fps, {"text"}).overlays:
+        cover(hole, overlay.area, (1, 1), overlay.start_s, overlay.end_s, form.fps)
+    return hole
 
 
 def _recolour(example: Example, form: Format) -> Ask:

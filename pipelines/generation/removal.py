@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.generation.media import MediaReader
 from pipelines.generation.request import MAX_REGIONS, Files, GenerationRequest, Region, RequestError
-from pipelines.overlays.find import OverlayKind
+from pipelines.overlays.find import OverlayKind, cover
 
 _NAMES: dict[OverlayKind, str] = {"text": "text", "logo": "logo or watermark"}
 
@@ -42,18 +42,12 @@ def region_mask(
     regions: tuple[Region, ...], video_size: tuple[int, int], shape: tuple[int, int, int], fps: float
 ) -> np.ndarray:
     """(F, H, W) bool of `shape`, True where a frame, of which there are `fps` a second, shows any of a region."""
-    frames, height, width = shape
     mask = np.zeros(shape, bool)
-    across, down = width / video_size[0], height / video_size[1]
     for region in regions:
-        left, top, right, bottom = region.box
-        first, last = math.floor(region.start * fps), math.ceil(region.end * fps)
-        rows = slice(max(0, math.floor(top * down)), math.ceil(bottom * down))
-        columns = slice(max(0, math.floor(left * across)), math.ceil(right * across))
-        mask[first : last + 1, rows, columns] = True
+        cover(mask, region.box, video_size, region.start, region.end, fps)
     if not mask.any():
         raise RequestError(
-            "regions", f"they cover nothing of the {frames} frames: see whether times and boxes are in it"
+            "regions", f"they cover nothing of the {shape[0]} frames: see whether times and boxes are in it"
         )
     return mask
 

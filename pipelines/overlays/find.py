@@ -1,5 +1,6 @@
 """Where text and logos lie over a video, and when: boxes with room around them, for whoever takes them away."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -54,6 +55,20 @@ class Found:
 
     overlays: list[Overlay]
     unsure: bool = False
+
+
+def cover(
+    mask: NDArray[np.bool_], box: Sequence[float], side: tuple[float, float], start_s: float, end_s: float, fps: float
+) -> None:
+    """Make (F, H, W) True, at `fps` frames a second, where any of a box shows from `start_s` to `end_s`.
+
+    The box is left, top, right and bottom, in units of which the picture is `side` (wide, high).
+    """
+    left, top, right, bottom = box
+    across, down = mask.shape[2] / side[0], mask.shape[1] / side[1]
+    rows = slice(max(0, math.floor(top * down)), math.ceil(bottom * down))
+    columns = slice(max(0, math.floor(left * across)), math.ceil(right * across))
+    mask[math.floor(start_s * fps) : math.ceil(end_s * fps) + 1, rows, columns] = True
 
 
 def sample_interval(duration_s: float, fps: float) -> float:

