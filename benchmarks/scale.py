@@ -16,6 +16,7 @@ from benchmarks.scale_figures import Figure, write_json
 SECTIONS = {
     "index": "benchmarks.scale_index",
     "rows": "benchmarks.scale_rows",
+    "nodes": "benchmarks.scale_nodes",
     "pictures": "benchmarks.scale_pictures",
 }
 """Modules by the name of their section."""

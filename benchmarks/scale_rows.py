@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -29,8 +29,9 @@ from pipelines.curation.pool.read import Pool
 from pipelines.curation.recipe import ExtractConfig, PartsConfig, Recipe
 from pipelines.curation.records import Kind, Source
 from pipelines.curation.slices.dataset import finish_slices
-from pipelines.curation.summary import Work
+from pipelines.curation.summary import Dataset, Work
 from pipelines.dataset.tables import encode, encode_members
+from skyreels.cluster import LazyCluster
 from skyreels.commits import Commit, CommitLog, describe
 from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
@@ -125,10 +126,11 @@ class MadeUp(Sequence[Pool]):
     """Slices of a pool that does not exist; the same whenever they are asked for."""
 
     rows: int
-    member: str
+    member: str = ""  # where its picture lies
+    per_slice: int = PER_SLICE
 
     def __len__(self) -> int:
-        return max(2, -(-self.rows // PER_SLICE))
+        return max(2, -(-self.rows // self.per_slice))
 
     def __getitem__(self, index: int) -> Pool:  # type: ignore[override]
         made = self.made(index)
@@ -213,23 +215,36 @@ def write_layer(slices: MadeUp, root: Storage, recipe: Recipe) -> None:
         CommitLog(store).commit(Commit(part_id=f"{index:06d}", files=(file,)))
 
 
-def _child(rows: int, folder: Path) -> dict[str, float]:
-    root = Storage(str(folder))
+def prepared(root: Storage, made: MadeUp) -> tuple[MadeUp, Recipe]:
+    """The slices with their picture in a shard of the pool and their embeddings in a layer."""
     buffer = BytesIO()
     Image.new("RGB", (64, 48)).save(buffer, "JPEG")
     with open_shards(root.sub("pool"), "shards/part") as shards:
         shards.add("0_00000", {"jpg": buffer.getvalue()})
     member: dict[str, Member] = shards.members["0_00000"]
-    slices, recipe = MadeUp(rows, encode_members(member)), Recipe.model_validate(_RECIPE)
+    slices, recipe = replace(made, member=encode_members(member)), Recipe.model_validate(_RECIPE)
     write_layer(slices, root, recipe)
+    return slices, recipe
+
+
+def choose(root: Storage, slices: MadeUp, recipe: Recipe, cluster: LazyCluster | None) -> Dataset:
+    """Every step from rows to the report."""
+    summary = finish_slices(root, slices, recipe, frozenset(), cluster, time.monotonic(), Work())
+    lost = f"{summary.clips} of {slices.rows} clips came out: some were lost, or are there twice"
+    assert summary.clips == slices.rows, lost
+    return summary
+
+
+def _child(rows: int, folder: Path) -> dict[str, float]:
+    root = Storage(str(folder))
+    slices, recipe = prepared(root, MadeUp(rows))
     written = sum(entry.size for entry in root.files())
     begun = time.process_time()
-    summary = finish_slices(root, slices, recipe, frozenset(), None, time.monotonic(), Work())
+    summary = choose(root, slices, recipe, None)
     spent = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     io = Path("/proc/self/io").read_text()
     total = int(io.split("wchar: ")[1].split()[0])
-    assert summary.clips == rows, f"{summary.clips} of {rows} clips came out: some were lost, or are there twice"
     return {"peak_mb": peak, "cpu_s": spent, "kept": summary.kept, "work_bytes": total - written}
 
 

@@ -94,23 +94,19 @@ def _verify(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _print_plan(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    plan, remaining = pipeline.plan_inputs(arguments.input, arguments.output, recipe)
-    kinds: dict[str, int] = {}
-    for source in plan.sources.values():
-        kinds[source.kind.value] = kinds.get(source.kind.value, 0) + 1
+    ahead = pipeline.plan_inputs(arguments.input, arguments.output, recipe)
     filters = sum(rule is not None for rule in recipe.filters.values())
-    size = sum(source.size for part in remaining for source in part.sources) / 2**30
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
-    print(f"sources   {len(plan.sources)} ({counted})")
-    print(f"parts     {len(plan.parts)}, of which {len(remaining)} to do ({size:.2f} GiB to read)")
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(ahead.sources.items())) or "none"
+    print(f"sources   {sum(ahead.sources.values())} ({counted})")
+    print(f"parts     {ahead.parts}, of which {ahead.left} to do ({ahead.left_bytes / 2**30:.2f} GiB to read)")
     print(
         f"recipe    {recipe.name}: {filters} filters, captions by {recipe.captions.backend}, "
         f"embeddings by {recipe.embedding.backend}, extraction {recipe.extract.identity}"
     )
-    for part in remaining[:20]:
+    for part in ahead.first:
         print(f"  {part.part_id}  {len(part.sources):4d} sources  {printable(part.sources[0].uri)} …")
-    if len(remaining) > 20:
-        print(f"  … and {len(remaining) - 20} more")
+    if ahead.left > len(ahead.first):
+        print(f"  … and {ahead.left - len(ahead.first)} more")
     return 0
 
 

@@ -16,10 +16,9 @@ from pipelines.curation.captions.captioners import check_captioner
 from pipelines.curation.choice import elsewhere
 from pipelines.curation.dataset import dataset_names, finish_dataset, is_finished, made_recipe
 from pipelines.curation.pool.extract import extract_parts
+from pipelines.curation.pool.outlook import Outlook, look_ahead
 from pipelines.curation.pool.plan import (
     Part,
-    Plan,
-    extend_plan,
     plan_files,
     read_plan,
     remaining_parts,
@@ -31,7 +30,7 @@ from pipelines.curation.purge import clips_of, purge_sources, purge_unfinished
 from pipelines.curation.recipe import Recipe
 from pipelines.curation.records import Source, Status
 from pipelines.curation.slices.dataset import drop_work, unchanged, work_of
-from pipelines.curation.slices.pool import slice_count, slice_pool
+from pipelines.curation.slices.pool import slice_count, slice_pool, task_bytes
 from pipelines.curation.sources.account import Account
 from pipelines.curation.sources.find import InputError, refuse_own, stream_sources
 from pipelines.curation.summary import Dataset, Work
@@ -39,7 +38,6 @@ from pipelines.curation.taken_down import Named, find_named, note_taken_down, re
 from pipelines.dataset.exchange import Steps
 from skyreels import leftovers
 from skyreels.cluster import LazyCluster
-from skyreels.commits import CommitLog
 from skyreels.locations import printable
 from skyreels.progress import Progress
 from skyreels.storage import Storage, is_remote, normalise, require_writable
@@ -59,13 +57,10 @@ class Options:
     quiet: bool = False
 
 
-def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> tuple[Plan, list[Part]]:
-    """What `curate` would do: the whole plan, and the parts that are not done. Writes nothing."""
+def plan_inputs(inputs: Sequence[str], output: str, recipe: Recipe) -> Outlook:
+    """What `curate` would do. Writes nothing."""
     check_captioner(recipe.captions)
-    pool = Storage(normalise(output)).sub("pool")
-    sources = [source for some in _listed(inputs, output) for source in some]
-    plan = extend_plan(pool, sources, recipe.extract, write=False)
-    return plan, plan.remaining(CommitLog(pool))
+    return look_ahead(_listed(inputs, output), Storage(normalise(output)).sub("pool"), recipe.extract)
 
 
 def curate(inputs: Sequence[str], output: str, recipe: Recipe, options: Options | None = None) -> Dataset:
@@ -237,7 +232,7 @@ def _slices(root: Storage, recipe: Recipe, cluster: LazyCluster) -> Sequence[Poo
     count = slice_count(pool)
     if count == 1:
         return [read_pool(pool, read_plan(pool, recipe.extract))]
-    return slice_pool(Steps(work_of(root, recipe, "pool"), cluster), pool, recipe.extract, count)
+    return slice_pool(Steps(work_of(root, recipe, "pool"), cluster, task_bytes(pool)), pool, recipe.extract, count)
 
 
 def _fill_layers(root: Storage, found: Pool, recipe: Recipe, cluster: LazyCluster, *, quiet: bool) -> None:

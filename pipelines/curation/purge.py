@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation.pool import tables
-from pipelines.curation.pool.films import forget_sources
+from pipelines.curation.pool.films.steps import forget_sources
 from pipelines.curation.records import DAMAGE_REMEDY, Rejection
 from pipelines.dataset.tables import Row, encode, encode_members, members_of
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe

@@ -33,10 +33,11 @@ _RECEIVERS = b"receivers"
 @dataclass(frozen=True)
 class Steps:
     """Where the steps of one piece of work leave their files, and the cluster that they run on when there is more than
-    one slice; None: always in this process."""
+    one slice; None: always in this process. `task_bytes` of memory are kept free for each task."""
 
     store: Storage
     cluster: LazyCluster | None = None
+    task_bytes: int = 0
 
     def run(self, name: str, do: Callable[[int], Facts], slices: int) -> list[Facts]:
         """The facts of every slice, in order. `do(index)` must be the same whenever and wherever it is called.
@@ -48,7 +49,7 @@ class Steps:
         make_worker = partial(_Step, self.store, name, do)
         if slices > 1 and self.cluster is not None:
             self.cluster.join()
-            outcomes = parts.run_parts(todo, make_worker)
+            outcomes = parts.run_parts(todo, make_worker, parts.Resources(memory_bytes=self.task_bytes))
         else:
             outcomes = parts.run_in_process(todo, make_worker)
         done = {}

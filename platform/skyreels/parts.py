@@ -8,12 +8,15 @@ done by half. A store that fails costs the part, never the run: the others go on
 
 import errno
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from skyreels.storage import StorageError
+
+logger = logging.getLogger(__name__)
 
 _MAX_BLOCKS = 10_000  # tasks of one Ray Data stage
 
@@ -34,11 +37,16 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker takes. `workers`: how many are kept, for those slow to make; None: plain tasks, as many as fit."""
+    """What a worker takes. `workers`: how many are kept, for those slow to make; None: plain tasks, as many as fit.
+
+    `memory_bytes` is what a node must have free of what others asked for; where no node has it, workers are alone on
+    the largest.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     workers: int | None = None
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ def run_parts(
     resources = resources or Resources()
     rows = [asdict(part) for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
-    takes = {"num_cpus": resources.cpus, "num_gpus": resources.gpus or None}
+    memory = _memory_of_a_node(resources.memory_bytes) if resources.memory_bytes else None
+    takes = {"num_cpus": resources.cpus, "num_gpus": resources.gpus or None, "memory": memory}
     if resources.workers is None:
         done = dataset.map(_do_in_task, fn_kwargs={"make_worker": make_worker, "run": uuid.uuid4().hex}, **takes)
     else:
@@ -111,6 +120,21 @@ def committed(outcomes: Iterable[Outcome], where: str) -> Iterator[Outcome]:
             f"{len(failed)} of {count} parts could not be written to {where}:\n{reasons}\n"
             "The others are committed. Make room or repair the store, then run the same command again."
         )
+
+
+def _memory_of_a_node(wanted: int) -> int:
+    """What a worker asks for: Ray would wait for ever for more than the largest node has."""
+    import ray
+
+    largest = int(max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]))
+    if wanted > largest:
+        mib = 1 << 20
+        logger.warning(
+            "a task may want %d MiB of memory, and no node has more than %d: they run one at a time on a node; if one "
+            "is ended for want of memory, give the nodes more",
+            wanted // mib, largest // mib,
+        )  # fmt: skip
+    return min(wanted, largest)
 
 
 class _Actor:

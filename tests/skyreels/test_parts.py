@@ -68,6 +68,24 @@ def test_a_loop_does_the_same(ray_cluster, tmp_path):
     assert _written(near) == _written(far)
 
 
+def _memory(part):
+    """What the node keeps free for the task that this is."""
+    import ray
+
+    return {"bytes": ray.get_runtime_context().get_assigned_resources()["memory"]}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.5])
+def test_a_task_has_the_memory_that_it_asks_for_or_a_node_to_itself(ray_cluster, caplog, share):
+    import ray
+
+    largest = int(ray.cluster_resources()["memory"])
+    wanted = int(largest * share)
+    outcomes = list(run_parts(_parts(2), lambda: _memory, Resources(cpus=0.5, memory_bytes=wanted)))
+    assert {outcome.facts["bytes"] for outcome in outcomes} == {min(wanted, largest)}
+    assert ("no node has more than" in caplog.text) == (share > 1)
+
+
 def test_a_full_disk_costs_its_part_and_the_next_run_does_it(ray_cluster, tmp_path):
     broken = partial(_Squares, str(tmp_path), frozenset({"p2", "p4"}))
     done = []

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipelines.curation.pool import tables
-from pipelines.curation.pool.films import Division, FinishedFilm, finished_films, forget_films, prepare_films
+from pipelines.curation.pool.films.steps import Division, FinishedFilm, finished_films, forget_films, prepare_films
 from pipelines.curation.pool.joining import join_short_audio
 from pipelines.curation.pool.plan import Part
 from pipelines.curation.recipe import ExtractConfig
@@ -244,7 +244,7 @@ def _sandbox(extract: str) -> Sandbox:
     config = ExtractConfig.model_validate_json(extract)
     # Large libraries are counted as part of the idle child: importing torch takes more memory than many a source may.
     network = ("pipelines.curation.visual.transnet",) if config.shots.backend == "transnet" else ()
-    measuring = ("pipelines.curation.pool.stills", "pipelines.curation.pool.stretches", "scipy.signal")
+    measuring = ("pipelines.curation.pool.stills", "pipelines.curation.pool.films.stretches", "scipy.signal")
     return Sandbox(media_limits(config), preload=(*measuring, *network))
 
 

@@ -88,9 +88,15 @@ def extend_plan(
 
 def store_plan(pool: Storage, sources: Sequence[Source], extract: ExtractConfig, *, attempt: int = 1) -> None:
     """The same, written only: of the stored plan nothing is held but the parts that these sources are in."""
-    places = [source.uri for source in sources] or [""]
-    stored = touched(pool, extract, {source.source_id for source in sources}, min(places), max(places))
-    _extended(pool, stored, sources, extract, attempt, write=True)
+    _extended(pool, _touched_by(sources, pool, extract), sources, extract, attempt, write=True)
+
+
+def added(pool: Storage, sources: Sequence[Source], extract: ExtractConfig) -> Plan:
+    """What `store_plan` would add: new parts, and what is now seen of sources of others."""
+    stored = _touched_by(sources, pool, extract)
+    grown = _extended(pool, stored, sources, extract, 1, write=False)
+    seen = {source_id: one for source_id, one in grown.seen.items() if stored.seen.get(source_id) != one}
+    return Plan(grown.parts[len(stored.parts) :], seen)
 
 
 def touched(
@@ -108,12 +114,23 @@ def touched(
     return Plan(parts, _seen_of(pool, parts))
 
 
+def stored_plans(pool: Storage, extract: ExtractConfig) -> Iterator[Plan]:
+    """The stored plan, a file of it at a time."""
+    for name in plan_files(pool, extract):
+        parts = tuple(read_plan_file(pool, name))
+        yield Plan(parts, _seen_of(pool, parts))
+
+
+def _touched_by(sources: Sequence[Source], pool: Storage, extract: ExtractConfig) -> Plan:
+    places = [source.uri for source in sources] or [""]
+    return touched(pool, extract, {source.source_id for source in sources}, min(places), max(places))
+
+
 def remaining_parts(pool: Storage, extract: ExtractConfig) -> Iterator[list[Part]]:
     """`Plan.remaining` of the stored plan, as many parts at a time as a file of it holds."""
     held: list[Part] = []
-    for name in plan_files(pool, extract):
-        parts = tuple(read_plan_file(pool, name))
-        held += Plan(parts, _seen_of(pool, parts)).remaining(CommitLog(pool))
+    for plan in stored_plans(pool, extract):
+        held += plan.remaining(CommitLog(pool))
         while sum(len(part.sources) for part in held) >= _SOURCES_PER_FILE:
             first = next(_in_files(held))
             yield first

@@ -29,7 +29,7 @@ from pipelines.curation.recipe import Recipe
 from pipelines.curation.report import funnel
 from pipelines.curation.report.write import write_report
 from pipelines.curation.slices.finish import Finished, Making, finish_slice, joined_rows, to_be_said
-from pipelines.curation.slices.pool import slice_of_keys
+from pipelines.curation.slices.pool import slice_of_keys, task_bytes
 from pipelines.curation.summary import Dataset, Work, together
 from pipelines.dataset.exchange import Facts, Steps, read, write
 from pipelines.dataset.manifest import MANIFEST
@@ -64,7 +64,7 @@ def finish_slices(
     store = root.sub(f"datasets/{recipe.name}")
     place = partial(slice_of_keys, count=len(slices))
     _fill_layers(root, slices, recipe, cluster, place)
-    steps = Steps(work_of(root, recipe, "choice"), cluster)
+    steps = _steps(root, recipe, cluster)
     answers = layers.send_answers(steps, annotators.before_selection(recipe, root), root, place)
     steps.run("rows", _Rows(steps.store, slices, recipe, root, answers), len(slices))
     choosing = Choosing(recipe, partial(packing.kept_between, store), taken_down, tuple(elsewhere.stores(recipe, root)))
@@ -105,6 +105,10 @@ def unchanged(root: Storage, recipe: Recipe) -> Dataset | None:
 def work_of(root: Storage, recipe: Recipe, what: str) -> Storage:
     """Where steps leave their files while the pool, its layers, the recipe and the last dataset are what they are."""
     return root.sub(f"datasets/{recipe.name}/{WORK}/{what}-{_state(root, recipe, what)}")
+
+
+def _steps(root: Storage, recipe: Recipe, cluster: LazyCluster | None) -> Steps:
+    return Steps(work_of(root, recipe, "choice"), cluster, task_bytes(root.sub("pool")))
 
 
 def _state(root: Storage, recipe: Recipe, what: str) -> str:
@@ -170,7 +174,7 @@ def _fill_layers(
     root: Storage, slices: Sequence[Pool], recipe: Recipe, cluster: LazyCluster | None, place: Place
 ) -> None:
     """Ask the layers that selection needs about the clips that they have no answer for."""
-    steps = Steps(work_of(root, recipe, "choice"), cluster)
+    steps = _steps(root, recipe, cluster)
     for layer in annotators.before_selection(recipe, root):
         answers = layers.send_answers(steps, [layer], root, place)
         name = f"missing-{layer.name}"

@@ -24,6 +24,7 @@ from skyreels.storage import Storage
 
 SLICE_BYTES = 64 << 20  # of the tables of clips, as they are stored
 _MOST = 2048
+_TASK_BYTES = 9_000 / 400  # of memory for each of these: a row of 400 bytes takes 9 kB with all that is made of it
 _SEEN = pa.schema({"source_id": pa.string(), "meta": pa.string(), "order": pa.int64()})
 
 
@@ -45,8 +46,16 @@ class PoolSlices(Sequence[Pool]):
 
 def slice_count(pool: Storage) -> int:
     """How many slices a pool is read in: one, unless it is large."""
-    size = sum(entry.size for entry in pool.files("clips"))
-    return min(_MOST, max(1, -(-size // SLICE_BYTES)))
+    return min(_MOST, max(1, -(-_stored_bytes(pool) // SLICE_BYTES)))
+
+
+def task_bytes(pool: Storage) -> int:
+    """The memory that the task of a slice is given."""
+    return int(_stored_bytes(pool) / slice_count(pool) * _TASK_BYTES)
+
+
+def _stored_bytes(pool: Storage) -> int:
+    return sum(entry.size for entry in pool.files("clips"))
 
 
 def slice_of(source_ids: Sequence[str], count: int) -> NDArray[np.int64]:

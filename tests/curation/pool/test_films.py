@@ -11,10 +11,12 @@ import pytest
 
 from pipelines.curation.pool import tables
 from pipelines.curation.pool.extract import _sandbox, extract_in_process
-from pipelines.curation.pool.films import Division, forget_sources, prepare_films
+from pipelines.curation.pool.films import copies
+from pipelines.curation.pool.films.steps import Division, forget_sources, prepare_films
 from pipelines.curation.pool.plan import make_parts
 from pipelines.curation.recipe import load_recipe
 from pipelines.curation.records import Kind, Source, TakenDown
+from pipelines.curation.sources.find import opened
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render
 from skyreels.commits import CommitLog
@@ -185,6 +187,52 @@ def test_what_was_taken_down_or_is_not_planned_any_more_leaves_nothing(film, tmp
     _prepared(parts, pool, stop_after=3)
     _prepared([], pool)
     assert pool.names("_films") == []
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """Of what copies were made, in an empty temporary space."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    found = []
+    monkeypatch.setattr(copies, "opened", lambda source, scratch: found.append(source.uri) or opened(source, scratch))
+    return found
+
+
+def test_a_film_far_away_is_fetched_once_by_a_node(film, whole, s3_root, tmp_path, fetched):
+    far = Storage(s3_root)
+    far.write("film.mp4", film.read_bytes())
+    source = Source.at(far.location("film.mp4"), Kind.VIDEO, film.stat().st_size)
+    pool = Storage(str(tmp_path / "pool"))
+    list(extract_in_process(make_parts([source], EXTRACT), EXTRACT, pool, IN_STEPS))
+    assert fetched == [source.uri]
+    here = json.loads(json.dumps(whole[0]).replace(whole[1][0]["source_id"], source.source_id))
+    without = lambda rows: [{n: v for n, v in row.items() if n not in ("part_id", "members")} for row in rows]  # noqa: E731
+    assert without(_left(pool)[0]) == without(here)
+    assert not [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()]
+
+
+def test_another_film_under_the_name_is_fetched_anew_and_old_copies_make_room(s3_root, tmp_path, fetched):
+    far = Storage(s3_root)
+
+    def read(name):
+        with copies.at_hand(Source.at(far.location(name), Kind.VIDEO, 1), tmp_path / "tmp") as path:
+            return path.read_bytes()
+
+    far.write("a", b"one")
+    assert [read("a"), read("a"), len(fetched)] == [b"one", b"one", 1]
+    far.write("a", b"two of them")
+    assert [read("a"), len(fetched)] == [b"two of them", 2]
+    with copies.at_hand(Source.at(far.location("a"), Kind.VIDEO, 1), tmp_path / "tmp") as held:
+        for number in range(copies.MOST):
+            far.write(f"b{number}", bytes(number))
+            read(f"b{number}")
+        assert held.read_bytes() == b"two of them"
+    assert read("a") == b"two of them"
+    assert fetched.count(far.location("a")) == 3
+    with pytest.raises(FileNotFoundError):
+        read("c")
 
 
 def test_a_film_that_cannot_be_divided_is_taken_whole(film, whole, tmp_path, caplog):

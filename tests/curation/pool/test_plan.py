@@ -1,7 +1,10 @@
 """Plans are deterministic, grow without moving what was planned, and say what is left."""
 
+from collections import Counter
+
 import pytest
 
+from pipelines.curation.pool.outlook import look_ahead
 from pipelines.curation.pool.plan import (
     extend_plan,
     make_parts,
@@ -82,6 +85,26 @@ def test_what_remains_is_what_has_no_commit(tmp_path):
     plan = extend_plan(pool, _sources(7), EXTRACT)
     CommitLog(pool).commit(Commit(part_id=plan.parts[1].part_id, files=()))
     assert plan.remaining(CommitLog(pool)) == [plan.parts[0], plan.parts[2]]
+
+
+@pytest.mark.parametrize("listed", [[(0, 12)], [(0, 5), (5, 12)], []])
+def test_what_is_told_ahead_is_what_the_whole_plan_says(tmp_path, monkeypatch, listed):
+    monkeypatch.setattr("pipelines.curation.pool.plan._SOURCES_PER_FILE", 4)
+    pool = Storage(str(tmp_path))
+    planned = extend_plan(pool, _sources(7), EXTRACT)
+    extend_plan(pool, _sources(2), EXTRACT, attempt=2)
+    CommitLog(pool).commit(Commit(part_id=planned.parts[1].part_id, files=()))
+    sources = [*_sources(6), Source.at("/in/006.mp4", Kind.IMAGE, 77), *_sources(5, start=7)]
+    before = {name: pool.read(name) for name in pool.names()}
+    ahead = look_ahead([sources[first:last] for first, last in listed], pool, EXTRACT)
+    assert {name: pool.read(name) for name in pool.names()} == before
+    known = extend_plan(pool, sources if listed else [], EXTRACT, write=False)
+    left = known.remaining(CommitLog(pool))
+    assert ahead.sources == Counter(source.kind for source in known.sources.values())
+    assert sum(ahead.sources.values()) == (12 if listed else 7)
+    if len(listed) < 2:  # a part ends where a list does
+        assert (ahead.parts, ahead.left, ahead.first) == (len(known.parts), len(left), tuple(left))
+    assert ahead.left_bytes == sum(source.size for part in left for source in part.sources)
 
 
 @pytest.mark.parametrize("runs", [[(0, 7)], [(0, 4), (2, 9)], [(5, 9), (0, 3), (0, 9)]])

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.dataset import node_copies
+from pipelines.dataset.node_copies import at_hand
 from pipelines.training.data import held_out as holding
 from pipelines.training.data.datasets import key_within
 from pipelines.training.data.held_out import chosen_of, held_out, smallest_of
 from pipelines.training.data.sampler import Sampler, SamplerError
 from pipelines.training.data.selection import Listed, selectable
-from pipelines.training.latents.rows import node_copy
 from pipelines.training.latents.rows import table as reading
 from pipelines.training.latents.rows import write as writing
 from pipelines.training.latents.rows.joined import ALONE, Rows
-from pipelines.training.latents.rows.node_copy import at_hand
 from pipelines.training.latents.rows.table import IndexEntry, LatentError, Table
 from pipelines.training.latents.rows.write import in_order, write_table
 from pipelines.training.latents.spec import clip_of
@@ -227,23 +227,23 @@ def test_processes_of_a_machine_share_one_copy_of_a_remote_table_whose_bytes_wer
     storage = Storage(f"{s3_root}/cache")
     facts = write_table(storage, "video-1s", [entry(f"k{number}", bucket="video-1s") for number in range(9)])
     rows = Rows({ALONE: Table(storage, "b", facts, "f", "-")})
-    path = at_hand(storage, facts.rows)
+    path = at_hand("index", storage, facts.rows)
     path.unlink()
     copies = []
-    monkeypatch.setattr(node_copy, "publish", lambda one, other: (copies.append(other), publish(one, other)))
+    monkeypatch.setattr(node_copies, "publish", lambda one, other: (copies.append(other), publish(one, other)))
     with ThreadPoolExecutor(4) as workers:
-        assert set(workers.map(at_hand, [storage] * 4, [facts.rows] * 4)) == {path} == set(copies)
+        assert set(workers.map(at_hand, ["index"] * 4, [storage] * 4, [facts.rows] * 4)) == {path} == set(copies)
     assert len(copies) == 1
     storage.delete(facts.rows.name)
-    assert at_hand(storage, facts.rows) == path
+    assert at_hand("index", storage, facts.rows) == path
     assert [one.key for one in rows] == [f"k{number}" for number in range(9)]
     damaged(storage, facts.shards, lambda data: data[::-1])
-    at_hand(storage, facts.shards).unlink()
+    at_hand("index", storage, facts.shards).unlink()
     with pytest.raises(DamageError, match=r"shards\.arrow differs from its checksum"):
-        at_hand(storage, facts.shards)
+        at_hand("index", storage, facts.shards)
     path.parent.chmod(0o777)
     with pytest.raises(OSError, match="may be written to by others"):
-        at_hand(storage, facts.rows)
+        at_hand("index", storage, facts.rows)
 
 
 def test_looking_for_a_sample_touches_few_blocks(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.training.latents.rows.node_copy import at_hand
+from pipelines.dataset.node_copies import at_hand
 from pipelines.training.latents.sample import LatentKind
 from skyreels.commits import CommittedFile
 from skyreels.config import Config
@@ -222,7 +222,7 @@ class Table:
         """The file's map, if it has its size; `whole`: if it has its bytes."""
         where = self.storage.location(file.name)
         try:
-            path = at_hand(self.storage, file)
+            path = at_hand("index", self.storage, file)
             size = path.stat().st_size
         except FileNotFoundError as error:
             raise LatentError(f"{where} is missing: {self._remedy}") from error

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.curation.pool.films import copies
 from pipelines.curation.pool.plan import Part
 from pipelines.curation.recipe import ExtractConfig
 from pipelines.curation.records import Clip, Kind, Source, SourceReport, Status, TakenDown
-from pipelines.curation.sources.find import opened
 from skyreels import parts
 from skyreels.commits import Commit, CommitLog, CommittedFile, describe
 from skyreels.leftovers import scratch_folder
@@ -88,7 +88,7 @@ class FinishedFilm:
         """As if it had been measured and cut here, with its files in `scratch`; None, if it is another file by now."""
         facts = self.plan.facts
         try:
-            with opened(self.source, scratch) as path:
+            with copies.at_hand(self.source, scratch) as path:
                 if sha256_file(path) != facts["sha256"]:
                     return None
             measured = _read(self.store, self.measured)
@@ -138,6 +138,7 @@ def forget_films(pool: Storage, part: Part, division: Division) -> None:
         store = film.store(pool)
         for name in _commits_first(store.names()):
             store.delete(name)
+        copies.forget(film.source)
 
 
 def forget_sources(pool: Storage, source_ids: frozenset[str]) -> None:
@@ -228,7 +229,8 @@ class _Step:
         work = json.loads(part.work)
         files: list[CommittedFile] = []
         try:
-            with scratch_folder("film") as scratch, opened(Source.model_validate(work["source"]), scratch) as path:
+            film = Source.model_validate(work["source"])
+            with scratch_folder("film") as scratch, copies.at_hand(film, scratch) as path:
                 facts = self._done(work, path, scratch, files)
         except MediaError as error:
             if error.reason == "disk_full":
@@ -258,17 +260,17 @@ class _Step:
     def _plan(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
         facts = self._ask("measure:probe_source", work, path, scratch)
         told = {**work, **facts}
-        planned = self._ask("stretches:plan_film", told, path, scratch, stretch_s=self._division.stretch_s)
+        planned = self._ask("films.stretches:plan_film", told, path, scratch, stretch_s=self._division.stretch_s)
         why = {} if planned["stretches"] else {_WHOLE: "it is too short, or not of a kind that can be divided"}
         return {**facts, **planned, **why, "sha256": sha256_file(path)}
 
     def _look(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
-        facts = self._ask("stretches:look_at_stretch", work, path, scratch, stretch=work["stretch"])
+        facts = self._ask("films.stretches:look_at_stretch", work, path, scratch, stretch=work["stretch"])
         files.append(self._keep(work, f"{work['name']}.npz", scratch / "look.npz"))
         return facts
 
     def _hear(self, work: dict[str, Any], path: Path, scratch: Path, files: list[CommittedFile]) -> dict[str, Any]:
-        facts = self._ask("stretches:hear_film", work, path, scratch)
+        facts = self._ask("films.stretches:hear_film", work, path, scratch)
         if (scratch / "sound.npz").exists():
             files.append(self._keep(work, "sound.npz", scratch / "sound.npz"))
         return facts
@@ -279,7 +281,7 @@ class _Step:
             held[name] = scratch / name
             held[name].write_bytes(self._store(work).read(name))
         found = self._ask(
-            "stretches:measure_film", work, path, scratch, stretches=work["stretches"],
+            "films.stretches:measure_film", work, path, scratch, stretches=work["stretches"],
             looks=[str(held[name]) for name in work["looks"]], sound=[str(held[name]) for name in work["sound"]],
         )  # fmt: skip
         found["timings"] = _added([*work["spent"], found["timings"]])
