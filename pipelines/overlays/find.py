@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.overlays.borders import crop_box, lit_profiles
 from pipelines.overlays.marks import fixed_marks
 from pipelines.overlays.overlaid_text import sort_text
-from pipelines.overlays.text import TextLine
+from pipelines.overlays.text import LONG, TextLine
 
 OverlayKind = Literal["text", "logo"]
 """Letters (subtitles, captions, names), or a mark that stands in one place all the time (logos, watermarks)."""
@@ -22,6 +22,8 @@ SHORT_SIDE = 256
 _APART_S = 0.5  # between samples that are compared: a hand moves the scene so far
 _MOST_APART_S = 0.25
 _LEAST_SAMPLES = 12
+_LASTING_S = 1.0  # in sight in all: what two characters take at the least
+_HARDLY_MISSED = 0.75  # share of the samples from the first to the last, in which these are seen
 _SAME = 0.5  # share of two boxes' union that they have in common where they are one line of text
 _TEXT_ROOM = (0.35, 0.25)  # around a line, of its height: rims, shadows, what hangs below; along and across
 _MARK_ROOM = 0.12  # around a mark, of its shorter side
@@ -95,22 +97,30 @@ class _Track:
     box: tuple[float, float, float, float]
     first: int
     last: int
+    seen: int = 1
+
+    def is_text(self, lasting: int) -> bool:
+        """A short one must be seen in so many samples, and hardly be missed: parts of a scene look like it at times."""
+        left, top, right, bottom = self.box
+        lasts = self.seen >= max(lasting, _HARDLY_MISSED * (self.last - self.first + 1))
+        return lasts or right - left >= LONG * (bottom - top)
 
 
 def _text(lumas: Sequence[NDArray[np.uint8]], interval_s: float) -> list[Overlay]:
     """Lines that stay where they are; one that is missed in between is there all the same."""
     apart = max(1, min(round(_APART_S / interval_s), len(lumas) // 4))
     tracks: list[_Track] = []
-    for at, lines in enumerate(sort_text(lumas, apart).laid_over):
+    for at, lines in enumerate(sort_text(lumas, apart, short=True).laid_over):
         for line in lines:
             box = _pixels(line, lumas[at].shape)
             same = [track for track in tracks if at - track.last <= 2 * apart and _shared(track.box, box) >= _SAME]
             if same:
-                same[-1].box, same[-1].last = _union(same[-1].box, box), at
+                same[-1].box, same[-1].last, same[-1].seen = _union(same[-1].box, box), at, same[-1].seen + 1
             else:
                 tracks.append(_Track(box, at, at))
     overlays = []
-    for track in tracks:
+    lasting = min(round(_LASTING_S / interval_s), _LEAST_SAMPLES)
+    for track in (track for track in tracks if track.is_text(lasting)):
         height = track.box[3] - track.box[1]
         area = _with_room(track.box, _TEXT_ROOM[0] * height, _TEXT_ROOM[1] * height, lumas[0].shape)
         start, end = max(0, track.first - 1), min(len(lumas), track.last + 2)  # it came and went between samples

@@ -29,12 +29,13 @@ class SortedText(NamedTuple):
     in_scene: list[list[TextLine]]
 
 
-def sort_text(lumas: Sequence[NDArray[np.uint8]], apart: int = 1) -> SortedText:
+def sort_text(lumas: Sequence[NDArray[np.uint8]], apart: int = 1, *, short: bool = False) -> SortedText:
     """The lines of (H, W) samples of one shot, in time order. Of a single sample all are laid over.
 
-    Each is looked at beside those `apart` and twice as far from it: a scene must have time to move.
+    Each is looked at beside those `apart` and twice as far from it: a scene must have time to move. `short`: as in
+    `text_lines`.
     """
-    lines = [text_lines(luma) for luma in lumas]
+    lines = [text_lines(luma, short=short) for luma in lumas]
     if len(lumas) < 2 or not any(lines):
         return SortedText(lines, [[] for _ in lumas])
     strokes = [_strokes(luma) for luma in lumas]

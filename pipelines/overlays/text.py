@@ -11,6 +11,11 @@ _LINES = 288
 _SPILL = 0.3  # most ink just above and below a line, as a share of the ink in it: texture goes on, a line ends
 _CONTRAST = (12.0, 36.0)  # luma levels between a stroke and its ground: faint letters count on quiet ground only
 _PROMINENCE = 5.0  # times the picture's mean response to thin strokes
+LONG = 2.8
+"""Times its height: what a line is at the least."""
+_SHORT = 1.5  # the same of two characters that are as wide as they are high
+_TURNS = (2.0, 14.0)  # from stroke to ground and back, along as much of a line as it is high
+_SHORT_TURNS = 3.0  # at the least, along or down: such characters are dense, and some are stacks of bars
 
 
 class TextLine(NamedTuple):
@@ -23,8 +28,8 @@ class TextLine(NamedTuple):
     ink: float
 
 
-def text_lines(luma: NDArray[np.uint8]) -> list[TextLine]:
-    """Text-like lines of a (H, W) picture."""
+def text_lines(luma: NDArray[np.uint8], *, short: bool = False) -> list[TextLine]:
+    """Text-like lines of a (H, W) picture; `short`: of two characters as well, which more of a scene looks like."""
     scale = _LINES / min(luma.shape)
     size = (max(16, round(luma.shape[1] * scale)), max(16, round(luma.shape[0] * scale)))
     picture = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -35,7 +40,7 @@ def text_lines(luma: NDArray[np.uint8]) -> list[TextLine]:
     ):
         contrast = min(max(_PROMINENCE * cv2.mean(stroke)[0], _CONTRAST[0]), _CONTRAST[1])
         strokes = cv2.threshold(stroke, contrast, 1, cv2.THRESH_BINARY)[1]
-        found += _lines(strokes)
+        found += _lines(strokes) + (_short_lines(strokes) if short else [])
     return [
         TextLine(x / size[0], y / size[1], w / size[0], h / size[1], ink) for x, y, w, h, ink in _without_nested(found)
     ]
@@ -46,16 +51,42 @@ def _lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, 9), np.uint8))
     found = []
     for x, y, w, h, area in regions(joined):
-        if not (5 <= h <= 0.16 * strokes.shape[0] and w >= 2.8 * h and area >= 0.5 * w * h):
+        if not (5 <= h <= 0.16 * strokes.shape[0] and w >= LONG * h and area >= 0.5 * w * h):
             continue
-        inside = strokes[y : y + h, x : x + w]
-        ink = float(inside.mean())
-        turns = np.count_nonzero(inside[:, 1:] != inside[:, :-1]) / h / (w / h)
-        gap = max(2, h // 3)
-        around = np.concatenate([strokes[max(0, y - gap) : y, x : x + w], strokes[y + h : y + h + gap, x : x + w]])
-        if 0.15 <= ink <= 0.75 and 2.0 <= turns <= 14.0 and around.mean() <= _SPILL * ink:
+        ink = _ink(strokes, (x, y, w, h))
+        if ink and _TURNS[0] <= _turns_along(strokes[y : y + h, x : x + w]) <= _TURNS[1]:
             found.append((x, y, w, h, ink))
     return found
+
+
+def _short_lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]:
+    """Lines of two characters. Their strokes are joined down as well: some stand above each other."""
+    joined = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((9, 15), np.uint8))
+    joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
+    found = []
+    for x, y, w, h, area in regions(joined):
+        if not (12 <= h <= 0.16 * strokes.shape[0] and _SHORT * h <= w < LONG * h and area >= 0.5 * w * h):
+            continue
+        inside = strokes[y : y + h, x : x + w]
+        down = np.count_nonzero(inside[1:] != inside[:-1]) / w
+        ink = _ink(strokes, (x, y, w, h))
+        if ink and _SHORT_TURNS <= max(_turns_along(inside), down) <= _TURNS[1]:
+            found.append((x, y, w, h, ink))
+    return found
+
+
+def _turns_along(inside: NDArray[np.uint8]) -> float:
+    height, width = inside.shape
+    return np.count_nonzero(inside[:, 1:] != inside[:, :-1]) / height / (width / height)
+
+
+def _ink(strokes: NDArray[np.uint8], box: tuple[int, int, int, int]) -> float:
+    """The share of a box that is strokes; 0 where it is not as in text, or goes on above or below."""
+    x, y, w, h = box
+    ink = float(strokes[y : y + h, x : x + w].mean())
+    gap = max(2, h // 3)
+    around = np.concatenate([strokes[max(0, y - gap) : y, x : x + w], strokes[y + h : y + h + gap, x : x + w]])
+    return ink if 0.15 <= ink <= 0.75 and around.mean() <= _SPILL * ink else 0.0
 
 
 def regions(mask: NDArray[np.uint8]) -> list[tuple[int, int, int, int, int]]:

@@ -20,9 +20,7 @@ def covered(ask):
 
 
 def test_what_words_cover_is_asked_for_and_little_else(asks):
-    found = [ask for ask in asks if not ask.keep.all()]
-    assert len(found) == len(asks) - 2, "two have a sign of two characters, too short a line to be told from a mark"
-    for ask in found:
+    for ask in asks:
         assert covered(ask).any((1, 2)).all(), "words stand over every frame"
         assert (~ask.keep)[covered(ask)].mean() > 0.99
         assert (~ask.keep).mean() < 0.3

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.overlays.find import find_overlays, sample_interval, sample_size
 from pipelines.synthesis.textures import fractal_noise
-from tests.overlays.scenes import HEIGHT, WIDTH, badge, lettered, views
+from tests.overlays.scenes import HEIGHT, WIDTH, badge, lettered, views, written
 
 INTERVAL = 0.25
 
@@ -39,6 +39,22 @@ def test_a_subtitle_is_covered_while_it_is_there(seed, text):
     assert (mask & boxed(ink)).sum() / (mask | boxed(ink)).sum() > 0.45
     assert min(overlay.start_s for overlay in found.overlays) == pytest.approx(3 * INTERVAL)
     assert max(overlay.end_s for overlay in found.overlays) == pytest.approx(11 * INTERVAL)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("text", ["出口", "출구"])
+def test_two_characters_are_covered_where_they_stay_and_are_no_text_where_they_flash(seed, text):
+    def found(shown):
+        samples = [written(view, text, (200, 220))[0] if n in shown else view for n, view in enumerate(views(seed))]
+        return find_overlays(samples, INTERVAL, ["text"]).overlays
+
+    ink = written(views(seed)[0], text, (200, 220))[1]
+    mask = covered(found(range(4, 10)), ink.shape)
+    assert mask[ink].mean() > 0.99
+    assert (mask & boxed(ink)).sum() / (
+        mask | boxed(ink)
+    ).sum() > 0.35
+    assert found(range(5, 7)) == []
 
 
 @pytest.mark.parametrize("seed", range(6))
