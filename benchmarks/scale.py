@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale                              # every section
     python -m benchmarks.scale index --json scale.json
+    python -m benchmarks.scale rows --most 10000000         # an hour of one core, and 25 GB of disk meanwhile
 
 A section is a module with `measure(folder)`, which yields figures and leaves what it needs in a scratch folder.
 """
@@ -26,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--most", type=int, default=10**6, help="rows of the largest run of `rows` (%(default)s)")
     options = parser.parse_args()
     unknown = sorted(set(options.sections) - SECTIONS.keys())
     if unknown:
@@ -34,8 +36,9 @@ def main() -> None:
     for name in options.sections or SECTIONS:
         print(name, flush=True)
         found[name] = []
+        asked = {"most": options.most} if name == "rows" else {}
         with tempfile.TemporaryDirectory(prefix=f"scale-{name}-") as folder:
-            for figure in importlib.import_module(SECTIONS[name]).measure(Path(folder)):
+            for figure in importlib.import_module(SECTIONS[name]).measure(Path(folder), **asked):
                 print(figure, flush=True)
                 found[name].append(figure)
     if options.json:

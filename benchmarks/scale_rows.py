@@ -36,7 +36,7 @@ from skyreels.commits import Commit, CommitLog, describe
 from skyreels.shards import Member, open_shards
 from skyreels.storage import Storage
 
-SIZES = (10**5, 10**6)
+FEWEST = 10**5
 PLANNED = 10**6
 PER_SLICE = 1 << 15
 _WIDTH = 16  # of an embedding
@@ -48,10 +48,10 @@ _RECIPE = {
 }
 
 
-def measure(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
-    """Growth from the smallest to the largest. Takes about 2 kB of disk for each row meanwhile."""
+def measure(folder: Path, most: int = 10**6) -> Iterator[Figure]:
+    """Growth from `FEWEST` rows to the `most`. Takes about 2 kB of disk for each row meanwhile."""
     found = {}
-    for rows in sizes:
+    for rows in (FEWEST, most):
         command = [
             sys.executable,
             "-m",
@@ -64,15 +64,15 @@ def measure(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found[rows] = json.loads(out.splitlines()[-1])
     yield from _planning(folder)
-    few, many = found[sizes[0]], found[sizes[-1]]
-    span = f"from {sizes[0]:,} to {sizes[-1]:,} rows"
+    few, many = found[FEWEST], found[most]
+    span = f"from {FEWEST:,} to {most:,} rows"
     grown = many["peak_mb"] - few["peak_mb"]
     yield Figure("memory of driver and one task, growth", grown, most=300.0, unit="MB",
                  detail=f"{span}: {few['peak_mb']:.0f} and {many['peak_mb']:.0f} MB")  # fmt: skip
-    each = [found[rows]["cpu_s"] / rows * 1e6 for rows in (sizes[0], sizes[-1])]
+    each = [found[rows]["cpu_s"] / rows * 1e6 for rows in (FEWEST, most)]
     yield Figure("CPU time per row, growth", each[1] / each[0], most=1.5,
                  detail=f"{span}: {each[0]:.0f} and {each[1]:.0f} us; {many['kept']:,} kept")  # fmt: skip
-    yield Figure("work files per row", many["work_bytes"] / sizes[-1], unit="B",
+    yield Figure("work files per row", many["work_bytes"] / most, unit="B",
                  detail="what tasks hand each other, written once and read once")  # fmt: skip
 
 
@@ -253,16 +253,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="one size, in this process")
     parser.add_argument("--plan", type=int, help="so many names into a plan, in this process")
     parser.add_argument("--folder", type=Path, help="where its files go")
-    parser.add_argument("--most", type=int, default=SIZES[-1], help="the largest of the sizes that are compared")
     options = parser.parse_args()
     if options.plan:
         print(json.dumps(_plan(options.plan, options.folder)))
         return
-    if options.rows:
-        print(json.dumps(_child(options.rows, options.folder)))
-        return
-    for figure in measure(options.folder, (SIZES[0], options.most)):
-        print(figure)
+    print(json.dumps(_child(options.rows, options.folder)))
 
 
 if __name__ == "__main__":

@@ -156,7 +156,9 @@ def evaluate_beside(
     """
     ask = partial(evaluate, count=count, media=media, noise_seed=noise_seed)
     results: list[SuiteResult] = []
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (make,)) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, and not by each of them
+    with ProcessPoolExecutor(workers, context, _start, (make,)) as pool:
         for told in pool.map(_asked, repeat(ask), runs):
             results += told
             progress(count)

@@ -6,6 +6,7 @@ All ranks take the same steps from the same seed; the first one alone decodes, w
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,7 +39,8 @@ def run_on_ranks(count: int, device: str, work: Work, *arguments: Any) -> None:
         raise ValueError(f"{count} ranks need as many GPUs, and {torch.cuda.device_count()} are here: lower --ranks")
     with TemporaryDirectory(prefix="skyreels-ranks-") as folder:
         try:
-            mp.spawn(_rank, args=(count, kind, folder, work, arguments), nprocs=count)
+            set_forkserver_preload([__name__])  # imported once, and not by each of them
+            mp.start_processes(_rank, (count, kind, folder, work, arguments), count, start_method="forkserver")
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             said = sorted(Path(folder).glob("said-*.txt"))
             if not said:

@@ -51,9 +51,7 @@ def test_two_characters_are_covered_where_they_stay_and_are_no_text_where_they_f
     ink = written(views(seed)[0], text, (200, 220))[1]
     mask = covered(found(range(4, 10)), ink.shape)
     assert mask[ink].mean() > 0.99
-    assert (mask & boxed(ink)).sum() / (
-        mask | boxed(ink)
-    ).sum() > 0.35
+    assert (mask & boxed(ink)).sum() / (mask | boxed(ink)).sum() > 0.35
     assert found(range(5, 7)) == []
 
 
