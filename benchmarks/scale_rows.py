@@ -250,9 +250,10 @@ def _child(rows: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="one size, in this process")
-    parser.add_argument("--plan", type=int, help="so many names into a plan, in this process")
-    parser.add_argument("--folder", type=Path, help="where its files go")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--rows", type=int, help="one size, in this process")
+    what.add_argument("--plan", type=int, help="so many names into a plan, in this process")
+    parser.add_argument("--folder", type=Path, required=True, help="where its files go")
     options = parser.parse_args()
     if options.plan:
         print(json.dumps(_plan(options.plan, options.folder)))

@@ -23,6 +23,7 @@ from model.conditioning.references import (
     encode_audio_references,
     encode_visual_references,
     fit_to_size,
+    mentioned,
     tagged,
 )
 from model.conditioning.regions import Editing, Inpainting
@@ -55,5 +56,6 @@ __all__ = [
     "encode_visual_references",
     "fit_to_size",
     "latent_keep_mask",
+    "mentioned",
     "tagged",
 ]

@@ -57,14 +57,19 @@ def check_tags(prompt: str, references: Sequence[Reference]) -> None:
     doubled = sorted({tag for tag in tags if tags.count(tag) > 1})
     if doubled:
         raise ValueError(f"several references are tagged {', '.join(doubled)}: give each its own tag")
-    unused = sorted(set(tags) - set(TAG.findall(prompt)))
+    unused = sorted(set(tags) - mentioned(prompt))
     if unused:
         raise ValueError(f"the prompt does not mention {', '.join(unused)}: name each reference by its tag")
 
 
+def mentioned(prompt: str) -> set[str]:
+    """The tags that a prompt names."""
+    return set(TAG.findall(prompt))
+
+
 def tagged(prompt: str, reference: Reference) -> str:
     """The prompt that names the reference, at its end where it does not yet."""
-    return prompt if reference.tag in TAG.findall(prompt) else f"{prompt}\nReference: {reference.tag}"
+    return prompt if reference.tag in mentioned(prompt) else f"{prompt}\nReference: {reference.tag}"
 
 
 def edited_reference(video: Tensor, others: Sequence[Reference]) -> VideoReference:

@@ -1,8 +1,9 @@
 """What a prompt says and in which order: the picture, tagged text and sound, one paragraph per shot."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 TAGS = ("text", "sfx", "dialogue", "singing", "bgm")
 """Tags of the structured form in their fixed order (paper, section on captions)."""
@@ -55,6 +56,25 @@ def render_prompt(prompt: Prompt) -> str:
         lines.append(f"Shot {number} ({start:.2f}-{end:.2f} s): {render_prompt(shot.prompt)}")
         start = end
     return "\n".join(lines)
+
+
+def prompt_between(text: str, start_s: float, end_s: float) -> str:
+    """A rendered prompt as it holds for a part of the clip: of several shots those that the part shows, timed from its
+    start, and of a single one its words alone; the last goes on for as long as the clip. Any other text as it is."""
+    heads = list(_SHOT.finditer(text))
+    if not heads or heads[0].start():
+        return text
+    shots = []
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        words = text[head.end() : following.start() - 1 if following else None]
+        since, until = max(start_s, float(head[1])), min(end_s, float(head[2]) if following else inf)
+        if until - since >= _LEAST_S:
+            shots.append(Shot(words, until - since))
+    return render_prompt(shots) if len(shots) > 1 else str(shots[0].prompt)
+
+
+_SHOT = re.compile(r"(?m)^Shot \d+ \((\d+\.\d\d)-(\d+\.\d\d) s\): ")
+_LEAST_S = 0.005  # half of what times tell
 
 
 def prompt_seconds(prompt: Prompt) -> float | None:

@@ -165,16 +165,19 @@ class GenerationRequest(Config):
         Media(**{field.name: getattr(self, field.name) for field in fields(Media)})
 
     @property
+    def whole_seconds(self) -> float | None:
+        """As asked, or as long as the shots; None: as the model makes it."""
+        return prompt_seconds(self.prompt) if self.seconds is None else self.seconds
+
+    @property
     def seconds_at_once(self) -> float | None:
         """Of the first window, or of the whole clip."""
-        if self.window is None or self.seconds is None:
-            return self.seconds
-        return min(self.seconds, self.window)
+        return self.window if self.in_windows else self.seconds
 
     @property
     def in_windows(self) -> bool:
         """Whether the clip is longer than what is made at once."""
-        return self.window is not None and self.seconds is not None and self.seconds > self.window
+        return self.window is not None and self.whole_seconds is not None and self.whole_seconds > self.window
 
     def _check_removal(self) -> None:
         field = "remove" if self.remove else "regions"
@@ -192,7 +195,7 @@ class GenerationRequest(Config):
             if self.overlap is not None:
                 raise RequestError("overlap", "there are no windows that could overlap: give window too")
             return
-        if self.seconds is None:
+        if self.whole_seconds is None:
             raise RequestError("window", "it is a part of the clip: say how long the whole is, in seconds")
         whole: dict[str, object] = {
             f"video_use {self.video_use}": self.video is not None and self.video_use != "extend",
@@ -203,7 +206,6 @@ class GenerationRequest(Config):
             "last_image": self.last_image,
         }
         whole |= {"still": self.still, "picture": not self.picture}
-        whole |= {"shots": isinstance(self.prompt, tuple)}
         if beside := [name for name, given in whole.items() if given]:
             raise RequestError("window", f"a clip in windows takes no {', '.join(beside)}: leave one of the two out")
 

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.conditioning import mentioned
 from model.generation.prepared import MAX_PIXELS, Media, Prepared, fitted_sound
+from model.generation.prompts import prompt_between
 from model.generation.steps import BaseLatents, Generated, OnStep, Progress
 from model.generator import Generator
 from model.media import cover, frames_and_size, output_frames, packed, resample_frames, unpacked
@@ -27,7 +29,8 @@ _SEEDS_APART = 2**32  # of windows: clips of one request take the seeds in betwe
 class Windows:
     """The whole clip has `frames` of the base, and neighbours share `overlap` of them.
 
-    `first` is the call of the first window; its `media.video`, if any, is all of the video that the clip begins with.
+    `first` is the call of the first window, but that its prompt tells all shots, and its `media.video`, if any, is all
+    of the video that the clip begins with.
     """
 
     first: Prepared
@@ -88,7 +91,20 @@ class Windows:
         elif tail is not None:
             media = Media(video=packed(tail), video_use="extend", audio=sound, sound=media.sound)
         seed = None if self.first.seed is None else (self.first.seed + number * _SEEDS_APART) % 2**63
-        return replace(sized, media=media, seed=seed)
+        return self._told(replace(sized, media=media, seed=seed), span)
+
+    def _told(self, call: Prepared, span: range) -> Prepared:
+        """With the shots that the window shows, and the references that these name."""
+        prompt = prompt_between(call.prompt, span.start / call.clip.fps, span.stop / call.clip.fps)
+        if prompt == call.prompt:
+            return call
+        named = mentioned(prompt)
+        references = tuple(reference for reference in call.references if reference.tag in named)
+        scale = call.settings.reference_guidance_scale
+        if isinstance(scale, Mapping):
+            scale = {tag: value for tag, value in scale.items() if tag in named}
+        settings = replace(call.settings, reference_guidance_scale=scale)
+        return replace(call, prompt=prompt, references=references, settings=settings)
 
     def of_given(self, span: range) -> Tensor:
         """The packed frames of the given video that a window with that span shows."""
@@ -111,11 +127,11 @@ def windows_of(request: GenerationRequest, first: Prepared) -> Windows | None:
     """The windows of a request whose first one was prepared; None where that is the whole. Raises RequestError."""
     if request.window is None or not request.in_windows:
         return None
-    assert request.seconds is not None  # or it would not be in windows
+    assert request.whole_seconds is not None  # or it would not be in windows
     clip = first.clip
     shared = request.window / 4 if request.overlap is None else request.overlap
     windows = Windows(
-        first, clip.video.nearest_frames(request.seconds * clip.fps), clip.video.nearest_frames(shared * clip.fps)
+        first, clip.video.nearest_frames(request.whole_seconds * clip.fps), clip.video.nearest_frames(shared * clip.fps)
     )
     if windows.overlap >= clip.frames:
         message = f"{windows.overlap} frames of a window of {clip.frames} are kept, and nothing is left to make"

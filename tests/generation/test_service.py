@@ -128,10 +128,18 @@ def test_it_is_the_clip_of_the_command_line(http, made, model_folder, tmp_path):
     assert beside["prompt"] == "a red ball"
 
 
+SHOTS = [{"prompt": "a red ball", "seconds": 0.7}, {"prompt": "a blue one", "seconds": 0.8}]
 WINDOWED = {
     "words": ({}, [], 25, "1.5625", {"queue", "base", "decode"}),
     "refined": ({"refine": "true"}, ["--refine"], 49, "1.5312", {"queue", "base", "refine", "decode"}),
     "a video": ({"task": "extend"}, ["--video", "{m}/clip.mp4"], 25, "1.5625", {"queue", "base", "decode"}),
+    "shots": (
+        {"prompt": None, "seconds": None, "shots": json.dumps(SHOTS)},
+        [],
+        25,
+        "1.5625",
+        {"queue", "base", "decode"},
+    ),
 }
 
 
@@ -140,9 +148,13 @@ def test_a_clip_in_windows_is_the_one_of_the_command_line(made, model_folder, me
     values, more, frames, seconds, stages = WINDOWED[case]
     asked = {"prompt": "a red ball", "seed": "5", "seconds": "1.5", "window_seconds": "0.8", "overlap_seconds": "0.25"}
     parts = {"video": ("clip.mp4", (media / "clip.mp4").read_bytes())} if case == "a video" else None
-    job, path = made(asked | values, parts)
+    job, path = made({name: value for name, value in (asked | values).items() if value is not None}, parts)
     assert (job["frames"], job["seconds"], job["timings"].keys()) == (frames, seconds, stages)
-    words = ["--model", str(model_folder), "--prompt", "a red ball", "--seed", "5", "--seconds", "1.5"]
+    (tmp_path / "shots.json").write_text(json.dumps(SHOTS))
+    told = (
+        ["--shots", str(tmp_path / "shots.json")] if case == "shots" else ["--prompt", "a red ball", "--seconds", "1.5"]
+    )
+    words = ["--model", str(model_folder), "--seed", "5", *told]
     words += ["--window", "0.8", "--overlap", "0.25", *(word.format(m=media) for word in more)]
     assert generate.main([*words, "--output", str(tmp_path / "clip.mp4"), "--quiet"]) == 0
     assert path.read_bytes() == (tmp_path / "clip.mp4").read_bytes()

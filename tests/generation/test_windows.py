@@ -248,11 +248,46 @@ def test_windows_of_clips_whose_seeds_are_neighbours_share_no_noise(planned):
     assert len(seeds) == 8 * len(windows.spans)
 
 
+SHOTS = [
+    {"prompt": "a red ball", "seconds": 0.5},
+    {"prompt": "a dog", "seconds": 0.4},
+    {"prompt": "rain", "seconds": 0.4},
+]
+
+
+def test_each_window_is_told_of_the_shots_that_it_shows(generator, planned):
+    windows = planned(prompt=SHOTS, window=0.8, overlap=0.25)
+    assert [(span.start, span.stop) for span in windows.spans] == [(0, 13), (8, 21)]
+    told = [windows.call(number, np.zeros((5, 32, 32, 3), np.uint8)).prompt for number in range(2)]
+    assert told == [
+        "Shot 1 (0.00-0.50 s): a red ball\nShot 2 (0.50-0.81 s): a dog",
+        "Shot 1 (0.00-0.40 s): a dog\nShot 2 (0.40-0.81 s): rain",
+    ]
+    made = sample_windows(generator, windows)
+    frames = np.stack(list(decode_windows(generator, windows, made).frames))
+    by_hand = generator(told[0], seconds=0.8, generator=torch.Generator().manual_seed(3)).frames
+    source = torch.Generator().manual_seed(3 + 2**32)
+    after = generator(told[1], seconds=13 / 16, video=by_hand[-5:], generator=source).frames
+    assert np.array_equal(frames, np.concatenate([by_hand, after[5:]]))
+
+
+def test_a_window_is_shown_the_references_that_its_shots_name(generator, planned, media):
+    shots = [{"prompt": "a ball like @one", "seconds": 0.7}, {"prompt": "the sea", "seconds": 0.6}]
+    windows = planned(
+        {"a": media / "hole.png"}, prompt=shots, window=0.5, overlap=0.1, references={"@one": ["a"]}, sound=False,
+        reference_guidance_scale={"@one": 2.0},
+    )  # fmt: skip
+    calls = [windows.call(number, np.zeros((1, 32, 32, 3), np.uint8)) for number in range(len(windows.spans))]
+    shown = [([reference.tag for reference in call.references], call.scales.reference) for call in calls]
+    assert shown[0] == (["@one"], {"@one": 2.0})
+    assert shown[-1] == ([], {})
+    assert len(list(decode_windows(generator, windows, sample_windows(generator, windows)).frames)) == windows.frames
+
+
 REFUSED = {
     "no length": ({"window": 0.5}, "window"),
     "no window": ({"seconds": 1.0, "overlap": 0.2}, "overlap"),
     "all of it": ({"seconds": 1.0, "window": 0.5, "overlap": 0.5}, "overlap"),
-    "shots": ({"seconds": 1.0, "window": 0.5, "prompt": [{"prompt": "x", "seconds": 1}]}, "window"),
     "sound alone": ({"seconds": 1.0, "window": 0.5, "picture": False}, "window"),
     "an edit": ({"seconds": 1.0, "window": 0.5, "video": "v", "video_use": "edit"}, "window"),
     "what leads up": ({"seconds": 1.0, "window": 0.5, "video": "v", "video_use": "lead_up"}, "window"),

@@ -1,6 +1,10 @@
-import pytest
+from itertools import pairwise
 
-from model.generation.prompts import Shot, StructuredPrompt, prompt_seconds, render_prompt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.generation.prompts import Shot, StructuredPrompt, prompt_between, prompt_seconds, render_prompt
 
 
 def test_structured_prompts_keep_one_order_of_tags():
@@ -30,3 +34,30 @@ def test_a_shot_without_length_is_refused():
         render_prompt([Shot("a", 1), Shot("b", 0)])
     with pytest.raises(ValueError, match="at least one shot"):
         render_prompt([])
+
+
+def test_a_part_of_a_clip_is_told_the_shots_that_it_shows():
+    rain = StructuredPrompt("a street", sfx=("rain",))
+    text = render_prompt([Shot("a ball", 1.0), Shot(rain, 2.0), Shot("a dog", 1.0)])
+    assert prompt_between(text, 0.2, 0.9) == "a ball"
+    assert prompt_between(text, 0.5, 3.0) == (
+        "Shot 1 (0.00-0.50 s): a ball\nShot 2 (0.50-2.50 s): a street\n<sfx>rain</sfx>"
+    )
+    assert prompt_between(text, 1.0, 3.0) == "a street\n<sfx>rain</sfx>"
+    assert prompt_between(text, 3.5, 9.0) == prompt_between(text, 8.0, 9.0) == "a dog"
+    assert prompt_between("a ball.\nShot 2 (0.00-1.00 s): no", 0.0, 0.5) == "a ball.\nShot 2 (0.00-1.00 s): no"
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=6), st.lists(st.integers(1, 2000), max_size=4))
+def test_parts_tell_every_shot_for_as_long_as_it_lasts(hundredths, cuts):
+    shots = [Shot(f"words {number}", length / 100) for number, length in enumerate(hundredths)]
+    whole = render_prompt(shots)
+    end = sum(hundredths)
+    assert prompt_between(whole, 0.0, end / 100) == whole
+    edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
+    parts = [prompt_between(whole, a / 100, b / 100) for a, b in pairwise(edges)]
+    for number, length in enumerate(hundredths):
+        told = [line for part in parts for line in part.splitlines() if line.endswith(f"words {number}")]
+        timed = [line.split("(")[1].split(" s)")[0].split("-") for line in told if line.startswith("Shot")]
+        assert told
+        assert sum(float(until) - float(since) for since, until in timed) <= length / 100 + 0.011
