@@ -46,12 +46,12 @@ def node_copy(purpose: str, name: str, fetch: Callable[[Path], None], most: int 
             sweep(target.parent, below=False)
             if most is not None:
                 _make_room(target.parent, most - 1)
-            partial = target.with_name(temporary_name())
+            unfinished = target.with_name(temporary_name())
             try:
-                fetch(partial)
-                publish(partial, target)
+                fetch(unfinished)
+                publish(unfinished, target)
             finally:
-                partial.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
         with suppress(FileNotFoundError):  # another process made room, for another copy
             os.utime(target)
     return target

@@ -1,7 +1,9 @@
 """A long film in steps leaves the pool that it would leave whole, whatever becomes of a step."""
 
 import json
+import os
 import shutil
+import tarfile
 from contextlib import suppress
 from fractions import Fraction
 
@@ -16,7 +18,7 @@ from pipelines.curation.pool.films.steps import Division, forget_sources, prepar
 from pipelines.curation.pool.plan import make_parts
 from pipelines.curation.recipe import load_recipe
 from pipelines.curation.records import Kind, Source, TakenDown
-from pipelines.curation.sources.find import opened
+from pipelines.curation.sources.find import find_sources, opened
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render
 from skyreels.commits import CommitLog
@@ -233,6 +235,20 @@ def test_another_film_under_the_name_is_fetched_anew_and_old_copies_make_room(s3
     assert fetched.count(far.location("a")) == 3
     with pytest.raises(FileNotFoundError):
         read("c")
+
+
+def test_a_film_in_a_tar_is_unpacked_once_whatever_the_tar_is_called(tmp_path, fetched):
+    path = tmp_path / os.fsdecode(b"caf\xe9.tar")
+    with tarfile.open(path, "w") as tar:
+        (tmp_path / "film.mp4").write_bytes(b"a film")
+        tar.add(tmp_path / "film.mp4", "film.mp4")
+    (source,) = find_sources([str(path)])
+    for _ in range(2):
+        with copies.at_hand(source, tmp_path / "tmp") as film:
+            assert film.read_bytes() == b"a film"
+    assert fetched == [source.uri]
+    copies.forget(source)
+    assert not [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()]
 
 
 def test_a_film_that_cannot_be_divided_is_taken_whole(film, whole, tmp_path, caplog):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipelines.curation.records import Source
 from pipelines.curation.sources.find import opened
 from pipelines.dataset.node_copies import forget_copy, linked_copy
 from skyreels.leftovers import scratch_folder
-from skyreels.locations import is_remote
+from skyreels.locations import is_remote, local_path
 from skyreels.storage import resolve
 
 MOST = 4
@@ -36,14 +36,21 @@ def at_hand(film: Source, scratch: Path) -> Iterator[Path]:
 def forget(film: Source) -> None:
     """Delete this node's copy of the film."""
     if film.container or is_remote(film.uri):
-        forget_copy(_PURPOSE, _name(film))
+        with suppress(OSError):  # its name is not to be had: it goes when others are made
+            forget_copy(_PURPOSE, _name(film))
 
 
 def _name(film: Source) -> str:
     """Another one for other bytes, as far as size and time tell."""
-    filesystem, path = resolve(film.container or film.uri)
-    found = filesystem.get_file_info(path)
-    return hashlib.sha256(f"{film.uri}\n{found.size}\n{found.mtime_ns}".encode()).hexdigest()
+    location = film.container or film.uri
+    if is_remote(location):
+        filesystem, path = resolve(location)
+        found = filesystem.get_file_info(path)
+        size, written_ns = found.size, found.mtime_ns
+    else:
+        stat = local_path(location).stat()
+        size, written_ns = stat.st_size, stat.st_mtime_ns
+    return hashlib.sha256(f"{film.source_id} {size} {written_ns}".encode()).hexdigest()
 
 
 def _fetch(film: Source, target: Path) -> None:
