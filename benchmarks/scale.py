@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale                              # every section
     python -m benchmarks.scale index --json scale.json
-    python -m benchmarks.scale rows --most 10000000         # an hour of one core, and 25 GB of disk meanwhile
+    python -m benchmarks.scale rows --most 10000000         # an hour of one core, and 20 GB of disk meanwhile
 
 A section is a module with `measure(folder)`, which yields figures and leaves what it needs in a scratch folder.
 """

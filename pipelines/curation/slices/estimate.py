@@ -24,13 +24,13 @@ class Measured:
 
 
 PICTURE_CPU_S = Measured(
-    0.0144, "benchmarks/scale_pictures.py, 640x480, with every score, hash, descriptor and the cut", 512
+    0.012, "benchmarks/scale_pictures.py, 640x480, with every score, hash, descriptor and the cut", 512
 )
 CLIP_CPU_S = Measured(3.7, "benchmarks/curation.py, clips of 5 to 10 s at 720p", 9)
-ROW_CPU_S = Measured(294e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e6)
-ROW_WORK_BYTES = Measured(1_500, "the same: all that is written after the cut, small pictures packed", 1e6)
-DRIVER_BYTES = Measured(827e6, "the same: driver and one task together", 1e6)
-SLICE_BYTES = Measured(6_000, "an estimate, not measured: the facts of a slice in all steps", 31)
+ROW_CPU_S = Measured(390e-6, "benchmarks/scale_rows.py, choosing, packing and accounting", 1e7)
+ROW_WORK_BYTES = Measured(1_560, "the same: all that is written after the cut, small pictures packed", 1e7)
+DRIVER_BYTES = Measured(718e6, "the same: driver and one task together", 1e7)
+SLICE_BYTES = Measured(440_000, "the same: what 306 slices grew to, over 4", 306)
 LISTED_BYTES = Measured(
     3_300, "benchmarks/scale_rows.py: a name while it is planned; 65,536 are held at a time", 65_536
 )
