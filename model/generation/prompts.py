@@ -70,6 +70,8 @@ def prompt_between(text: str, start_s: float, end_s: float) -> str:
         since, until = max(start_s, float(head[1])), min(end_s, float(head[2]) if following else inf)
         if until - since >= _LEAST_S:
             shots.append(Shot(words, until - since))
+    if not shots:  # somebody's own words that look like shots, whose times say nothing
+        return text
     return render_prompt(shots) if len(shots) > 1 else str(shots[0].prompt)
 
 

@@ -45,7 +45,8 @@ def test_a_part_of_a_clip_is_told_the_shots_that_it_shows():
     )
     assert prompt_between(text, 1.0, 3.0) == "a street\n<sfx>rain</sfx>"
     assert prompt_between(text, 3.5, 9.0) == prompt_between(text, 8.0, 9.0) == "a dog"
-    assert prompt_between("a ball.\nShot 2 (0.00-1.00 s): no", 0.0, 0.5) == "a ball.\nShot 2 (0.00-1.00 s): no"
+    for typed in ("a ball.\nShot 2 (0.00-1.00 s): no", "Shot 1 (5.00-2.00 s): a\nShot 2 (9.00-3.00 s): b"):
+        assert prompt_between(typed, 0.0, 0.5) == typed
 
 
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=6), st.lists(st.integers(1, 2000), max_size=4))
