@@ -16,18 +16,22 @@ from benchmarks.scale_figures import Figure, write_json
 
 SECTIONS = {
     "index": "benchmarks.scale_index",
+    "listing": "benchmarks.scale_listing",
     "rows": "benchmarks.scale_rows",
     "nodes": "benchmarks.scale_nodes",
     "pictures": "benchmarks.scale_pictures",
 }
 """Modules by the name of their section."""
+GROWING = ("listing", "rows")
+"""Sections that compare their fewest with `--most`."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
-    parser.add_argument("--most", type=int, default=10**6, help="rows of the largest run of `rows` (%(default)s)")
+    longest = f"rows, or names, of the largest run of {' and '.join(GROWING)} (default %(default)s)"
+    parser.add_argument("--most", type=int, default=10**6, help=longest)
     options = parser.parse_args()
     unknown = sorted(set(options.sections) - SECTIONS.keys())
     if unknown:
@@ -36,7 +40,7 @@ def main() -> None:
     for name in options.sections or SECTIONS:
         print(name, flush=True)
         found[name] = []
-        asked = {"most": options.most} if name == "rows" else {}
+        asked = {"most": options.most} if name in GROWING else {}
         with tempfile.TemporaryDirectory(prefix=f"scale-{name}-") as folder:
             for figure in importlib.import_module(SECTIONS[name]).measure(Path(folder), **asked):
                 print(figure, flush=True)

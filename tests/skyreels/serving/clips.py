@@ -16,7 +16,7 @@ from skyreels.media.image import write_image
 from skyreels.serving.servable import ModelCard, Plan, RequestRefused, StageFailed
 
 STEPS = 4
-PAUSES = {"slow": 0.5, "steady": 0.15, "brief": 0.05}
+PAUSES = {"glacial": 2.0, "slow": 0.5, "steady": 0.15, "brief": 0.05}
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 
 

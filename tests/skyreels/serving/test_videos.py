@@ -230,7 +230,8 @@ def test_progress_is_streamed_never_falls_and_goes_on_where_it_was_left(http):
 
 
 def test_a_running_job_is_cancelled_at_its_next_step(http, ended):
-    job = http.post("/v1/videos", json={"prompt": "slow"}).json()
+    """Steps are so long that a busy machine asks while the next one is at work."""
+    job = http.post("/v1/videos", json={"prompt": "glacial"}).json()
     with http.stream("GET", f"/v1/videos/{job['id']}/events") as stream:
         next(event for _, event in told(stream) if event["progress"] >= 12)
     assert http.post(f"/v1/videos/{job['id']}/cancel").json()["state"] == "running"
