@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.overlays.borders import crop_box, lit_profiles
 from pipelines.overlays.marks import fixed_marks
 from pipelines.overlays.overlaid_text import sort_text
-from pipelines.overlays.text import LONG, TextLine
+from pipelines.overlays.text import TextLine
 
 OverlayKind = Literal["text", "logo"]
 """Letters (subtitles, captions, names), or a mark that stands in one place all the time (logos, watermarks)."""
@@ -98,12 +98,11 @@ class _Track:
     first: int
     last: int
     seen: int = 1
+    long: bool = False  # in any of them
 
     def is_text(self, lasting: int) -> bool:
         """A short one must be seen in so many samples, and hardly be missed: parts of a scene look like it at times."""
-        left, top, right, bottom = self.box
-        lasts = self.seen >= max(lasting, _HARDLY_MISSED * (self.last - self.first + 1))
-        return lasts or right - left >= LONG * (bottom - top)
+        return self.long or self.seen >= max(lasting, _HARDLY_MISSED * (self.last - self.first + 1))
 
 
 def _text(lumas: Sequence[NDArray[np.uint8]], interval_s: float) -> list[Overlay]:
@@ -115,9 +114,12 @@ def _text(lumas: Sequence[NDArray[np.uint8]], interval_s: float) -> list[Overlay
             box = _pixels(line, lumas[at].shape)
             same = [track for track in tracks if at - track.last <= 2 * apart and _shared(track.box, box) >= _SAME]
             if same:
-                same[-1].box, same[-1].last, same[-1].seen = _union(same[-1].box, box), at, same[-1].seen + 1
+                track = same[-1]
+                track.box, track.last, track.seen = _union(track.box, box), at, track.seen + 1
             else:
-                tracks.append(_Track(box, at, at))
+                track = _Track(box, at, at)
+                tracks.append(track)
+            track.long |= not line.short
     overlays = []
     lasting = min(round(_LASTING_S / interval_s), _LEAST_SAMPLES)
     for track in (track for track in tracks if track.is_text(lasting)):

@@ -11,21 +11,21 @@ _LINES = 288
 _SPILL = 0.3  # most ink just above and below a line, as a share of the ink in it: texture goes on, a line ends
 _CONTRAST = (12.0, 36.0)  # luma levels between a stroke and its ground: faint letters count on quiet ground only
 _PROMINENCE = 5.0  # times the picture's mean response to thin strokes
-LONG = 2.8
-"""Times its height: what a line is at the least."""
+_LONG = 2.8  # times its height: what a line is at the least
 _SHORT = 1.5  # the same of two characters that are as wide as they are high
 _TURNS = (2.0, 14.0)  # from stroke to ground and back, along as much of a line as it is high
 _SHORT_TURNS = 3.0  # at the least, along or down: such characters are dense, and some are stacks of bars
 
 
 class TextLine(NamedTuple):
-    """A box in fractions of the picture, and the share of its pixels that are strokes."""
+    """A box in fractions of the picture, the share of its pixels that are strokes, and whether it is a short line."""
 
     x: float
     y: float
     width: float
     height: float
     ink: float
+    short: bool = False
 
 
 def text_lines(luma: NDArray[np.uint8], *, short: bool = False) -> list[TextLine]:
@@ -33,16 +33,21 @@ def text_lines(luma: NDArray[np.uint8], *, short: bool = False) -> list[TextLine
     scale = _LINES / min(luma.shape)
     size = (max(16, round(luma.shape[1] * scale)), max(16, round(luma.shape[0] * scale)))
     picture = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    found = []
+    found, brief = [], []
     for stroke in (
         cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, _STROKE),
         cv2.morphologyEx(picture, cv2.MORPH_BLACKHAT, _STROKE),
     ):
         contrast = min(max(_PROMINENCE * cv2.mean(stroke)[0], _CONTRAST[0]), _CONTRAST[1])
         strokes = cv2.threshold(stroke, contrast, 1, cv2.THRESH_BINARY)[1]
-        found += _lines(strokes) + (_short_lines(strokes) if short else [])
+        found += _lines(strokes)
+        brief += _short_lines(strokes) if short else []
+    lines = _without_nested(found)
+    beside = [box for box in _without_nested(brief) if not any(_meet(box, line) for line in lines)]
     return [
-        TextLine(x / size[0], y / size[1], w / size[0], h / size[1], ink) for x, y, w, h, ink in _without_nested(found)
+        TextLine(x / size[0], y / size[1], w / size[0], h / size[1], ink, is_short)
+        for boxes, is_short in ((lines, False), (beside, True))
+        for x, y, w, h, ink in boxes
     ]
 
 
@@ -51,7 +56,7 @@ def _lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, float]]
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, 9), np.uint8))
     found = []
     for x, y, w, h, area in regions(joined):
-        if not (5 <= h <= 0.16 * strokes.shape[0] and w >= LONG * h and area >= 0.5 * w * h):
+        if not (5 <= h <= 0.16 * strokes.shape[0] and w >= _LONG * h and area >= 0.5 * w * h):
             continue
         ink = _ink(strokes, (x, y, w, h))
         if ink and _TURNS[0] <= _turns_along(strokes[y : y + h, x : x + w]) <= _TURNS[1]:
@@ -65,7 +70,7 @@ def _short_lines(strokes: NDArray[np.uint8]) -> list[tuple[int, int, int, int, f
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
     found = []
     for x, y, w, h, area in regions(joined):
-        if not (12 <= h <= 0.16 * strokes.shape[0] and _SHORT * h <= w < LONG * h and area >= 0.5 * w * h):
+        if not (12 <= h <= 0.16 * strokes.shape[0] and _SHORT * h <= w < _LONG * h and area >= 0.5 * w * h):
             continue
         inside = strokes[y : y + h, x : x + w]
         down = np.count_nonzero(inside[1:] != inside[:-1]) / w
@@ -107,6 +112,12 @@ def regions(mask: NDArray[np.uint8]) -> list[tuple[int, int, int, int, int]]:
     left, right = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
     pixels = np.diff(starts, append=len(places))
     return list(zip(*(v.tolist() for v in (left, top, right - left + 1, bottom - top + 1, pixels)), strict=True))
+
+
+def _meet(one: tuple[int, int, int, int, float], other: tuple[int, int, int, int, float]) -> bool:
+    x, y, w, h, _ = one
+    a, b, c, d, _ = other
+    return x < a + c and a < x + w and y < b + d and b < y + h
 
 
 def _without_nested(boxes: list[tuple[int, int, int, int, float]]) -> list[tuple[int, int, int, int, float]]:

@@ -42,6 +42,16 @@ def test_a_subtitle_is_covered_while_it_is_there(seed, text):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_two_lines_that_stand_close_are_covered_though_they_go_at_once(seed):
+    samples = views(seed)
+    for n in (5, 6, 7):
+        samples[n], upper = lettered(samples[n], "We left", (90, 214))
+        samples[n], lower = lettered(samples[n], "an hour", (90, 235))
+    mask = covered(find_overlays(samples, INTERVAL, ["text"]).overlays, samples[0].shape)
+    assert mask[upper | lower].mean() > 0.99
+
+
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("text", ["出口", "출구"])
 def test_two_characters_are_covered_where_they_stay_and_are_no_text_where_they_flash(seed, text):
     def found(shown):

@@ -17,6 +17,7 @@ from pipelines.curation.pool import tables
 from pipelines.curation.pool.plan import plan_files, read_plan_file, read_seen_file, seen_files
 from pipelines.curation.pool.read import Pool, read_part
 from pipelines.curation.recipe import ExtractConfig
+from pipelines.curation.slices.estimate import POOL_ROW_BYTES, TASK_ROW_BYTES
 from pipelines.dataset.exchange import Facts, Steps, read, receive, send, write
 from pipelines.dataset.tables import concat
 from skyreels.commits import CommitLog
@@ -24,7 +25,6 @@ from skyreels.storage import Storage
 
 SLICE_BYTES = 64 << 20  # of the tables of clips, as they are stored
 _MOST = 2048
-_TASK_BYTES = 9_000 / 400  # of memory for each of these: a row of 400 bytes takes 9 kB with all that is made of it
 _SEEN = pa.schema({"source_id": pa.string(), "meta": pa.string(), "order": pa.int64()})
 
 
@@ -51,7 +51,8 @@ def slice_count(pool: Storage) -> int:
 
 def task_bytes(pool: Storage) -> int:
     """The memory that the task of a slice is given."""
-    return int(_stored_bytes(pool) / slice_count(pool) * _TASK_BYTES)
+    rows = _stored_bytes(pool) / POOL_ROW_BYTES.value / slice_count(pool)
+    return int(rows * TASK_ROW_BYTES.value)
 
 
 def _stored_bytes(pool: Storage) -> int:
