@@ -44,7 +44,8 @@ setup: $(STAMP) ## Build .venv with everything the project needs
 
 # The pip of Python 3.11 takes a minute longer to choose versions. Compiled by all cores, where pip takes one, but for tests
 # and what is large and seldom imported; a few packages carry templates that are no Python, and stay as they are.
-UNCOMPILED := /(tests?|transformers/models|diffusers/(models|pipelines)|moto/[a-z]*|databricks|mypy|openai|rllib|sklearn|timm)/
+UNCOMPILED := tests?|testing|transformers/models|diffusers/(models|pipelines)|_inductor|moto/[a-z]*|databricks|fontTools|mypyc?
+UNCOMPILED := /($(UNCOMPILED)|narwhals|openai|pip|pygments|rllib|setuptools|sklearn|timm|tune)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TOLD := 2>&1 | (grep -v '^WARNING: Location' || true); exit $${PIPESTATUS[0]}
 $(STAMP): pyproject.toml
