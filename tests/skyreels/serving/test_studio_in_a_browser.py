@@ -84,6 +84,23 @@ def test_a_clip_with_a_reference_and_a_painted_mask_is_made_and_played(page, htt
     assert page.faults == []
 
 
+def test_nothing_is_painted_until_the_video_that_was_chosen_tells_its_size(page, files):
+    page.run("document.getElementById('request').reset()")
+    page.click("#tab-create")
+    page.choose("#source", files / "clip.mp4")
+    page.until("document.getElementById('mask').width === 64")
+    page.drag("#mask", [(0.2, 0.3), (0.3, 0.3)])
+    assert page.run("document.getElementById('painted').textContent") == "painted at 0.00 s"
+    page.choose("#source", files / "ball.png")  # no video, so that its size stays unknown
+    page.drag("#mask", [(0.2, 0.3), (0.3, 0.3)])
+    page.press(" ", "Space")
+    assert page.run("document.getElementById('painted').textContent") == ""
+    page.choose("#source", files / "clip.mp4")
+    page.until("document.getElementById('mask').width === 64")
+    assert page.run("document.getElementById('painted').textContent") == ""
+    assert page.faults == []
+
+
 def test_what_is_painted_on_two_frames_is_sent_with_their_times(page, http, files, kept_files):
     page.run("document.getElementById('request').reset(); document.getElementById('references').replaceChildren()")
     page.click("#tab-create")

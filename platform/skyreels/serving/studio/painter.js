@@ -32,6 +32,9 @@ export class Painter {
     document.getElementById("painter").hidden = !file;
     if (this.video.src) URL.revokeObjectURL(this.video.src);
     if (file) this.video.src = URL.createObjectURL(file);
+    this.canvas.width = 0; // nothing of the one before is painted on while this one's size is not known
+    this.layers.clear();
+    document.getElementById("painted").textContent = "";
   }
 
   resize() {
@@ -105,6 +108,7 @@ export class Painter {
   }
 
   stroke(from, to) {
+    if (!this.canvas.width) return;
     const context = this.layer().getContext("2d");
     const rubbing = document.getElementById("rub").checked;
     context.globalCompositeOperation = rubbing ? "destination-out" : "source-over";
