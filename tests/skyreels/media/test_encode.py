@@ -42,12 +42,12 @@ def test_no_thread_is_scheduled_before_others_while_av1_is_made(tmp_path):
     def watched():
         for frame in clip(40):
             yield frame
-            for number in threads() - before:
+            for number in threads() - before | {0}:
                 with suppress(ProcessLookupError):  # a thread that ended since, another test's or the encoder's
                     policies[number] = os.sched_getscheduler(number)
 
     write_video(tmp_path / "a.mp4", watched(), 24, codec="av1")
-    assert policies, "the encoder has threads"
+    assert len(policies) > 1, "the encoder has threads"
     assert set(policies.values()) == {os.SCHED_OTHER}
 
 

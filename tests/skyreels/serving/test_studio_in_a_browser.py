@@ -92,8 +92,8 @@ def test_nothing_is_painted_until_the_video_that_was_chosen_tells_its_size(page,
     page.drag("#mask", [(0.2, 0.3), (0.3, 0.3)])
     assert page.run("document.getElementById('painted').textContent") == "painted at 0.00 s"
     page.choose("#source", files / "ball.png")  # no video, so that its size stays unknown
-    page.drag("#mask", [(0.2, 0.3), (0.3, 0.3)])
-    page.press(" ", "Space")
+    for event in ("PointerEvent('pointermove', { buttons: 1 })", "KeyboardEvent('keydown', { key: ' ' })"):
+        page.run(f"document.getElementById('mask').dispatchEvent(new {event})")
     assert page.run("document.getElementById('painted').textContent") == ""
     page.choose("#source", files / "clip.mp4")
     page.until("document.getElementById('mask').width === 64")

@@ -20,6 +20,7 @@ export class Painter {
     });
     this.video.addEventListener("loadedmetadata", () => this.resize());
     for (const event of ["loadeddata", "seeked"]) this.video.addEventListener(event, () => this.show());
+    this.follow();
     this.canvas.addEventListener("pointerdown", (event) => {
       this.canvas.setPointerCapture(event.pointerId);
       this.move(event, true);
@@ -28,13 +29,20 @@ export class Painter {
     this.canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
+  /** Show each frame once it can be drawn, which may be after the events that announce it. */
+  follow() {
+    this.video.requestVideoFrameCallback?.(() => {
+      this.show();
+      this.follow();
+    });
+  }
+
   open(file) {
     document.getElementById("painter").hidden = !file;
     if (this.video.src) URL.revokeObjectURL(this.video.src);
     if (file) this.video.src = URL.createObjectURL(file);
     this.canvas.width = 0; // nothing of the one before is painted on while this one's size is not known
-    this.layers.clear();
-    document.getElementById("painted").textContent = "";
+    this.clear();
   }
 
   resize() {
@@ -123,6 +131,8 @@ export class Painter {
 
   show() {
     const { context, canvas } = this;
+    const times = this.painted.map(([time]) => time.toFixed(2)).join(", ");
+    document.getElementById("painted").textContent = times && `painted at ${times} s`;
     if (!canvas.width) return;
     context.globalAlpha = 1;
     context.clearRect(0, 0, canvas.width, canvas.height);
@@ -136,8 +146,6 @@ export class Painter {
     context.beginPath();
     context.arc(this.at.x, this.at.y, this.radius, 0, 2 * Math.PI);
     context.stroke();
-    const times = this.painted.map(([time]) => time.toFixed(2)).join(", ");
-    document.getElementById("painted").textContent = times && `painted at ${times} s`;
   }
 
   /** White on black as PNG, or what is painted at several times, as the service documents it. */
