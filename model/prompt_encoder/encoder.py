@@ -133,7 +133,7 @@ class MLLMEncoder:
         media: dict[str, list[Any]] = {"image": [], "video": [], "audio": []}
         for reference in references:
             content.append({"type": "text", "text": f"{reference.tag}: "})
-            for kind, medium in self._media(reference):
+            for kind, medium in self.media_of(reference):
                 media[kind].append(medium)
                 content.append({"type": kind})
             content.append({"type": "text", "text": "\n"})
@@ -158,7 +158,7 @@ class MLLMEncoder:
             given["audio"] = media["audio"]
         return self.processor(text=[text], return_tensors="pt", **given)
 
-    def _media(self, reference: Reference) -> Iterator[tuple[str, Any]]:
+    def media_of(self, reference: Reference) -> Iterator[tuple[str, Any]]:
         """(kind, what the processor takes) of one reference."""
         if isinstance(reference, ImageReference):
             for image in reference.images:

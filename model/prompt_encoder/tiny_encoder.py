@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 )
 """What is read, and one token for its end: roles and turns would be half of a short caption."""
 
-TINY_LIMITS = EncoderConfig(max_pixels=112 * 112, max_frames=8)
+TINY_LIMITS = EncoderConfig(max_pixels=64 * 64, max_frames=8)
+"""As large as its eyes are taught on, 16 tokens a picture at most."""
 
 SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -96,6 +97,8 @@ def build_tiny_encoder(
     return MLLMEncoder.load(directory, config)
 
 
+_EYES, _PATCH = 3, 8
+"""Layers, and pixels of a side of what they look at: four to a token, so that shapes of 20 pixels have edges."""
 _ROPE_THETA = 10000.0
 _SHARPNESS = 60.0
 """Of the attention to the word before: all others together get less than a hundredth."""
@@ -153,10 +156,10 @@ def train_tokenizer(vocabulary: int = 2048) -> Any:
 def _processor() -> Any:
     from transformers import Qwen2_5OmniProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
 
-    pixels = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    pixels = {"shortest_edge": 28 * 28, "longest_edge": 64 * 64}
     return Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels),
-        video_processor=Qwen2VLVideoProcessor(size=pixels, cap_pixels_per_frame=False),
+        image_processor=Qwen2VLImageProcessor(size=pixels, patch_size=_PATCH),
+        video_processor=Qwen2VLVideoProcessor(size=pixels, patch_size=_PATCH, cap_pixels_per_frame=False),
         feature_extractor=WhisperFeatureExtractor(feature_size=128, return_attention_mask=True, chunk_length=15),
         tokenizer=train_tokenizer(),
         chat_template=CHAT_TEMPLATE,
@@ -178,13 +181,14 @@ def _config(tokenizer: Any, width: int, layers: int) -> Any:
             "n_window": 100,
         },
         vision_config={
-            "depth": 1,
+            "depth": _EYES,
             "hidden_size": width,
             "intermediate_size": 2 * width,
             "num_heads": heads,
             "out_hidden_size": width,
-            "fullatt_block_indexes": [0],
-            "patch_size": 14,
+            "fullatt_block_indexes": list(range(_EYES)),
+            "patch_size": _PATCH,
+            "initializer_range": 0.1,
         },
         text_config={
             "vocab_size": len(tokenizer),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,19 +14,25 @@ from skyreels.media.errors import MediaError
 
 _TRIES = 8  # clips tried in place of one that cannot be read
 
-Read = Callable[[Clip, np.random.Generator], Tensor]
+Read = Callable[[Clip, np.random.Generator], tuple[Tensor, float]]
+"""The values of a window, and where it begins in its clip."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """`values`: pixels (B, 3, F, H, W) or sound (B, channels, samples) in [-1, 1], from the clips `keys`.
+    """`values`: pixels (B, 3, F, H, W) or sound (B, channels, samples) in [-1, 1], of `clips` from `starts_s` on.
 
     `skipped` says of each clip that could not be read, and was replaced by another, which it was and why.
     """
 
     values: Tensor
-    keys: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    starts_s: tuple[float, ...]
     skipped: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(clip.key for clip in self.clips)
 
 
 @dataclass(frozen=True)
@@ -41,44 +48,60 @@ class RandomWindows:
     stereo: bool
     seed: int = 0
 
+    @property
+    def has_pixels(self) -> bool:
+        return bool(self._seen)
+
+    def has_sounds(self, samples: int) -> bool:
+        return bool(self._heard(samples))
+
     def pixels(self, step: int, slot: int, count: int) -> Windows:
         """`count` windows of clips, scaled to cover the size, their middle."""
         last_s = (self.frames - 1) / self.fps
-        clips = [clip for clip in self.dataset.clips if clip.kind == "video" and clip.seconds >= last_s]
 
-        def read(clip: Clip, generator: np.random.Generator) -> Tensor:
-            first = int(generator.integers(int((clip.seconds - last_s) * clip.fps) + 1))
-            times = first / clip.fps + np.arange(self.frames) / self.fps
-            return open_video(self.dataset.storage, clip).read(times, self.height, self.width)
+        def read(clip: Clip, generator: np.random.Generator) -> tuple[Tensor, float]:
+            start_s = int(generator.integers(int((clip.seconds - last_s) * clip.fps) + 1)) / clip.fps
+            times = start_s + np.arange(self.frames) / self.fps
+            return open_video(self.dataset.storage, clip).read(times, self.height, self.width), start_s
 
-        return self._drawn("pixels", clips, read, step, slot, count)
+        return self._drawn("pixels", self._seen, read, step, slot, count)
 
     def sounds(self, step: int, slot: int, count: int, samples: int) -> Windows:
         """`count` windows of `samples` samples, from clips and from sound alone."""
         seconds = samples / self.sample_rate
-        clips = [clip for clip in self.dataset.clips if clip.has_audio and clip.seconds >= seconds]
 
-        def read(clip: Clip, generator: np.random.Generator) -> Tensor:
+        def read(clip: Clip, generator: np.random.Generator) -> tuple[Tensor, float]:
             start_s = float(generator.uniform(0, clip.seconds - seconds))
             storage, rate = self.dataset.storage, self.sample_rate
-            return read_sound(storage, clip, start_s, samples, sample_rate=rate, stereo=self.stereo)
+            return read_sound(storage, clip, start_s, samples, sample_rate=rate, stereo=self.stereo), start_s
 
-        return self._drawn("sound", clips, read, step, slot, count)
+        return self._drawn("sound", self._heard(samples), read, step, slot, count)
+
+    @cached_property
+    def _seen(self) -> list[Clip]:
+        last_s = (self.frames - 1) / self.fps
+        return [clip for clip in self.dataset.clips if clip.kind == "video" and clip.seconds >= last_s]
+
+    def _heard(self, samples: int) -> list[Clip]:
+        seconds = samples / self.sample_rate
+        return [clip for clip in self.dataset.clips if clip.has_audio and clip.seconds >= seconds]
 
     def _drawn(self, what: str, clips: list[Clip], read: Read, step: int, slot: int, count: int) -> Windows:
         if not clips:
             raise ValueError(f"{self.dataset.storage.root} holds no clip with {what} of the length that is asked for")
-        values, keys, skipped = [], [], []
+        values, found, starts, skipped = [], [], [], []
         for place in range(count):
             generator = drawn_by(self.seed, what, step, slot, place)
             for attempt in range(1, _TRIES + 1):
                 clip = clips[int(generator.integers(len(clips)))]
                 try:
-                    values.append(read(clip, generator))
-                    keys.append(clip.key)
+                    value, start_s = read(clip, generator)
                     break
                 except MediaError as error:
                     if attempt == _TRIES:
                         raise
                     skipped.append(str(error))
-        return Windows(torch.stack(values), tuple(keys), tuple(skipped))
+            values.append(value)
+            found.append(clip)
+            starts.append(start_s)
+        return Windows(torch.stack(values), tuple(found), tuple(starts), tuple(skipped))

@@ -3,8 +3,7 @@ a causal codec carries what came before, and what lies beside, into every latent
 
 import dataclasses
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from pipelines.training.latents.references import (
     draw_references,
     encode_references,
     kind_of,
+    main_subject,
     other_times,
     told_with,
 )
@@ -95,7 +95,7 @@ def encode_texts(
     captions = placed.clip.captions_between(placed.start_s, placed.start_s + seconds)
     said: dict[str, str] = {form: captions[form] for form in CAPTION_FORMS if form in asked and form in captions}
     texts: dict[str, Tensor] = {form: encoders.text_states(text) for form, text in said.items()}
-    subject = _main_subject(captions)
+    subject = main_subject(captions)
     shown: dict[str, list[Reference]] = {}
     for reference in references:
         shown.setdefault(kind_of(reference), []).append(reference)
@@ -106,12 +106,6 @@ def encode_texts(
         told = told_with(said[form], together, spec.seed, placed.key, subject)
         texts[f"{form}+{kind}"] = encoders.text_states(told, together)
     return texts
-
-
-def _main_subject(captions: Mapping[str, str]) -> str:
-    """As the structured caption tells it, where there is one: "a blue metal ring"."""
-    told = re.search(r"(?m)^Main subject: ([^\n]+)", captions.get("structured", ""))
-    return told[1] if told else ""
 
 
 def _encode_video(placed: Placed, storage: Storage, spec: LatentSpec, encoders: Encoders) -> LatentSample:

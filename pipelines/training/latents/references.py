@@ -1,7 +1,7 @@
 """References to show beside a clip, from the same source at other times: what stays the same is then the subject."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -126,11 +126,23 @@ def _instead(text: str, reference: Reference, subject: str, generator: np.random
         if kind == "image" and (what := _KIND_OF_SUBJECT.match(behind)):
             behind = behind[what.end() :]
         return text[: line.start()] + (line["label"] or "") + reference.tag + behind
-    noun = subject.rpartition(" ")[2]
-    if kind != "image" or not noun or "\n" in text:
+    if kind != "image" or "\n" in text:
         return None
+    named = noun_phrase(text, subject)
+    return reference.tag + text[len(named) :] if named else None
+
+
+def noun_phrase(text: str, subject: str) -> str:
+    """The words that begin prose and name `subject`, with whose last word they end; "" where it begins otherwise."""
+    noun = subject.rpartition(" ")[2]
     begins = re.match(rf"(?:an?|the)\s(?:[\w-]+\s){{0,5}}?{re.escape(noun)}\b", text, re.IGNORECASE)
-    return reference.tag + text[begins.end() :] if begins else None
+    return begins[0] if noun and begins else ""
+
+
+def main_subject(captions: Mapping[str, str]) -> str:
+    """As the structured caption tells it, where there is one: "a blue metal ring"."""
+    told = re.search(r"(?m)^Main subject: ([^\n]+)", captions.get("structured", ""))
+    return told[1] if told else ""
 
 
 def _within(text: str, reference: Reference, generator: np.random.Generator) -> str:
@@ -178,13 +190,13 @@ def _seen(
     times = sorted(start for start in starts if start is not None)
     if not times:
         return []
-    images = [_part(pixels, generator) for pixels in video.read(times, *size).unbind(1)]
+    images = [part_of(pixels, generator) for pixels in video.read(times, *size).unbind(1)]
     if generator.random() < _APART_SHARE:
         return [ImageReference(f"@image_{number}", (image,)) for number, image in enumerate(images, 1)]
     return [ImageReference(TAGS[kind], tuple(images))]
 
 
-def _part(pixels: Tensor, generator: np.random.Generator) -> Tensor:
+def part_of(pixels: Tensor, generator: np.random.Generator) -> Tensor:
     """A part of a picture (3, H, W), in any shape."""
     sides, shares = np.array(pixels.shape[-2:]), generator.uniform(*_CROP_SHARE, 2)
     rows, columns = (int(side) for side in np.maximum(1, (sides * shares).round()))

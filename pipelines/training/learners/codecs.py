@@ -30,6 +30,7 @@ from pipelines.training.data.datasets import Datasets, open_together
 from pipelines.training.data.held_out import chosen_of
 from pipelines.training.data.windows import RandomWindows
 from pipelines.training.latents.spec import sides
+from pipelines.training.learners.perception import teach
 from pipelines.training.learners.preview import write_media
 from pipelines.training.stages.export import published
 from skyreels.training.trainable import Slot, StepLoss
@@ -45,6 +46,9 @@ costs as much as learning from what was decoded, and light codecs need many step
 
 SOUNDS_PER_CLIP = 2
 """Windows of sound for every window of a clip: they cost a quarter."""
+
+LESSONS_PER_STEP = 4
+"""Steps of the tiny encoder's eyes and ears for every step of the codecs, which cost several times as much."""
 
 COMPARED = 4
 """Batches that weights are compared on."""
@@ -223,7 +227,7 @@ def codec_windows(stage: Stage, datasets: Datasets) -> RandomWindows:
 
 
 def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Datasets, out: str | Path) -> Path:
-    """Write the codecs, the encoder and their index (`model.folder`), all at once.
+    """Write the codecs, the encoder and their index (`model.folder`), all at once. A tiny encoder is taught first.
 
     `weights` are those that `CodecStage` trained; none where the preset's codecs come with theirs. The statistics of
     latents are measured on the datasets in any case.
@@ -243,6 +247,9 @@ def finish_codecs(weights: Mapping[str, Tensor], stage: Stage, datasets: Dataset
             codec.save(folder / part)
         encoder = encoder_of(preset.section("encoder"), folder / ENCODER)
         if not (folder / ENCODER).is_dir():  # loaded from elsewhere
+            encoder.save(folder / ENCODER)
+        elif learned:  # made here, and so are the codecs
+            teach(encoder, windows, LESSONS_PER_STEP * CodecStage(stage, datasets).steps)
             encoder.save(folder / ENCODER)
         ModelIndex(FROZEN, GenerationConfig.of(preset), encoder.config).write(folder)
     return Path(out)

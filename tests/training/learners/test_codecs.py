@@ -5,6 +5,7 @@ import torch
 
 from model.codecs.loading import load_audio_codec, load_video_codec
 from model.config import load_preset
+from pipelines.dataset.reader import Clip
 from pipelines.training.curriculum.recipe import load_recipe
 from pipelines.training.curriculum.resolve import resolve
 from pipelines.training.data.windows import Windows
@@ -18,24 +19,33 @@ SMALL = {
 }
 
 
+CAPTIONS = {"short": "A striped bar slides.", "structured": "Main subject: a striped bar"}
+
+
+def named(kind, seeds):
+    return tuple(Clip(f"{kind}-{seed}", "video", 32, 32, 16.0, 9, 0.5, True, CAPTIONS, {}) for seed in seeds)
+
+
 class Bars:
     """Windows of moving bars and of tones, made up from step, slot and place."""
 
     height = width = 32
     frames, fps, sample_rate, dataset = 9, 16, 44100, type("", (), {"clips": ()})()
+    seed, has_pixels = 0, True
+
+    def has_sounds(self, samples):
+        return True
 
     def pixels(self, step, slot, count):
         seeds = [100 * step + 10 * slot + place for place in range(count)]
         time, row, column = torch.meshgrid(torch.arange(9), torch.arange(32), torch.arange(32), indexing="ij")
         bars = [torch.sin((column + (seed % 5) * time + seed) / 4 + row / 9).expand(3, -1, -1, -1) for seed in seeds]
-        return Windows(
-            torch.stack(bars), tuple(f"bars-{seed}" for seed in seeds), ("one.tar: torn",) if step == 3 else ()
-        )
+        return Windows(torch.stack(bars), named("bars", seeds), (0.0,) * count, ("one.tar: torn",) if step == 3 else ())
 
     def sounds(self, step, slot, count, samples):
         seeds = [100 * step + 10 * slot + place for place in range(count)]
         tones = [0.5 * torch.sin(torch.arange(samples) * (0.02 + 0.003 * (seed % 7))).expand(2, -1) for seed in seeds]
-        return Windows(torch.stack(tones), tuple(f"tone-{seed}" for seed in seeds), ())
+        return Windows(torch.stack(tones), named("tone", seeds), (0.0,) * count, ())
 
 
 @pytest.fixture
@@ -44,10 +54,10 @@ def stage(monkeypatch):
     tiny = load_preset("tiny")
     preset = dataclasses.replace(tiny, sections={**tiny.sections, **SMALL})
     monkeypatch.setattr(codec_stage, "codec_windows", lambda stage, dataset: Bars())
-    return resolve(load_recipe("codecs", preset, ["tokens_per_slot=24"]), preset)
+    return resolve(load_recipe("codecs", preset, ["tokens_per_slot=24", "steps=5"]), preset)
 
 
-def test_codecs_learn_and_are_laid_out_with_their_statistics(stage, tmp_path):
+def test_codecs_learn_and_are_laid_out_with_their_statistics(stage, tmp_path, capsys):
     torch.manual_seed(0)
     trainable = CodecStage(stage, "anywhere")
     module = trainable.build()
@@ -63,6 +73,7 @@ def test_codecs_learn_and_are_laid_out_with_their_statistics(stage, tmp_path):
         assert losses[-1][name] < 0.7 * losses[0][name]
 
     out = finish_codecs(module.state_dict(), stage, "anywhere", tmp_path / "components")
+    assert "encoder   finds, of the words for held-out windows," in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["audio_codec", "encoder", "model_index.json", "video_codec"]
     video, audio = load_video_codec(out / "video_codec"), load_audio_codec(out / "audio_codec")
     assert all(torch.equal(value, module["video"].state_dict()[name]) for name, value in video.state_dict().items())
