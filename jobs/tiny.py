@@ -18,6 +18,7 @@ import torch
 
 from jobs import curate, generate, train
 from pipelines.synthesis.__main__ import main as render_world
+from pipelines.synthesis.plain import EDITS
 from skyreels.command_line import parse
 
 PROMPT = "A red circle bounces, flat blue background, metal impacts."
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"), help="folder for everything")
     parser.add_argument("--films", type=int, default=5200, help="films in the rendered world")
-    parser.add_argument("--pairs", type=int, default=900, help="edits of other films: insert, delete, recolour")
+    parser.add_argument("--pairs", type=int, default=1500, help="edits of other films: " + ", ".join(EDITS))
     parser.add_argument("--stage", default="all", help="the stage to train up to (default: %(default)s)")
     return parser
 

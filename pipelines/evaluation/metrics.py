@@ -198,6 +198,12 @@ def _uncovered(case: Case) -> float | None:
     return float((np.abs(made - clean).sum(-1) < np.abs(made - laid).sum(-1))[covered].mean())
 
 
+def _restyled(case: Case) -> float | None:
+    """Whether most of the pixels that a new style changes are nearer to it than to the old one."""
+    share = _uncovered(case)
+    return None if share is None else float(share > 0.5)
+
+
 def _alignment(case: Case) -> float | None:
     return measures.av_align(case.frames, case.made.fps, case.audio, case.made.sample_rate)
 
@@ -265,6 +271,8 @@ _ALL = (
            bounds={"noise": 15.0}),
     Metric("uncovered", "visual quality: structural integrity", _reads("frames", "source", "baseline"), _uncovered,
            "mean", least_on_truth=0.97, bounds={"noise": 0.8}),
+    Metric("restyled", "instruction following, video: subject description (style)",
+           _reads("frames", "source", "baseline"), _restyled, least_on_truth=0.97, bounds={"noise": 0.7}),
     Metric("picture_psnr", "visual quality: clarity", _AGAINST,
            lambda c: measures.psnr(c.frames, c.source_frames), "mean", "dB", least_on_truth=40.0,
            bounds={"noise": 15.0}),

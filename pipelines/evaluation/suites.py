@@ -29,6 +29,7 @@ from pipelines.evaluation.metrics import Case
 from pipelines.overlays.find import cover, find_overlays
 from pipelines.synthesis.film import MotionKind
 from pipelines.synthesis.pairs import make_pair
+from pipelines.synthesis.plain import plain_choices
 from pipelines.synthesis.signage import with_subtitles
 from pipelines.synthesis.studio import render
 
@@ -38,7 +39,7 @@ LINES = 256
 """Of a film under subtitles: letters are as large as they are in the wild."""
 MISSING = (
     "multi-shot",
-    "edits: restyle, camera, background",
+    "edits: camera",
     "removal of watermarks and logos",
     "references: voice",
     "speech and lip sync",
@@ -236,6 +237,17 @@ def _insert(example: Example, form: Format) -> Ask:
     return _edited(shown(pair.before, form), example, pair.instruction)
 
 
+def _background(example: Example, form: Format) -> Ask:
+    pair = make_pair(example.film, "background", example.film.seed, plain_choices(example.film))
+    return _edited(example, shown(pair.after, form), pair.instruction)
+
+
+def _restyle(example: Example, form: Format) -> Ask:
+    """Everything changes: what is held is that it is nearer to the new style than to what was given."""
+    pair = make_pair(example.film, "restyle", example.film.seed, plain_choices(example.film))
+    return replace(_edited(example, shown(pair.after, form), pair.instruction), baseline=_frames(example))
+
+
 def _edited(before: Example, after: Example, prompt: str) -> Ask:
     asked = {"prompt": prompt, "video": _frames(before), "video_use": "edit"}
     keep = ~_grown((_frames(before) != _frames(after)).any(-1))
@@ -323,5 +335,9 @@ _ALL = (
     Suite("audio_reference", 18, _audio_reference, (*_SOUNDS, "event_f1", "colour", "shape"), (Target("sound", 0.7),)),
     Suite("text_removal", 19, _text_removal, ("uncovered", "filled"),
           (Target("uncovered", 0.95), Target("filled", 22.0))),
+    Suite("background", 20, _background, ("background", "colour", "shape", "rest"),
+          (Target("background", 0.75), Target("rest", 22.0))),
+    Suite("restyle", 21, _restyle, ("restyled", "picture_psnr"),
+          (Target("restyled", 0.75), Target("picture_psnr", 22.0))),
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _ALL}

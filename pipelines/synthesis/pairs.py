@@ -46,6 +46,17 @@ EditKind = Literal[
 OVERLAYS = {"remove-text": with_sign, "remove-watermark": with_watermark, "remove-logo": with_logo}
 """What puts on the film what the edit takes off again."""
 GLOBAL_EDITS = ("restyle", "camera")
+STYLES: tuple[StyleName, ...] = get_args(StyleName)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What edits draw from: colours of what is recoloured, styles, and colours of flat backgrounds; without any of the
+    last a background becomes a textured one."""
+
+    colours: Sequence[str] = tuple(COLOURS)
+    styles: Sequence[StyleName] = STYLES
+    backgrounds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,22 +85,19 @@ class EditPair:
         return masks_at(full, index).get(f"shot0/{self.target}", np.zeros((height, width), bool))
 
 
-def make_pair(film: Film, kind: EditKind, seed: int = 0, colours: Sequence[str] = tuple(COLOURS)) -> EditPair:
-    """An edit of the first shot of a single-shot film; which subject, colour, style ... is drawn from the seed.
-
-    What is recoloured takes one of `colours`.
-    """
+def make_pair(film: Film, kind: EditKind, seed: int = 0, choices: Choices = Choices()) -> EditPair:
+    """An edit of the first shot of a single-shot film; which subject, colour, style ... is drawn from the seed."""
     if len(film.shots) != 1:
         raise ValueError(f"an edit pair is made of one shot, the film has {len(film.shots)}")
     rng = np.random.default_rng((seed, 0xED))
     shot = film.shots[0]
     if kind in ("insert", "delete", "recolour"):
-        return _edit_subject(film, shot, kind, rng, colours)
+        return _edit_subject(film, shot, kind, rng, choices.colours)
     if kind == "restyle":
-        style: StyleName = _other(rng, get_args(StyleName), shot.scene.style)
+        style: StyleName = _other(rng, tuple(choices.styles), shot.scene.style)
         return EditPair(kind, film, _with_scene(film, style=style), f"Change the style to {STYLE_WORDS[style]}.")
     if kind == "background":
-        return _swap_background(film, shot, rng)
+        return _swap_background(film, shot, rng, choices.backgrounds)
     if kind == "camera":
         move: CameraKind = _other(rng, get_args(CameraKind), shot.camera.kind)
         camera = Camera(move, {"static": 0.0, "shake": 0.03}.get(move, 0.25), seed=seed)
@@ -158,8 +166,12 @@ def _edit_subject(film: Film, shot: Shot, kind: EditKind, rng: np.random.Generat
     return EditPair(kind, film, without, f"Remove {_the(name)} from the scene.", subject.name)
 
 
-def _swap_background(film: Film, shot: Shot, rng: np.random.Generator) -> EditPair:
+def _swap_background(film: Film, shot: Shot, rng: np.random.Generator, flat: Sequence[str]) -> EditPair:
     old = shot.scene.background
+    if flat:
+        colour = _other(rng, tuple(flat), old.colours[0])
+        after = _with_scene(film, background=replace(old, kind="flat", colours=(colour, colour)))
+        return EditPair("background", film, after, f"Change the background to flat {colour}.")
     first = _other(rng, ("teal", "grey", "brown", "green", "blue", "orange"), old.colours[0])
     background = Background("textured", (first, old.colours[0]), int(rng.integers(1 << 31)))
     instruction = f"Replace the background by a textured one of {first} and {old.colours[0]}."

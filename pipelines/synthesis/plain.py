@@ -22,9 +22,10 @@ from pipelines.synthesis.film import (
     ShapeName,
     Shot,
     Soundtrack,
+    StyleName,
     Subject,
 )
-from pipelines.synthesis.pairs import EditKind, make_pair, write_pair
+from pipelines.synthesis.pairs import Choices, EditKind, make_pair, write_pair
 from pipelines.synthesis.sampler import Split, is_held_out
 from pipelines.synthesis.studio import write_film
 
@@ -40,7 +41,9 @@ LONGER = 2.3
 EMPTY = 20
 """One film in so many shows its background alone: what is left where a subject is removed."""
 FIRST_HIT = (0.12, 0.75)  # seconds; spread, so that a hit can only be placed by looking
-EDITS: tuple[EditKind, ...] = ("insert", "delete", "recolour")
+EDITS: tuple[EditKind, ...] = ("insert", "delete", "recolour", "background", "restyle")
+STYLES: tuple[StyleName, ...] = ("outline", "noir")
+"""Those that a small picture without texture shows."""
 
 
 def render_plain(folder: str | Path, count: int, seed: int = 0) -> Iterator[str]:
@@ -61,10 +64,19 @@ def render_plain_pairs(folder: str | Path, count: int, seed: int = 0) -> Iterato
         name = f"{seed:03d}-{number:06d}-{kind}"
         if not (Path(folder) / f"{name}.edit.json").is_file():
             film = sample_plain_film((seed + 500) * 1_000_003 + number)  # not those of the films
-            behind = film.shots[0].scene.background.colours[0]
-            colours = tuple(colour for colour in COLOURS if colour != behind)
-            write_pair(make_pair(film, kind, number, colours), folder, name)
+            write_pair(make_pair(film, kind, number, plain_choices(film)), folder, name)
         yield name
+
+
+def plain_choices(film: Film) -> Choices:
+    """Edits after which a film is still of this world, its subject another colour than what is behind it."""
+    scene = film.shots[0].scene
+    worn = {subject.colour for subject in scene.subjects}
+    return Choices(
+        colours=tuple(colour for colour in COLOURS if colour != scene.background.colours[0]),
+        styles=STYLES,
+        backgrounds=tuple(colour for colour in BACKGROUNDS if colour not in worn),
+    )
 
 
 def sample_plain_film(

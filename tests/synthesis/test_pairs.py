@@ -3,7 +3,7 @@ from typing import get_args
 
 import pytest
 
-from pipelines.synthesis.pairs import GLOBAL_EDITS, EditKind, make_pair, write_pair
+from pipelines.synthesis.pairs import GLOBAL_EDITS, Choices, EditKind, make_pair, write_pair
 from pipelines.synthesis.sampler import sample_film
 from pipelines.synthesis.studio import render
 
@@ -34,6 +34,17 @@ def test_instructions_say_what_is_done():
     recoloured = make_pair(FILM, "recolour")
     new = next(s for s in recoloured.after.shots[0].scene.subjects if s.name == recoloured.target)
     assert recoloured.instruction.endswith(f"to {new.colour}.")
+
+
+def test_edits_draw_from_what_may_be_chosen():
+    choices = Choices(colours=("pink",), styles=("noir",), backgrounds=("teal",))
+    recoloured = make_pair(FILM, "recolour", choices=choices)
+    assert recoloured.instruction.endswith("to pink.")
+    assert make_pair(FILM, "restyle", choices=choices).after.shots[0].scene.style == "noir"
+    moved = make_pair(FILM, "background", choices=choices)
+    assert moved.instruction == "Change the background to flat teal."
+    behind = moved.after.shots[0].scene.background
+    assert (behind.kind, behind.colours) == ("flat", ("teal", "teal"))
 
 
 def test_a_deleted_subject_is_no_longer_heard():

@@ -7,7 +7,18 @@ import pytest
 
 from model.prompt_encoder.tiny_encoder import train_tokenizer
 from pipelines.synthesis.film import COLOURS
-from pipelines.synthesis.plain import BACKGROUNDS, LONGER, SHAPES, render_plain, sample_plain_film
+from pipelines.synthesis.pairs import make_pair
+from pipelines.synthesis.plain import (
+    BACKGROUNDS,
+    EDITS,
+    LONGER,
+    SHAPES,
+    STYLES,
+    plain_choices,
+    render_plain,
+    sample_plain_film,
+)
+from pipelines.synthesis.plain import COLOURS as WORN
 from pipelines.synthesis.sampler import is_held_out
 from pipelines.synthesis.studio import render
 
@@ -87,3 +98,14 @@ def test_a_world_has_empty_films_and_longer_ones(tmp_path):
     told = [json.loads((tmp_path / f"{name}.json").read_text()) for name in render_plain(tmp_path, 3)]
     assert [bool(film["subjects"]) for film in told] == [False, True, True]
     assert [film["frames"] / 32 > LONGER - 0.1 for film in told] == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_after_an_edit_a_film_is_still_of_its_world(kind):
+    for seed in range(8):
+        film = sample_plain_film(seed)
+        after = make_pair(film, kind, seed, plain_choices(film)).after.shots[0].scene
+        assert {subject.colour for subject in after.subjects} <= set(WORN) - set(after.background.colours)
+        assert after.background.kind == "flat"
+        assert set(after.background.colours) <= set(BACKGROUNDS)
+        assert after.style in ("natural", *STYLES)
