@@ -60,17 +60,21 @@ def word_ids(encoder: MLLMEncoder, words: str) -> Tensor:
     return torch.tensor(encoder.processor.tokenizer(f" {words.strip()}")["input_ids"])
 
 
-def reading_loss(encoder: MLLMEncoder, perceived: Perceived, words: Sequence[Tensor]) -> Tensor:
-    """How far the tokens of each reference are from its words, in whatever order: every word by some of the tokens, and
-    every token by some of the words.
+def reading_loss(encoder: MLLMEncoder, perceived: Perceived, words: Sequence[Tensor], of: Sequence[int]) -> Tensor:
+    """How far the tokens of each reference are from its words, in whatever order: every word has its share of the
+    tokens, and where these are all of the words that there are, every token is some of them.
 
-    Order is left free, for what reads them has no positions, and eyes with relative ones cannot count their tokens.
+    `of` counts the words that there are, known or not. Order is left free, for what reads them has no positions, and
+    eyes with relative ones cannot count their tokens.
     """
     chances = _chances(encoder, perceived)
     lost = []
-    for number, wanted in enumerate(words):
-        mine = chances[perceived.owners == number][:, wanted.unique().to(chances.device)]
-        lost.append(-(mine.mean(0) + 1e-6).log().mean() - (mine.sum(1) + 1e-6).log().mean())
+    for number, (wanted, count) in enumerate(zip(words, of, strict=True)):
+        known = wanted.unique().to(chances.device)
+        mine = chances[perceived.owners == number][:, known]
+        lost.append(-(mine.mean(0).clamp(max=1 / count) + 1e-6).log().mean())
+        if count <= len(known):
+            lost[-1] = lost[-1] - (mine.sum(1) + 1e-6).log().mean()
     return torch.stack(lost).mean()
 
 

@@ -5,6 +5,7 @@ An MLLM that comes with its weights knows more than a dataset could teach it and
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,9 @@ WINDOWS = 1024
 """Decoded once of pictures and of sounds: any frame of any window is a picture, in any part that is large enough."""
 HELD_OUT = 16
 """One window of so many teaches nothing, and tells how much was learned."""
+OTHER_COLOURS = 0.5
+"""Of the pictures, the share shown in colours that nobody told of: a ring is one in any. Else a shape that comes in few
+colours alone is taken for another in the rest."""
 SHOWN_S = 0.5
 RATE, WARM_UP = 3e-3, 100
 SILENCE = "silence"
@@ -39,6 +43,9 @@ class Lesson:
 
     values: Tensor
     words: Tensor
+
+
+_Make = Callable[[Lesson, np.random.Generator], Reference]
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ def teach(encoder: MLLMEncoder, windows: RandomWindows, steps: int) -> Learned:
         optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step in range(steps):
-            references, words = lessons.draw(windows.seed, step)
-            loss = reading_loss(encoder, perceive(encoder, references), words)
+            references, words, of = lessons.draw(windows.seed, step)
+            loss = reading_loss(encoder, perceive(encoder, references), words, of)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -104,28 +111,33 @@ class _Lessons:
                     sounds.append(Lesson(heard.values[0], word_ids(encoder, words)))
         return cls(windows.sample_rate, pixels, sounds)
 
-    def draw(self, seed: int, step: int) -> tuple[list[Reference], list[Tensor]]:
-        """References of each kind, and the words of each."""
+    def draw(self, seed: int, step: int) -> tuple[list[Reference], list[Tensor], list[int]]:
+        """References of each kind, the words of each, and how many there are with those that nobody knows."""
         generator = drawn_by(seed, "lessons", step)
         references: list[Reference] = []
         words: list[Tensor] = []
-        for make, pool, count in (
-            (self._picture, self.pixels, PICTURES),
-            (self._clip, self.pixels, CLIPS),
-            (self._sound, self.sounds, SOUNDS),
-        ):
+        recoloured = round(OTHER_COLOURS * PICTURES)
+        kinds: tuple[tuple[_Make, list[Lesson], int, bool], ...] = (
+            (_picture, self.pixels, PICTURES - recoloured, True),
+            (_recoloured, self.pixels, recoloured, False),
+            (_clip, self.pixels, CLIPS, True),
+            (_sound, self.sounds, SOUNDS, True),
+        )
+        of: list[int] = []
+        for make, pool, count, whole in kinds:
             taught = pool[len(pool) // HELD_OUT :]
             for _ in range(count if taught else 0):
                 lesson = taught[int(generator.integers(len(taught)))]
                 references.append(make(lesson, generator))
-                words.append(lesson.words)
-        return references, words
+                words.append(lesson.words if whole else lesson.words[-1:])
+                of.append(len(lesson.words.unique()))
+        return references, words, of
 
     def examined(self, encoder: MLLMEncoder) -> Learned:
         """Of pictures and sounds that were held out."""
         generator = drawn_by(0, "examination")
         shares = []
-        for make, pool in ((self._picture, self.pixels), (self._sound, self.sounds)):
+        for make, pool in ((_picture, self.pixels), (_sound, self.sounds)):
             held = pool[: len(pool) // HELD_OUT]
             found = [
                 share
@@ -135,17 +147,29 @@ class _Lessons:
             shares.append(sum(found) / len(found) if found else None)
         return Learned(*shares)
 
-    def _picture(self, lesson: Lesson, generator: np.random.Generator) -> Reference:
-        frame = lesson.values[:, int(generator.integers(lesson.values.shape[1]))]
-        return ImageReference("@image_1", (part_of(_as_values(frame), generator),))
 
-    def _clip(self, lesson: Lesson, generator: np.random.Generator) -> Reference:
-        frames = max(1, lesson.values.shape[1] // 2)
-        first = int(generator.integers(lesson.values.shape[1] - frames + 1))
-        return VideoReference("@video_1", _as_values(lesson.values[:, first : first + frames]))
+def _picture(lesson: Lesson, generator: np.random.Generator) -> Reference:
+    frame = lesson.values[:, int(generator.integers(lesson.values.shape[1]))]
+    return ImageReference("@image_1", (part_of(_as_values(frame), generator),))
 
-    def _sound(self, lesson: Lesson, generator: np.random.Generator) -> Reference:
-        return AudioReference("@audio_1", lesson.values)
+
+def _recoloured(lesson: Lesson, generator: np.random.Generator) -> Reference:
+    """Channels in another order, some of them inverted, all of them mixed: edges stay where they are."""
+    frame = _as_values(lesson.values[:, int(generator.integers(lesson.values.shape[1]))])
+    mixed = np.eye(3)[generator.permutation(3)] * generator.choice((-1.0, 1.0), 3)[:, None]
+    mixed += generator.normal(0, 0.25, (3, 3))
+    other = torch.tensordot(torch.from_numpy(mixed).float(), frame, 1) + float(generator.uniform(-0.2, 0.2))
+    return ImageReference("@image_1", (part_of(other.clamp(-1, 1), generator),))
+
+
+def _clip(lesson: Lesson, generator: np.random.Generator) -> Reference:
+    frames = max(1, lesson.values.shape[1] // 2)
+    first = int(generator.integers(lesson.values.shape[1] - frames + 1))
+    return VideoReference("@video_1", _as_values(lesson.values[:, first : first + frames]))
+
+
+def _sound(lesson: Lesson, generator: np.random.Generator) -> Reference:
+    return AudioReference("@audio_1", lesson.values)
 
 
 def words_seen(clip: Clip, start_s: float, seconds: float) -> str:

@@ -47,13 +47,33 @@ def test_the_loss_is_least_where_tokens_are_the_words_in_any_order(encoder):
     owners = torch.zeros(4, dtype=torch.long)
 
     def lost(*ids):
-        return reading_loss(encoder, Perceived(vectors[torch.tensor(ids)], owners), [words]).item()
+        return reading_loss(encoder, Perceived(vectors[torch.tensor(ids)], owners), [words], [2]).item()
 
     red, ring, blue = *words.tolist(), others[0].item()
     assert lost(red, ring, red, ring) == pytest.approx(lost(ring, ring, red, red), abs=1e-5)
     assert lost(red, ring, red, ring) < 0.75, "half of the tokens are each word: log 2, and nothing else"
     assert lost(red, red, red, ring) < lost(red, red, red, red), "a word that no token says is lost"
     assert lost(red, ring, red, ring) < lost(red, ring, red, blue), "a token that says another word is lost"
+
+
+def test_of_words_that_are_not_all_known_each_has_its_share(encoder):
+    ring = word_ids(encoder, "ring")
+    vectors, owners = encoder.model.get_input_embeddings().weight, torch.zeros(4, dtype=torch.long)
+    red, blue, star = word_ids(encoder, "red blue star").tolist()
+
+    def lost(*ids):
+        return reading_loss(encoder, Perceived(vectors[torch.tensor(ids)], owners), [ring], [2]).item()
+
+    at = ring.item()
+    assert lost(at, at, red, blue) == pytest.approx(lost(at, at, at, at), abs=1e-3), "half of them is all it asks for"
+    assert lost(at, red, blue, star) > lost(at, at, red, blue) + 0.5
+
+
+def test_a_word_is_found_where_it_is_among_the_likeliest(encoder):
+    words = word_ids(encoder, "red ring")
+    red, ring = words.tolist()
+    blue = word_ids(encoder, "blue").item()
+    vectors, owners = encoder.model.get_input_embeddings().weight, torch.zeros(4, dtype=torch.long)
     assert words_found(encoder, Perceived(vectors[torch.tensor([red, red, ring, red])], owners), [words]) == [1.0]
     assert words_found(encoder, Perceived(vectors[torch.tensor([red, red, blue, red])], owners), [words]) == [0.5]
 

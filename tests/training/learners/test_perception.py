@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from model.prompt_encoder.senses import word_ids
 from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 from pipelines.dataset.caption_parts import CaptionParts, ShotCaption, TimedLine
 from pipelines.dataset.reader import Clip
@@ -74,6 +75,21 @@ def test_a_few_steps_teach_two_colours_and_two_sounds(tmp_path, capsys, monkeypa
     }
     assert changed == {"visual", "audio_tower"}, "words mean what they did"
     assert encoder.identity != identity
+
+
+def test_pictures_in_other_colours_are_held_to_their_noun_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(perception, "PICTURES", 8)
+    encoder = build_tiny_encoder(tmp_path)
+    lessons = perception._Lessons.of(encoder, Screens(), 20)
+    references, words, of = lessons.draw(0, 3)
+    ring = word_ids(encoder, "ring").tolist()
+    others = [at for at, count in enumerate(of) if count > len(words[at])]
+    assert len(others) == 4
+    assert all(words[at].tolist() == ring for at in others)
+    assert all(words[at].tolist()[-1:] == ring and len(words[at]) == 2 for at in range(4))
+    shown = {tuple(references[at].images[0].mean((1, 2)).round(decimals=2).tolist()) for at in others}
+    assert len(shown) == 4, "each in a colour of its own"
+    assert all(map(torch.equal, lessons.draw(0, 3)[1], words)), "a function of seed and step"
 
 
 def test_captions_that_name_nothing_teach_nothing(tmp_path, capsys):
