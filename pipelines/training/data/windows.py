@@ -57,7 +57,7 @@ class RandomWindows:
 
     def pixels(self, step: int, slot: int, count: int) -> Windows:
         """`count` windows of clips, scaled to cover the size, their middle."""
-        last_s = (self.frames - 1) / self.fps
+        last_s = self._last_s
 
         def read(clip: Clip, generator: np.random.Generator) -> tuple[Tensor, float]:
             start_s = int(generator.integers(int((clip.seconds - last_s) * clip.fps) + 1)) / clip.fps
@@ -79,8 +79,12 @@ class RandomWindows:
 
     @cached_property
     def _seen(self) -> list[Clip]:
-        last_s = (self.frames - 1) / self.fps
-        return [clip for clip in self.dataset.clips if clip.kind == "video" and clip.seconds >= last_s]
+        return [clip for clip in self.dataset.clips if clip.kind == "video" and clip.seconds >= self._last_s]
+
+    @property
+    def _last_s(self) -> float:
+        """When the last frame of a window of pixels is shown."""
+        return (self.frames - 1) / self.fps
 
     def _heard(self, samples: int) -> list[Clip]:
         seconds = samples / self.sample_rate

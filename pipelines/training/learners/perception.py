@@ -96,15 +96,16 @@ class _Lessons:
     def of(cls, encoder: MLLMEncoder, windows: RandomWindows, steps: int) -> "_Lessons":
         count = min(WINDOWS, max(2 * HELD_OUT, 2 * steps))
         samples = round(SHOWN_S * windows.sample_rate)
+        sees, hears = windows.has_pixels, encoder.hears and windows.has_sounds(samples)
         pixels: list[Lesson] = []
         sounds: list[Lesson] = []
         for number in range(count):
-            if windows.has_pixels:
+            if sees:
                 seen = windows.pixels(number, 0, 1)
                 words = words_seen(seen.clips[0], seen.starts_s[0], windows.frames / windows.fps)
                 if words:
                     pixels.append(Lesson(_as_bytes(seen.values[0]), word_ids(encoder, words)))
-            if encoder.hears and windows.has_sounds(samples):
+            if hears:
                 heard = windows.sounds(number, 0, 1, samples)
                 words = words_heard(heard.clips[0], heard.starts_s[0], SHOWN_S)
                 if words:
