@@ -64,7 +64,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if output is None:
         raise EvaluationError("--output is missing: name a folder for metrics.json and report.html")
     if arguments.n < 2:
-        raise EvaluationError(f"--n {arguments.n}: judge at least 2 clips of a suite, 100 for figures to report")
+        raise EvaluationError(f"--n {arguments.n}: judge at least 2 films of a suite, 100 for figures to report")
+    if arguments.draws < 1:
+        raise EvaluationError(f"--draws {arguments.draws}: every film is asked at least once, 3 times for a headline")
     names = _names(arguments.model)
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
@@ -72,8 +74,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for name, folder in names.items():
         make = _maker(name, folder, arguments)
         asked = {"suite": arguments.suite, "n": arguments.n, "noise_seed": arguments.noise_seed, "model": folder}
+        asked |= {"draws": arguments.draws} if arguments.draws > 1 else {}
         asked |= {"ablate": arguments.ablate} if arguments.ablate else {}
-        bar = Progress(name, arguments.n * len(runs), "clips", quiet=arguments.quiet)
+        bar = Progress(name, arguments.n * arguments.draws * len(runs), "clips", quiet=arguments.quiet)
         with track("evaluation", run_name=name, params=asked, enabled=arguments.tracking) as run:
             results[name] = _results(make, runs, output / "media" / name, arguments, bar)
             bar.close()
@@ -119,10 +122,10 @@ def _results(
     make: Callable[[], Contender], runs: Sequence[Run], media: Path, arguments: argparse.Namespace, bar: Progress
 ) -> list[SuiteResult]:
     workers = arguments.workers or (1 if arguments.device != "cpu" else min(os.cpu_count() or 1, len(runs)))
-    seed = arguments.noise_seed
+    noise = {"noise_seed": arguments.noise_seed, "draws": arguments.draws}
     if workers == 1:
-        return evaluate(make(), runs, arguments.n, media, noise_seed=seed, progress=lambda: bar.update(1))
-    return evaluate_beside(make, runs, arguments.n, media, workers, noise_seed=seed, progress=bar.update)
+        return evaluate(make(), runs, arguments.n, media, **noise, progress=lambda: bar.update(1))
+    return evaluate_beside(make, runs, arguments.n, media, workers, **noise, progress=bar.update)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,9 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ablate", default="", metavar="PARTS", help=f"switch parts off in turn: all, or some of {','.join(ABLATIONS)}"
     )
-    parser.add_argument("--n", type=int, default=100, help="clips per suite (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=100, help="films per suite (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to, with --model")
     parser.add_argument("--noise-seed", type=int, default=0, help="another draw of the models' noise (default: 0)")
+    parser.add_argument(
+        "--draws", type=int, default=1, help="of noise, each judged on every film: --noise-seed and those after it"
+    )
     parser.add_argument("--steps", type=int, help="of sampling, in the place of the model's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument(

@@ -122,12 +122,17 @@ class RefinerConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too."""
+    """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too.
+
+    `edit_guidance_scale` takes the place of `guidance_scale` where a clip is given to be changed, whole or within a
+    mask: what is shown needs less of the words. None: the same.
+    """
 
     steps: int = 50
     solver: Solver = "unipc"
     shift: float = 5.0
     guidance_scale: float = 4.0
+    edit_guidance_scale: float | None = None
     audio_guidance_scale: float = 3.0
     reference_guidance_scale: ReferenceScale = 1.0
     cross_modal_guidance_scale: float = 1.0

@@ -26,7 +26,7 @@ class VideoCondition:
     """I and M of the paper's Concat(V, I, M).
 
     `latents` (B, C, T, h, w): condition latents, black-image latents where there is none. `keep_mask` (B, 1, T, h, w)
-    float: 1 = keep, 0 = generate. B may be 1 and serve any batch.
+    float: 1 = keep, 0 = generate; what is shown and not kept may be changed. B may be 1 and serve any batch.
     """
 
     latents: Tensor
@@ -35,7 +35,11 @@ class VideoCondition:
     @classmethod
     def nothing(cls, black: Tensor, frames: int) -> "VideoCondition":
         """Nothing to keep: the latent of a black image (B, C, 1, h, w) in every latent frame."""
-        latents = black.expand(-1, -1, frames, -1, -1)
+        return cls.shown(black.expand(-1, -1, frames, -1, -1))
+
+    @classmethod
+    def shown(cls, latents: Tensor) -> "VideoCondition":
+        """A whole clip (B, C, T, h, w) to go by, of which nothing must stay: the source of an edit."""
         return cls(latents, torch.zeros_like(latents[:, :1]))
 
     def keeping(self, frames: Mapping[int, Tensor]) -> "VideoCondition":
@@ -62,15 +66,14 @@ class Conditioning:
     """What a task makes of its pixels and sound.
 
     `generates` names the streams to sample. `given` holds clean latents of streams that are inputs: they enter the
-    model at timestep 1 and take no loss. `condition` is None for audio alone. `references` go before the video in
-    time; `edited` (B, 3, F, H, W) is the clip they show where all of it may change, for the prompt encoder to read.
+    model at timestep 1 and take no loss. `condition` is None for audio alone. `edited` (B, 3, F, H, W) is the clip that
+    it shows where all of it may change, for the prompt encoder to read.
     `source` (B, 3, F, H, W) and `source_keep` (B, 1, F, H, W) bool tell which output pixels are the source's own.
     """
 
     generates: frozenset[str]
     condition: VideoCondition | None = None
     given: Mapping[str, Tensor] = field(default_factory=dict)
-    references: tuple[Tensor, ...] = ()
     edited: Tensor | None = None
     source: Tensor | None = None
     source_keep: Tensor | None = None

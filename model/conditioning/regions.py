@@ -13,10 +13,8 @@ from model.conditioning.interface import (
     VideoCondition,
     check_size,
     generated_streams,
-    unconditioned,
 )
 from model.conditioning.masks import blank, latent_keep_mask
-from model.conditioning.references import fit_frames
 from model.shapes import ClipShape
 
 
@@ -29,9 +27,7 @@ class Inpainting:
 
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
         """All but the region is kept; the region is black before anything is encoded."""
-        check_size(self.video, clip, "the video")
-        if self.video.shape[2] != clip.frames:
-            raise ValueError(f"the video has {self.video.shape[2]} frames but the clip {clip.frames}")
+        _check_source(self.video, clip)
         if self.keep_mask.shape[2] not in (1, clip.frames):
             raise ValueError(f"keep_mask has {self.keep_mask.shape[2]} frames; give 1 or the clip's {clip.frames}")
         check_size(self.keep_mask, clip, "keep_mask")
@@ -45,15 +41,19 @@ class Inpainting:
 class Editing:
     """Change the whole of `video` (B, 3, F, H, W) as the prompt says: style, camera, weather.
 
-    The source is a reference, in context and for the prompt encoder, and nothing is kept. Within a region it is
-    `Inpainting`: then the model sees the source outside the region only.
+    The source is shown where its frames will be, and to the prompt encoder, and nothing is kept (decision 0158). Within
+    a region it is `Inpainting`: then the model sees the source outside the region only.
     """
 
     video: Tensor
 
     def prepare(self, clip: ClipShape, encode_video: Encode, encode_audio: Encode | None = None) -> Conditioning:
         """Nothing is kept."""
-        check_size(self.video, clip, "the video")
-        condition = unconditioned(clip, encode_video, self.video)
-        reference = encode_video(fit_frames(self.video, clip.video))
-        return Conditioning(generated_streams(clip), condition, references=(reference,), edited=self.video)
+        _check_source(self.video, clip)
+        return Conditioning(generated_streams(clip), VideoCondition.shown(encode_video(self.video)), edited=self.video)
+
+
+def _check_source(video: Tensor, clip: ClipShape) -> None:
+    check_size(video, clip, "the video")
+    if video.shape[2] != clip.frames:
+        raise ValueError(f"the video has {video.shape[2]} frames but the clip {clip.frames}")

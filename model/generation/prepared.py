@@ -48,8 +48,6 @@ from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 
 VideoUse = Literal["extend", "lead_up", "edit", "add_sound"]
 
-EDITED = "source"
-"""What stands for a tag where the task itself brings a reference, the video to edit: it too can have a scale."""
 
 MAX_PIXELS = 2**32
 """Of all frames of the result: 15 s of 3840 x 2176 at 32 fps. More is refused before anything is allocated."""
@@ -104,6 +102,11 @@ class Media:
             raise ValueError("picture is switched off, so no image or video can be used")
         if self.audio is not None and (not self.picture or self.video_use == "add_sound"):
             raise ValueError("audio was given and also asked for: leave the audio out, or have a picture made for it")
+
+    @property
+    def changes_video(self) -> bool:
+        """Whether the video is to be another one of the same frames, whole or within the mask."""
+        return self.video is not None and (self.mask is not None or self.video_use == "edit")
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,10 @@ def _media_and_settings(spec: GeneratorSpec, given: dict[str, Any]) -> tuple[Med
     sound, picture = asked.sound and spec.sounds, asked.picture and spec.pictures
     prepared = replace(asked, **packed_media, sound=sound, picture=picture)
     changed = {name: value for name, value in named.items() if name in sampling - media and value is not None}
-    return prepared, replace(spec.config.sampling, **changed)
+    usual = spec.config.sampling
+    if prepared.changes_video and usual.edit_guidance_scale is not None:
+        usual = replace(usual, guidance_scale=usual.edit_guidance_scale)
+    return prepared, replace(usual, **changed)
 
 
 _PACKED: dict[str, Callable[[Any], Any]] = {
@@ -293,7 +299,7 @@ def _rehearse(spec: GeneratorSpec, prepared: Prepared) -> None:
         if "video" not in conditioning.generates:
             raise ValueError("refine=True, but no picture is generated that could be refined")
     encode_visual_references(prepared.references, clip, lambda pixels: pixels[:, :1])
-    shown = [EDITED] if conditioning.references else []
+    shown = []
     for reference in prepared.references:
         values = _values(reference)
         if not all(bool(value.isfinite().all()) for value in values):

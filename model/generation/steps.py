@@ -25,7 +25,7 @@ from model.conditioning import (
     tagged,
 )
 from model.generation.components import Placement
-from model.generation.prepared import EDITED, Prepared, conditioned, fitted_sound, unencoded
+from model.generation.prepared import Prepared, conditioned, fitted_sound, unencoded
 from model.media import OutputType, output_frames
 from model.network.keyframes import keyframe_indices
 from model.network.refiner import (
@@ -209,8 +209,7 @@ def _encoded_references(
     parts: Placement, references: Sequence[Reference], clip: ClipShape, conditioning: Conditioning
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Latents by tag: of what is seen and of what is heard."""
-    visual = {EDITED: torch.cat(conditioning.references, 2)} if conditioning.references else {}
-    heard = {}
+    visual, heard = {}, {}
     for reference in references:
         if isinstance(reference, AudioReference):
             if clip.audio:

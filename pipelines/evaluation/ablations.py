@@ -1,35 +1,37 @@
-"""What parts of a network are worth: the same films asked again with one of them switched off.
+"""What parts of a model are worth: the same films asked again with one of them switched off.
 
-The switch lies around a loaded network; the model knows nothing of it. A part's cost is what a suite loses without it,
+The switch lies around what was loaded; the model knows nothing of it. A part's cost is what a suite loses without it,
 clip by clip, on the same noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model.generation.components import Components
 from model.network.inputs import JointInputs
-from model.network.mmdit import MMDiT
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.run import SuiteResult, values_of
 from pipelines.evaluation.summary import Score, bootstrap
 
 LEAST_COST = 0.15
-"""What each metric that is held to it loses without the part: set before the first network was taken apart."""
+"""What each metric that is held to it loses without the part: set before the first model was taken apart."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A part of the network: what its inputs are without it, and the (suite, metric) pairs that tell its worth.
+    """A part of the model: what the network's inputs are without it, and the (suite, metric) pairs that tell its worth.
 
-    Those of `held` must lose `LEAST_COST`; those of `told` are printed.
+    Those of `held` must lose `LEAST_COST`; those of `told` are printed. Where not `read`, the encoder is shown no
+    references beside the words.
     """
 
     name: str
     change: Callable[[JointInputs], JointInputs]
-    held: tuple[tuple[str, str], ...]
+    held: tuple[tuple[str, str], ...] = ()
     told: tuple[tuple[str, str], ...] = ()
+    read: bool = True
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -72,32 +74,43 @@ def _unscaled(inputs: JointInputs) -> JointInputs:
 
 
 def _unreferenced(inputs: JointInputs) -> JointInputs:
-    """No latents before the clip; the words, and what the encoder read beside them, stay."""
+    """No latents before the clip."""
     return replace(inputs, video_references=(), audio_references=(), reference_rows=None)
 
 
+_OF_REFERENCES = (("image_reference", "colour"), ("image_reference", "shape"))
 _ALL = (
     Ablation("cross_modal", _apart, (("v2a", "event_f1"), ("t2av", "event_f1")), (("t2av", "offset"),)),
     Ablation("rope_scaling", _unscaled, (("v2a", "event_f1"), ("t2av", "event_f1")), (("t2av", "offset"),)),
-    Ablation("references", _unreferenced, (("image_reference", "colour"), ("image_reference", "shape"))),
+    Ablation("references", _unreferenced, held=_OF_REFERENCES, read=False),
+    Ablation("reference_latents", _unreferenced, told=_OF_REFERENCES),
 )
 ABLATIONS: Mapping[str, Ablation] = {ablation.name: ablation for ablation in _ALL}
 
 
 @contextmanager
-def without(network: MMDiT, name: str) -> Iterator[None]:
-    """`network` computes without the part of that name inside, and as it was after."""
-    change = ABLATIONS[name].change
-    forward, cache = network.forward, network.cache
+def without(parts: Components, name: str) -> Iterator[None]:
+    """The model of these parts computes without the part of that name inside, and as it was after."""
+    ablation, network, encoder = ABLATIONS[name], parts.transformer, parts.encoder
+    assert network is not None
+    assert encoder is not None
+    forward, cache, encode = network.forward, network.cache, encoder.encode
 
     def changed(inputs: JointInputs, *kept: Any) -> Any:
-        return forward(change(inputs), *kept)
+        return forward(ablation.change(inputs), *kept)
 
-    network.__dict__["forward"], network.__dict__["cache"] = changed, lambda inputs: cache(change(inputs))
-    try:
+    with ExitStack() as switched:
+        _replace(switched, network, forward=changed, cache=lambda inputs: cache(ablation.change(inputs)))
+        if not ablation.read:
+            _replace(switched, encoder, encode=lambda prompt, references=(): encode(prompt))
         yield
-    finally:
-        del network.__dict__["forward"], network.__dict__["cache"]
+
+
+def _replace(until: ExitStack, whole: Any, **methods: Callable[..., Any]) -> None:
+    """Methods of one object, until the stack closes."""
+    for name, method in methods.items():
+        vars(whole)[name] = method
+        until.callback(vars(whole).pop, name)
 
 
 def costs(results: Sequence[SuiteResult]) -> list[Cost]:

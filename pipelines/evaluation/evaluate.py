@@ -16,8 +16,8 @@ import torch
 
 from model.checksums import CheckpointError
 from model.folder import INDEX
+from model.generation.components import Components
 from model.generator import Generator
-from model.network.mmdit import MMDiT
 from pipelines.evaluation.ablations import ABLATIONS, costs, without
 from pipelines.evaluation.films import Format
 from pipelines.evaluation.make import format_of, make_clip
@@ -37,13 +37,13 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that is judged: how it answers, what it makes, which parts it has, and the network of ablations."""
+    """A model that is judged: how it answers, what it makes, and its parts, which the truth has not."""
 
     name: str
     answer: Answer
     form: Format
     refines: bool = True
-    network: MMDiT | None = None
+    parts: Components | None = None
 
     @classmethod
     def truth(cls, form: Format = USUAL) -> "Contender":
@@ -55,7 +55,7 @@ class Contender:
             return make_clip(generator, suite, ask, seed, dict(settings))
 
         components = generator.components
-        return cls(name, answer, format_of(generator), components.spec.refines, components.transformer)
+        return cls(name, answer, format_of(generator), components.spec.refines, components)
 
 
 def require_model(folder: str) -> None:
@@ -83,7 +83,7 @@ def suites_named(names: str) -> list[Suite]:
 
 @dataclass(frozen=True)
 class Run:
-    """One suite, of the whole network or of it without a part."""
+    """One suite, of the whole model or of it without a part."""
 
     suite: str
     without: str | None = None
@@ -114,6 +114,7 @@ def evaluate(
     media: Path,
     *,
     noise_seed: int = 0,
+    draws: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> list[SuiteResult]:
     """Every run that the model has the parts for."""
@@ -124,7 +125,7 @@ def evaluate(
             with _parted(asked, run.without):
                 results.append(
                     run_suite(
-                        suite, asked.answer, asked.form, count, noise_seed=noise_seed,
+                        suite, asked.answer, asked.form, count, noise_seed=noise_seed, draws=draws,
                         media=None if run.without else media, progress=progress, without=run.without,
                         controlled=not run.without,
                     )
@@ -135,9 +136,9 @@ def evaluate(
 def _parted(asked: Contender, name: str | None) -> AbstractContextManager[None]:
     if name is None:
         return nullcontext()
-    if asked.network is None:
-        raise EvaluationError(f"{asked.name} has no network that could do without {name}: leave --ablate out")
-    return without(asked.network, name)
+    if asked.parts is None:
+        raise EvaluationError(f"{asked.name} has no parts and cannot do without {name}: leave --ablate out")
+    return without(asked.parts, name)
 
 
 def evaluate_beside(
@@ -148,20 +149,21 @@ def evaluate_beside(
     workers: int,
     *,
     noise_seed: int = 0,
+    draws: int = 1,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> list[SuiteResult]:
     """The same by `workers` processes of one thread, each with the contender that `make` makes and a run at a time.
 
     `progress` is told of the clips of every run that is done.
     """
-    ask = partial(evaluate, count=count, media=media, noise_seed=noise_seed)
+    ask = partial(evaluate, count=count, media=media, noise_seed=noise_seed, draws=draws)
     results: list[SuiteResult] = []
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, and not by each of them
     with ProcessPoolExecutor(workers, context, _start, (make,)) as pool:
         for told in pool.map(_asked, repeat(ask), runs):
             results += told
-            progress(count)
+            progress(count * draws)
     return results
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class Held:
 
 @dataclass
 class SuiteResult:
-    """`scores` by metric; `cases` one row per clip with its seed, prompt, scores, and the error where it has one."""
+    """`scores` by metric; `cases` one row per clip with its seed, prompt, scores, and the error where it has one.
+
+    Of `draws` of noise there are as many clips of a film, one behind the other, and `scores` count films.
+    """
 
     suite: str
     scores: dict[str, Score | None]
@@ -48,7 +52,8 @@ class SuiteResult:
     distance: float | None = None
     """Frechet distance of pictures made to those that are right, on simple features: for suites of one size alone."""
     without: str | None = None
-    """The part of the network that was switched off (see `ablations`)."""
+    """The part of the model that was switched off (see `ablations`)."""
+    draws: int = 1
 
     @property
     def trusted(self) -> bool:
@@ -70,6 +75,7 @@ def run_suite(
     count: int,
     *,
     noise_seed: int = 0,
+    draws: int = 1,
     media: Path | None = None,
     progress: Callable[[], None] = lambda: None,
     without: str | None = None,
@@ -77,26 +83,27 @@ def run_suite(
 ) -> SuiteResult:
     """Ask `count` films of `answer`; what cannot be made is a row that scores nothing right, and the rest goes on.
 
-    The first clips are written to `media`, beside the right ones. `without` names the part that the answering network
-    lacks: such a run is held against the whole network's. `controlled`: the judge is judged as well, on spoiled clips.
+    Each film is asked once per draw of noise, `noise_seed` and those after it. The first clips of the first are written
+    to `media`, beside the right ones. `without` names the part that the answering model lacks: such a run is held
+    against the whole model's. `controlled`: the judge is judged as well, on spoiled clips.
     """
     start = time.perf_counter()
     films = examples(suite.seed, max(count, LEAST_CONTROLS) if controlled else count, form, suite.motion)
     asks = [suite.ask(example, form) for example in films]
     controls = run_controls([ask.case(ask.right) for ask in asks], suite.metrics) if controlled else []
     rows, shown, features = [], [], []
-    for number, ask in enumerate(asks[:count]):
-        seed = suite.seed + number + 7_919 * noise_seed
+    for (number, ask), draw in product(enumerate(asks[:count]), range(draws)):
+        seed = suite.seed + number + 7_919 * (noise_seed + draw)
         row, made = _judged(suite, ask, seed, answer)
         rows.append(row)
         if made is not None and made.frames is not None and ask.right.frames is not None:
             features.append((picture_features(made.frames), picture_features(ask.right.frames)))
-        if media is not None and number < SHOWN and made is not None:
+        if media is not None and number < SHOWN and draw == 0 and made is not None:
             shown.append(_written(suite, ask, made, number, row, media))
         progress()
-    scores = {name: summarise(METRICS[name], list(values_of(rows, name))) for name in suite.metrics}
+    scores = {name: summarise(METRICS[name], _by_film(list(values_of(rows, name)), draws)) for name in suite.metrics}
     return SuiteResult(suite.name, scores, _held(suite, scores, controls), controls, rows,
-                       time.perf_counter() - start, shown, _distance(features), without)  # fmt: skip
+                       time.perf_counter() - start, shown, _distance(features), without, draws)  # fmt: skip
 
 
 def values_of(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | None]:
@@ -106,6 +113,12 @@ def values_of(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | Non
             yield 0.0 if METRICS[name].kind == "share" else None
         else:
             yield row["scores"][name]
+
+
+def _by_film(values: Sequence[float | None], draws: int) -> list[float | None]:
+    """The mean over each film's draws, of those that tell: clips of one film are no more films."""
+    told = [[v for v in values[at : at + draws] if v is not None] for at in range(0, len(values), draws)]
+    return [sum(of_film) / len(of_film) if of_film else None for of_film in told]
 
 
 def _distance(features: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:

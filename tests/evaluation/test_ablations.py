@@ -1,4 +1,4 @@
-"""Parts of a network are switched off around it: what they are worth is what a suite loses."""
+"""Parts of a model are switched off around it: what they are worth is what a suite loses."""
 
 import json
 import re
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from jobs import evaluate
-from model.config import TransformerConfig
+from model.conditioning import ImageReference
+from model.generator import Generator
 from model.network.inputs import JointInputs
-from model.network.mmdit import MMDiT, predict
+from model.network.mmdit import predict
 from pipelines.evaluation.ablations import ABLATIONS, LEAST_COST, costs, without
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.run import SuiteResult
@@ -18,18 +19,14 @@ from pipelines.evaluation.suites import SUITES
 
 
 @pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    model = MMDiT(TransformerConfig(32, 2, 1, 1, 8, 4, 4)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
+def parts(random_model):
+    return Generator.from_pretrained(random_model).components
 
 
 def inputs(**changes):
     torch.manual_seed(1)
     given = JointInputs(
-        text=torch.randn(1, 3, 8),
+        text=torch.randn(1, 3, 16),
         timesteps=torch.full((1, 2), 0.3),
         video=torch.randn(1, 9, 2, 4, 4),
         audio=torch.randn(1, 4, 12),
@@ -45,12 +42,14 @@ def inputs(**changes):
         ("cross_modal", {"cross_modal": False}),
         ("rope_scaling", {"audio_time_scale": 1.0}),
         ("references", {"video_references": ()}),
+        ("reference_latents", {"video_references": ()}),
     ],
 )
-def test_a_network_without_a_part_computes_what_inputs_without_it_make(network, name, changes):
+def test_a_network_without_a_part_computes_what_inputs_without_it_make(parts, name, changes):
     """Also where what no step changes was computed before; and whole again afterwards."""
+    network = parts.transformer
     whole, expected = predict(network, inputs()), predict(network, inputs(**changes))
-    with without(network, name):
+    with without(parts, name):
         parted = predict(network, inputs())
         cached = predict(network, inputs(), network.cache(inputs()))
     assert torch.equal(parted.audio, expected.audio)
@@ -59,11 +58,23 @@ def test_a_network_without_a_part_computes_what_inputs_without_it_make(network, 
     assert torch.equal(predict(network, inputs()).audio, whole.audio)
 
 
-def test_a_network_is_whole_again_after_an_error(network):
-    with pytest.raises(RuntimeError, match="stop"), without(network, "cross_modal"):
+@pytest.mark.parametrize(("name", "seen"), [("references", False), ("reference_latents", True), ("cross_modal", True)])
+def test_without_references_the_encoder_reads_the_words_alone(parts, name, seen):
+    """Or what it saw would tell of them still."""
+    words, reference = "A circle like @image_1", ImageReference("@image_1", [torch.rand(3, 32, 32)])
+    whole, unseen = parts.encoder.encode(words, [reference])[0], parts.encoder.encode(words)[0]
+    assert len(whole) > len(unseen)
+    with without(parts, name):
+        read = parts.encoder.encode(words, [reference])[0]
+    assert torch.equal(read, whole if seen else unseen)
+    assert torch.equal(parts.encoder.encode(words, [reference])[0], whole)
+
+
+def test_a_model_is_whole_again_after_an_error(parts):
+    with pytest.raises(RuntimeError, match="stop"), without(parts, "references"):
         raise RuntimeError("stop")
-    assert "forward" not in vars(network)
-    assert "cache" not in vars(network)
+    assert not {"forward", "cache"} & set(vars(parts.transformer))
+    assert "encode" not in vars(parts.encoder)
 
 
 def result(values, suite="v2a", metric="event_f1", part=None):
@@ -113,7 +124,7 @@ def test_the_table_has_what_each_part_is_worth(random_model, tmp_path, capsys):
     ("words", "told"),
     [
         (["--ablate", "eyes"], "no part eyes can be switched off: use all, or some of cross_modal"),
-        (["--ablate", "references"], "truth has no network that could do without references: leave --ablate out"),
+        (["--ablate", "references"], "truth has no parts and cannot do without references: leave --ablate out"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_said(tmp_path, capsys, words, told):

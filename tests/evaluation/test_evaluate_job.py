@@ -79,7 +79,8 @@ def test_files_of_unknown_truth_are_measured(tmp_path, capsys):
     [
         (["--model", "nowhere"], "nowhere holds no model_index.json"),
         (["--model", "truth", "--suite", "dance"], "there is no suite dance"),
-        (["--model", "truth", "--n", "1"], "--n 1: judge at least 2 clips"),
+        (["--model", "truth", "--n", "1"], "--n 1: judge at least 2 films"),
+        (["--model", "truth", "--draws", "0"], "--draws 0: every film is asked at least once"),
     ],
 )
 def test_mistakes_are_named_with_what_to_do(tmp_path, capsys, words, told):

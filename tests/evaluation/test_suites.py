@@ -10,6 +10,7 @@ from pipelines.evaluation.films import DEVELOPMENT_SEED, EVALUATION_SEED, SEEDS_
 from pipelines.evaluation.metrics import METRICS, Case
 from pipelines.evaluation.run import run_suite
 from pipelines.evaluation.suites import SUITES, Suite, _t2v
+from pipelines.evaluation.summary import wilson
 from pipelines.synthesis.sampler import is_held_out
 
 SMALL = Format(17, 16.0, 32, 32)
@@ -59,6 +60,29 @@ def test_a_clip_that_cannot_be_made_is_a_row_and_the_rest_is_judged():
     assert result.failed == 3
     assert result.scores["colour"].value == 0.5
     assert [case.get("error") for case in result.cases if "error" in case] == ["ValueError: the picture holds NaN"] * 3
+
+
+def test_draws_of_noise_are_clips_of_one_film_and_no_more_films():
+    """One of three draws is right: each film is a third right, and the interval is that of six films."""
+    asked = []
+
+    def answer(suite, ask, seed):
+        asked.append(seed)
+        if len(asked) % 3 != 2:
+            raise ValueError("no")
+        return ask.right
+
+    told = run_suite(SUITES["t2v"], answer, USUAL, 6, noise_seed=4, draws=3)
+    assert told.scores["colour"].value == pytest.approx(1 / 3)
+    assert (told.scores["colour"].low, told.scores["colour"].high) == wilson(2.0, 6)
+    assert [score.count for name, score in told.scores.items() if METRICS[name].kind == "share"] == [6] * 6
+    assert told.failed == 12
+    assert told.draws == 3
+
+    alone = [run_suite(SUITES["t2v"], answer, USUAL, 6, noise_seed=seed, controlled=False) for seed in (4, 5, 6)]
+    by_draw = [[case["seed"] for case in result.cases] for result in alone]
+    assert asked[:18] == [seed for of_film in zip(*by_draw, strict=True) for seed in of_film]
+    assert [case["prompt"] for case in told.cases[::3]] == [case["prompt"] for case in alone[0].cases]
 
 
 def test_a_judge_that_says_yes_to_everything_is_found_out(monkeypatch):

@@ -103,7 +103,6 @@ class DemandModel:
         grid = self._grid(clip)
         area = grid[1] * grid[2]
         frames = sum(_latents_of(reference, clip) for reference in prepared.references)
-        frames += grid[0] if prepared.media.video is not None and prepared.media.video_use == "edit" else 0
         keyframes = 0
         if prepared.refined is not None and prepared.settings.keyframes:
             large = self._grid(prepared.large)

@@ -213,9 +213,7 @@ def _keyframes(stage: Stage, clip: ClipShape) -> ClipShape:
 
 
 def _seen(stage: Stage, task: str, clip: ClipShape) -> int:
-    """Latent frames of visual references: images, a clip of the cache's length, the whole clip before an edit."""
-    if TASKS[task].kind == "pair":
-        return clip.latent_frames
+    """Latent frames of visual references: images, or a clip of the cache's length."""
     if "video" in TASKS[task].reference_kinds:
         wanted = clip.video.nearest_frames(stage.latents.reference_seconds * stage.latents.fps)
         return clip.video.latent_frames(wanted)

@@ -118,23 +118,18 @@ def inpaint(sample: LatentSample, context: TaskContext) -> Example:
 
 
 def edit(sample: LatentSample, context: TaskContext) -> Example:
-    """Changes a clip as the instruction says: within its region, or anywhere with the clip before as reference, which
-    the instruction was then read with. An edit that has a region is made without it half of the time, since most
-    people give none.
-
-    Every example carries the clip before, and those within a region do not attend to it: batches that have both kinds,
-    and ranks, then run the same modules.
+    """Changes a clip as the instruction says: within its region, or anywhere in the clip before, which is then shown
+    and was read with the instruction. An edit that has a region is made without it half of the time, since most people
+    give none.
     """
     video = picture(sample)
-    before = held(sample, sample.references.get("video"), "reference.video")
-    within = bool(sample.regions) and context.chance(0.5)
-    told = instruction(sample, context) if within else caption_read_with(sample, "video", context)
-    sound = sound_if_heard(sample, context)
-    example = Example(told, video, nothing_kept(video, context.black), sound, video_reference=before)
-    if not within:
-        return replace(example, attends=not context.chance(context.settings.dropout.references))
-    drawn = sample.regions[context.pick(len(sample.regions))]
-    return replace(example, condition=region_kept(drawn), attends=False)
+    if sample.regions and context.chance(0.5):
+        told = instruction(sample, context)
+        condition = region_kept(sample.regions[context.pick(len(sample.regions))])
+    else:
+        told = caption_read_with(sample, "video", context)
+        condition = VideoCondition.shown(_reference(sample, "video")[None])
+    return Example(told, video, condition, sound_if_heard(sample, context))
 
 
 def image_reference(sample: LatentSample, context: TaskContext) -> Example:

@@ -55,6 +55,15 @@ def test_memory_grows_with_the_clip_and_what_never_fits_is_refused_with_what_wou
     assert small.demand(long).memory < model.demand(long).memory
 
 
+def test_an_edit_works_as_much_as_a_clip_from_words(model_folder):
+    """Its source lies where the clip will (decision 0158)."""
+    spec = read_spec(model_folder)
+    model, source = DemandModel.of(model_folder, spec), torch.zeros(3, 17, 64, 64)
+    edit = prepare(spec, "x", video=source, video_use="edit", reference_guidance_scale=3.0)
+    words = prepare(spec, "x", seconds=edit.clip.seconds, size=(64, 64))
+    assert model.demand(edit).work == model.demand(words).work
+
+
 def test_a_clip_in_windows_needs_what_a_window_needs_and_works_as_much_as_all(model_folder, tmp_path):
     spec = read_spec(model_folder)
     model, first = DemandModel.of(model_folder, spec), prepare(spec, "x", seconds=4.0)

@@ -138,10 +138,13 @@ def test_an_image_is_inpainted_as_a_clip_of_one_frame(clip: ClipShape, codec) ->
     assert TextToVideo().prepare(still, codec).condition.latents.shape[2] == 1
 
 
-def test_editing_without_a_mask_reads_the_source_in_context(clip: ClipShape, codec) -> None:
+def test_editing_without_a_mask_shows_the_source_where_its_frames_will_be_and_keeps_none(clip, codec) -> None:
     source = video()
-    (reference,) = Editing(source).prepare(clip, codec).references
-    torch.testing.assert_close(reference, codec(source))
+    conditioning = Editing(source).prepare(clip, codec)
+    torch.testing.assert_close(conditioning.condition.latents, codec(source))
+    assert not conditioning.condition.keep_mask.any()
+    assert conditioning.source is None
+    assert torch.equal(conditioning.edited, source)
 
 
 def test_given_streams_enter_clean(clip: ClipShape, codec) -> None:
@@ -157,5 +160,7 @@ def test_media_of_the_wrong_size_are_refused(clip: ClipShape, codec) -> None:
         ExtendForward(video(6)).prepare(clip, codec)
     with pytest.raises(ValueError, match="longer"):
         ExtendForward(video(17)).prepare(clip, codec)
+    with pytest.raises(ValueError, match="the video has 5 frames but the clip 17"):
+        Editing(video(5)).prepare(clip, codec)
     with pytest.raises(ValueError, match="17"):
         Inpainting(video(5), torch.ones(2, 1, 1, 32, 48)).prepare(clip, codec)

@@ -84,6 +84,26 @@ def test_bytes_stay_bytes(spec):
     assert (prepared.clip.height, prepared.clip.width) == (32, 48)
 
 
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [
+        ({"video_use": "edit"}, 2.0),
+        ({"mask": np.ones((32, 32), bool)}, 2.0),
+        ({"video_use": "edit", "guidance_scale": 7.0}, 7.0),
+        ({"video_use": "extend"}, 5.0),
+        ({"video_use": "add_sound"}, 5.0),
+        ({"video": None}, 5.0),
+    ],
+)
+def test_what_changes_a_video_is_guided_by_a_scale_of_its_own(spec, given, scale):
+    """Where the model has one, and the call says nothing."""
+    asked = {"video": np.zeros((9, 32, 32, 3), np.uint8), **given}
+    for usual, expected in ((None, given.get("guidance_scale", 5.0)), (2.0, scale)):
+        sampling = dataclasses.replace(spec.config.sampling, guidance_scale=5.0, edit_guidance_scale=usual)
+        config = dataclasses.replace(spec.config, sampling=sampling)
+        assert prepare(dataclasses.replace(spec, config=config), "x", **asked).scales.video == expected
+
+
 def test_a_folder_says_what_a_model_takes_without_its_weights(build, tmp_path):
     made = build(build_tiny_encoder(tmp_path / "encoder", width=16))
     made.save_pretrained(tmp_path / "model")

@@ -40,14 +40,22 @@ def test_days_are_little_more_than_what_products_alone_take(planned):
     assert days < plan.seconds / 86400 < 1.4 * days
 
 
-def test_an_edit_of_the_longest_clip_is_refused_on_one_device_and_split_over_two(stage_of):
-    """As much reference as clip: 15 s at 480p are 193,980 tokens, which hold 120 GiB of activations."""
+def test_the_longest_clip_is_refused_on_one_device_and_split_over_four(stage_of):
+    """15 s at 1080p are 497,760 tokens, which hold 314 GiB with their activations."""
     cluster = cluster_of("h200", 256)
-    alone = plan_stage(stage_of("video-4", "v4", "sequence_parallel=1"), cluster)
-    with pytest.raises(CannotFit, match=r"video-4 needs .* for edit of pair-480p-16x9-15s"):
+    stage = stage_of("video-6", "v4", "sequence_parallel=1")
+    alone = plan_stage(stage, cluster)
+    with pytest.raises(CannotFit, match=r"video-6 needs 314.* for t2v of video-1080p-16x9-15s"):
         alone.check()
-    assert any("sequence_parallel=2" in remedy for remedy in alone.remedies)
-    assert with_fitting_groups(stage_of("video-4", "v4"), cluster).recipe.sequence_parallel == 2
+    assert alone.remedies == ("sequence_parallel=4",)
+    assert with_fitting_groups(stage, cluster).recipe.sequence_parallel == 4
+
+
+def test_an_edit_costs_what_a_clip_does(stage_of):
+    """Its source lies where the clip will, and not before it."""
+    items = stage_items(stage_of("video-4", "v4"), 8, Samples())
+    tokens = {name: {i.work.video_tokens for i in items if i.task == name} for name in ("edit", "inpaint")}
+    assert tokens["edit"] == tokens["inpaint"]
 
 
 def test_twice_the_devices_take_half_the_time(planned):
