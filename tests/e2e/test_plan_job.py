@@ -32,7 +32,7 @@ def test_settings_and_price_change_the_plan(capsys):
 def test_what_cannot_fit_ends_with_1_and_says_what_would(capsys):
     assert plan.main(["--stage", "video-5", "--gpus", "8", "--gpu", "h100"]) == 1
     error = capsys.readouterr().err
-    assert "68.5 GiB can be filled. What would make it fit:\n  sequence_parallel=16 workers=16" in error
+    assert "68.5 GiB can be filled. What would make it fit:\n  deepspeed=zero3-offload\n  workers=16\n" in error
 
 
 @pytest.mark.parametrize(
