@@ -48,7 +48,6 @@ from model.shapes import AudioCodecSpec, ClipShape, VideoCodecSpec
 
 VideoUse = Literal["extend", "lead_up", "edit", "add_sound"]
 
-
 MAX_PIXELS = 2**32
 """Of all frames of the result: 15 s of 3840 x 2176 at 32 fps. More is refused before anything is allocated."""
 

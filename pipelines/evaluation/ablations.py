@@ -1,7 +1,7 @@
 """What parts of a model are worth: the same films asked again with one of them switched off.
 
 The switch lies around what was loaded; the model knows nothing of it. A part's cost is what a suite loses without it,
-clip by clip, on the same noise.
+film by film, on the same noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from model.generation.components import Components
 from model.network.inputs import JointInputs
 from pipelines.evaluation.metrics import METRICS
-from pipelines.evaluation.run import SuiteResult, values_of
+from pipelines.evaluation.run import SuiteResult, values_by_film
 from pipelines.evaluation.summary import Score, bootstrap
 
 LEAST_COST = 0.15
@@ -47,7 +47,7 @@ class Ablation:
 class Cost:
     """By how much `metric` of `suite` is worse without a part, with its 95 % interval; both figures beside it.
 
-    Over the clips that both tell of. `bound`: what it should lose at least, None where nothing is asked.
+    Over the films that both tell of. `bound`: what it should lose at least, None where nothing is asked.
     """
 
     ablation: str
@@ -130,9 +130,10 @@ def costs(results: Sequence[SuiteResult]) -> list[Cost]:
 
 
 def _cost(name: str, metric: str, whole: SuiteResult, parted: SuiteResult, bound: float | None) -> Cost | None:
-    """None where no clip tells of the metric in both."""
+    """None where no film tells of the metric in both."""
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
-    both = zip(values_of(whole.cases, metric), values_of(parted.cases, metric), strict=True)
+    told = [values_by_film(result.cases, metric, result.draws) for result in (whole, parted)]
+    both = zip(*told, strict=True)
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
     if not pairs:
         return None

@@ -101,24 +101,25 @@ def run_suite(
         if media is not None and number < SHOWN and draw == 0 and made is not None:
             shown.append(_written(suite, ask, made, number, row, media))
         progress()
-    scores = {name: summarise(METRICS[name], _by_film(list(values_of(rows, name)), draws)) for name in suite.metrics}
+    scores = {name: summarise(METRICS[name], values_by_film(rows, name, draws)) for name in suite.metrics}
     return SuiteResult(suite.name, scores, _held(suite, scores, controls), controls, rows,
                        time.perf_counter() - start, shown, _distance(features), without, draws)  # fmt: skip
 
 
-def values_of(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | None]:
+def values_by_film(rows: Sequence[dict[str, Any]], name: str, draws: int) -> list[float | None]:
+    """The mean over each film's draws, of those that tell; None where none does: clips of one film are one."""
+    values = list(_values_of(rows, name))
+    told = [[v for v in values[at : at + draws] if v is not None] for at in range(0, len(values), draws)]
+    return [sum(of_film) / len(of_film) if of_film else None for of_film in told]
+
+
+def _values_of(rows: Sequence[dict[str, Any]], name: str) -> Iterator[float | None]:
     """Scores of all rows; of a clip that was not made nothing is right, and no number is known."""
     for row in rows:
         if "error" in row:
             yield 0.0 if METRICS[name].kind == "share" else None
         else:
             yield row["scores"][name]
-
-
-def _by_film(values: Sequence[float | None], draws: int) -> list[float | None]:
-    """The mean over each film's draws, of those that tell: clips of one film are no more films."""
-    told = [[v for v in values[at : at + draws] if v is not None] for at in range(0, len(values), draws)]
-    return [sum(of_film) / len(of_film) if of_film else None for of_film in told]
 
 
 def _distance(features: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:

@@ -93,6 +93,16 @@ def test_a_cost_is_of_the_clips_that_both_tell_of():
     assert costs([whole]) == []
 
 
+def test_a_cost_over_draws_of_noise_is_of_as_many_films():
+    """Or its interval would be that of films that were never asked."""
+    whole, parted = (result(values, part=part) for values, part in (([1.0, 0.8, 0.6, None], None),
+                                                                    ([0.5, 0.1, 0.2, 0.4], "cross_modal")))  # fmt: skip
+    (cost,) = costs([replace(whole, draws=2), replace(parted, draws=2)])
+    assert cost.score.count == 2
+    assert cost.score.value == pytest.approx((0.6 + 0.3) / 2)
+    assert (cost.score.low, cost.score.high) == (pytest.approx(0.3), pytest.approx(0.6))
+
+
 def test_of_what_is_better_low_more_is_lost():
     scores = [{"offset": 50.0, "event_f1": 0.9}], [{"offset": 300.0, "event_f1": 0.8}]
     whole, parted = ([{"scores": score} for score in told] for told in scores)
