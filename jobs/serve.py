@@ -75,8 +75,9 @@ def _application(settings: Settings) -> Any:
     from skyreels.serving.on_ray.application import application
 
     model = settings.model.model_copy(update={"folder": normalise(settings.model.folder)})
-    stages = GenerationService(model, ()).stages
-    return application(partial(GenerationService, model), settings.serving(), stages)
+    ranks = {stage: pool.ranks for pool in settings.service.pools.values() for stage in pool.stages}
+    build = partial(GenerationService, model, ranks=ranks)
+    return application(build, settings.serving(), build(()).stages)
 
 
 def _serve(arguments: argparse.Namespace, changes: Sequence[str]) -> int:

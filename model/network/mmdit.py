@@ -20,7 +20,7 @@ from model.network.attention import KeysValues, keeping_attention
 from model.network.blocks import BranchState, JointLayer
 from model.network.branch import AudioBranch, Branch, Entered, MediaTokens, VideoBranch
 from model.network.inputs import AUDIO, VIDEO, JointInputs, JointOutputs
-from model.network.parallel import SequenceRanks
+from model.network.parallel import SequenceRanks, check_ranks
 from model.sampling.flow import velocity_from_clean, velocity_from_residual
 
 __all__ = ["AUDIO", "VIDEO", "JointInputs", "JointOutputs", "MMDiT", "StepCache", "predict"]
@@ -77,12 +77,7 @@ class MMDiT(nn.Module):
         All of them call `forward` with equal weights and equal inputs, and all get the whole velocities. When each
         takes the loss of all that it gets, the mean over ranks of a parameter's gradient is its gradient on one rank.
         """
-        if self.config.heads % ranks.size:
-            fitting = [count for count in range(1, self.config.heads + 1) if self.config.heads % count == 0]
-            raise ValueError(
-                f"{self.config.heads} heads cannot be dealt out to {ranks.size} ranks: share sequences among a number "
-                f"of ranks that is in {fitting}"
-            )
+        check_ranks(self.config.heads, ranks.size)
         self.sequence_ranks = ranks
 
     @torch.no_grad()

@@ -80,5 +80,15 @@ class Shards:
         return x if self.ranks is None else self.ranks.join(x, 1, x.shape[1] * self.ranks.size)
 
 
+def check_ranks(heads: int, ranks: int) -> None:
+    """Raises ValueError where the heads of a network cannot be dealt out evenly."""
+    if heads % ranks:
+        fitting = [count for count in range(1, heads + 1) if heads % count == 0]
+        raise ValueError(
+            f"{heads} heads cannot be dealt out to {ranks} ranks: share sequences among a number of ranks that is in "
+            f"{fitting}"
+        )
+
+
 UNSHARDED = Shards()
 """Of a sequence that every rank holds whole."""

@@ -1,8 +1,10 @@
 """One clip on several devices: every rank has the whole model, and a share of the video's tokens (decision 0092).
 
-All ranks take the same steps from the same seed; the first one alone decodes, writes and reports.
+All ranks take the same steps from the same seed; the first one alone decodes, writes and reports. They are processes of
+one machine, started here for one command (`run_on_ranks`), or by a service for as long as it runs, which meet (`meet`).
 """
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -48,6 +50,21 @@ def run_on_ranks(count: int, device: str, work: Work, *arguments: Any) -> None:
             raise RankFailed(said[0].read_text()) from error
 
 
+def meet(folder: Path, rank: int, count: int, kind: str) -> UlyssesRanks:
+    """The ranks that meet through a file in an empty `folder`, once all of them are there; `kind` is cpu or cuda.
+
+    A process meets others once. What they exchange stays on this machine.
+    """
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # it would look for this host's name, which may lead nowhere
+    store = dist.FileStore(str(folder / "rendezvous"), count)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=SILENCE)
+    ranks = sequence_ranks(count)
+    assert ranks is not None
+    return ranks
+
+
 def share(generator: Generator, ranks: UlyssesRanks) -> None:
     """Spread what the generator's networks see over `ranks`. Raises ValueError where heads do not divide."""
     parts = generator.components.parts
@@ -87,11 +104,7 @@ def _rank(rank: int, count: int, kind: str, folder: str, work: Work, arguments: 
     device = f"cuda:{rank}" if kind == "cuda" else kind
     if kind == "cuda":
         torch.cuda.set_device(rank)
-    store = dist.FileStore(str(Path(folder) / "rendezvous"), count)
-    backend = "nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=SILENCE)
-    ranks = sequence_ranks(count)
-    assert ranks is not None
+    ranks = meet(Path(folder), rank, count, kind)
     try:
         work(ranks, device, *arguments)
     except (ValueError, OSError) as error:

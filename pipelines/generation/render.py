@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from model.folder import TRANSFORMER
@@ -37,6 +38,7 @@ SUFFIXES: dict[str, OutputKind] = {
     ".jpeg": "still",
 }
 _TRIED_BYTES = 1 << 16  # an empty file finds room on a full disk
+_SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _RECORD_KEYS = frozenset({"request", "clip", "model", "seconds"})
 
 
@@ -207,3 +209,10 @@ def clip_facts(made: Generated, kind: OutputKind) -> dict[str, Any]:
     if made.audio is not None and made.clip.audio is not None:
         facts |= {"sample_rate": made.clip.audio.sample_rate, "channels": made.audio.shape[0]}
     return facts
+
+
+def contact_sheet(frames: np.ndarray) -> np.ndarray:
+    """Sixteen of (F, H, W, 3) frames, evenly apart, in four rows: (4 * H, 4 * W, 3)."""
+    chosen = frames[np.linspace(0, len(frames) - 1, _SHEET_PICTURES).round().astype(int)]
+    rows = [np.concatenate(list(chosen[start : start + _SHEET_SIDE]), axis=1) for start in range(0, 16, _SHEET_SIDE)]
+    return np.concatenate(rows, axis=0)

@@ -35,8 +35,9 @@ from pipelines.generation.enhance import EnhancerConfig, enhancer
 from pipelines.generation.finishing import FinishFailed, finished, load_finish
 from pipelines.generation.media import MediaReader
 from pipelines.generation.prepare import prepare
+from pipelines.generation.ranks import Voted, meet, share
 from pipelines.generation.removal import with_regions
-from pipelines.generation.render import clip_facts, origin, write_clip
+from pipelines.generation.render import clip_facts, contact_sheet, origin, write_clip
 from pipelines.generation.request import MAX_PROMPT, MAX_SECONDS
 from pipelines.generation.translation import generation_request, refusals, task_of
 from pipelines.generation.windows import Windows, decode_windows, refine_windows, sample_windows, windows_of
@@ -46,12 +47,12 @@ from skyreels.media.image import write_image
 from skyreels.media.limits import MediaLimits
 from skyreels.serving.request import VideoRequest
 from skyreels.serving.servable import Cancelled, ModelCard, Plan, RequestRefused, StageFailed, Together, Work
+from skyreels.training.ulysses import UlyssesRanks
 
 BASE, REFINE, DECODE = STAGES = ("base", "refine", "decode")
 
 _PREPARED, _LATENTS, _MADE_BY = "prepared.safetensors", "latents.safetensors", "made_by.json"
 _RECORD, _ADAPTER, _WINDOWS, _REMOVED = "record.json", "adapter.json", "windows.json", "removed.json"
-_SHEET_PICTURES, _SHEET_SIDE = 16, 4
 _GB = 1e9
 _MOST_TOGETHER = 64
 _PREVIEW_SHARE = 19  # of the time that one took, before the next
@@ -72,6 +73,7 @@ class ModelSettings(Config):
     name: str = Field("skyreels", max_length=128, description="what it is called in requests")
     device: str = Field("", description='"" is cuda where there is one, else cpu')
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
+    stream_layers: bool = Field(False, description="layers lie on the host, and come to the device one by one")
     memory_gb: float | None = Field(
         None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
     )
@@ -94,14 +96,21 @@ def _share(progress: Progress) -> float:
 
 
 class GenerationService:
-    """A `Servable` over a model's folder. Weights of the parts that `stages` need are read when the first one runs."""
+    """A `Servable` over a model's folder. Weights of the parts that `stages` need are read when the first one runs.
 
-    def __init__(self, settings: ModelSettings, stages: Sequence[str] = STAGES) -> None:
+    `ranks` tells how many processes share a stage's clip, where that is more than one. Raises ValueError where the
+    network's heads cannot be dealt out to them.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, stages: Sequence[str] = STAGES, ranks: Mapping[str, int] | None = None
+    ) -> None:
         self.settings, self.folder = settings, Path(settings.folder)
         self.spec = read_spec(self.folder)
         self._parts = {part for stage in stages for part in _PARTS[stage]}
         self._enhance = None if settings.enhancer is None else enhancer(settings.enhancer, _device(settings))
-        self._demand = DemandModel.of(self.folder, self.spec)
+        self._demand = DemandModel.of(self.folder, self.spec, ranks, settings.stream_layers)
+        self._ranks: UlyssesRanks | None = None
         self._memory = _memory_of(settings, here=bool(stages))
         self._finish = load_finish(settings.finish) if DECODE in stages else None
         self._reader = MediaReader(_LIMITS)
@@ -133,6 +142,12 @@ class GenerationService:
             self._generator  # noqa: B018 (reads the weights)
             if BASE in stages:
                 self._adapters  # noqa: B018
+
+    def join(self, folder: Path, number: int, count: int) -> None:
+        """As `Servable.join`."""
+        with self._running:
+            self._ranks = meet(folder, number, count, torch.device(_device(self.settings)).type)
+            share(self._generator, self._ranks)
 
     def asked(self, prompt: str) -> str:
         """As `Servable.asked`."""
@@ -211,6 +226,8 @@ class GenerationService:
 
     def run(self, work: Work) -> Mapping[str, Any]:
         """As `Servable.run`: one stage at a time, for they share the generator."""
+        if self._follows and work.stage == DECODE:
+            return {}
         prepared = from_bytes(Prepared, work.files[_PREPARED].read_bytes())
         with self._running, _failures():
             if _WINDOWS in work.files:
@@ -248,16 +265,15 @@ class GenerationService:
         calls = [from_bytes(Prepared, work.files[_PREPARED].read_bytes()) for work in works]
         with self._running, _failures(), self._adapted(works[0]):
             reports = [_cancelled_alone(self._steps(work)) for work in works]
-            try:
-                made = self._generator.sample_together(calls, reports)
-            except sampler.Cancelled as end:
-                raise Cancelled from end
+            made = self._generator.sample_together(calls, reports)
         return [
             None if one is None else self._hand_on(work, {_LATENTS: one}) for work, one in zip(works, made, strict=True)
         ]
 
     def _steps(self, work: Work, done: Callable[[Progress], float] = _share) -> Callable[[Progress], None]:
-        """Tells of each step, and now and then shows how the clip stands."""
+        """Tells of each step, and now and then shows how the clip stands. Ranks that share it stop together."""
+        if self._ranks is not None and self._follows:
+            return Voted(self._ranks)
         due = time.monotonic() + self.settings.preview_after_s
 
         def report(progress: Progress) -> None:
@@ -271,7 +287,12 @@ class GenerationService:
                 work.show(np.ascontiguousarray(frames[len(frames) // 2]))
             due = time.monotonic() + _PREVIEW_SHARE * (time.monotonic() - start)
 
-        return report
+        return report if self._ranks is None else Voted(self._ranks, _cancelled_alone(report))
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another rank is the one that tells, shows and writes."""
+        return self._ranks is not None and self._ranks.rank > 0
 
     @contextmanager
     def _adapted(self, work: Work) -> Iterator[None]:
@@ -292,16 +313,17 @@ class GenerationService:
 
     @cached_property
     def _generator(self) -> Generator:
-        settings = self.settings
-        device = _device(settings)
-        dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-        return Generator.from_pretrained(self.folder, device, dtype, only=self._parts)
+        dtype = None if self.settings.dtype is None else getattr(torch, self.settings.dtype)
+        device, stream = _device(self.settings), self.settings.stream_layers
+        return Generator.from_pretrained(self.folder, device, dtype, stream=stream, only=self._parts)
 
     @cached_property
     def _identities(self) -> Mapping[str, str]:
         return self._generator.components.identities()
 
     def _hand_on(self, work: Work, latents: Mapping[str, BaseLatents]) -> Mapping[str, Any]:
+        if self._follows:
+            return {}
         for name, made in latents.items():
             (work.folder / name).write_bytes(to_bytes(made))
         (work.folder / _MADE_BY).write_text(json.dumps({**_made_by(work), **self._identities}))
@@ -340,13 +362,6 @@ def _memory_of(settings: ModelSettings, *, here: bool) -> float | None:
     return float(psutil.virtual_memory().total)
 
 
-def contact_sheet(frames: np.ndarray) -> np.ndarray:
-    """Sixteen of (F, H, W, 3) frames, evenly apart, in four rows: (4 * H, 4 * W, 3)."""
-    chosen = frames[np.linspace(0, len(frames) - 1, _SHEET_PICTURES).round().astype(int)]
-    rows = [np.concatenate(list(chosen[start : start + _SHEET_SIDE]), axis=1) for start in range(0, 16, _SHEET_SIDE)]
-    return np.concatenate(rows, axis=0)
-
-
 def _cancelled_alone(report: Callable[[Progress], None]) -> Callable[[Progress], None]:
     """The report, with the engine's Cancelled as the model's: it ends one call of several."""
 
@@ -367,9 +382,11 @@ def _made_by(work: Work) -> dict[str, str]:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """What no new attempt would mend."""
+    """What ends a stage in the engine's words: a cancel, and what no new attempt would mend."""
     try:
         yield
+    except sampler.Cancelled as end:
+        raise Cancelled from end
     except NotFinite as error:
         raise StageFailed("not_finite", str(error)) from error
     except FinishFailed as error:

@@ -5,7 +5,7 @@ weights, of what a step holds for all tokens of all passes, and of the clip's pi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.checkpoint import stored_config
@@ -16,6 +16,7 @@ from model.costs.memory import SamplingSetup, sampling_memory
 from model.folder import ENCODER, REFINER, TRANSFORMER, ModelIndex
 from model.generation.prepared import GeneratorSpec, Prepared
 from model.network.keyframes import keyframe_indices
+from model.network.parallel import check_ranks
 from model.sampling.guidance import guidance_passes
 from model.shapes import ClipShape
 from pipelines.generation.windows import Windows
@@ -41,22 +42,40 @@ class DemandModel:
     base: TransformerConfig
     refiner: TransformerConfig | None
     weights: float
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """By stage, how many devices share a clip, where it is more than one. `Demand.memory` is of each of them."""
+
+    def __post_init__(self) -> None:
+        for stage, network in (("base", self.base), ("refine", self.refiner)):
+            if network is not None:
+                check_ranks(network.heads, self.ranks.get(stage, 1))
 
     @classmethod
-    def of(cls, folder: Path, spec: GeneratorSpec) -> "DemandModel":
-        """Reads no weights, only how large they are."""
+    def of(
+        cls, folder: Path, spec: GeneratorSpec, ranks: Mapping[str, int] | None = None, streamed: bool = False
+    ) -> "DemandModel":
+        """Reads no weights, only how large they are; where layers are `streamed`, one of each network counts.
+
+        Raises ValueError where heads cannot be dealt out to `ranks`.
+        """
         index = ModelIndex.read(folder)
-        refiner = stored_config(TransformerConfig, index.part(folder, REFINER)) if REFINER in index.parts else None
-        parts = (index.part(folder, name) for name in {*index.parts, TRANSFORMER, ENCODER})
-        weights = sum(file.stat().st_size for part in parts for file in Path(part).rglob("*.safetensors"))
-        return cls(spec, stored_config(TransformerConfig, index.part(folder, TRANSFORMER)), refiner, float(weights))
+        networks = {
+            name: stored_config(TransformerConfig, index.part(folder, name))
+            for name in (TRANSFORMER, REFINER)
+            if name in (TRANSFORMER, *index.parts)
+        }
+        weights = 0.0
+        for name in {*index.parts, TRANSFORMER, ENCODER}:
+            size = sum(file.stat().st_size for file in Path(index.part(folder, name)).rglob("*.safetensors"))
+            weights += size / networks[name].layers if streamed and name in networks else size
+        return cls(spec, networks[TRANSFORMER], networks.get(REFINER), weights, ranks or {})
 
     def demand(self, prepared: Prepared) -> Demand:
         """Of all stages."""
         passes = self._passes(prepared)
         base = self._workload(prepared)
         work = {"base": float(prepared.settings.steps * passes * forward_flops(self.base, base))}
-        held = [_held(self.base, base, passes)]
+        held = [_held(self.base, base, passes, self.ranks.get("base", 1))]
         clip = prepared.clip
         if prepared.refined is not None and self.refiner is not None:
             clip = prepared.refined
@@ -66,7 +85,7 @@ class DemandModel:
                 sparsity=settings.sparsity,
             )  # fmt: skip
             work["refine"] = float(settings.steps * forward_flops(self.refiner, refined))
-            held.append(_held(self.refiner, refined, 1))
+            held.append(_held(self.refiner, refined, 1, self.ranks.get("refine", 1)))
         pixels = clip.frames * clip.height * clip.width
         work["decode"] = _PIXEL_WORK * (3 * pixels + clip.audio_samples)
         return Demand(work, self.weights + max(*held, float(_PIXEL_BYTES * pixels)))
@@ -127,9 +146,9 @@ def _latents_of(reference: Reference, clip: ClipShape) -> int:
     return len(reference.images) if isinstance(reference, ImageReference) else 0
 
 
-def _held(config: TransformerConfig, work: Workload, passes: int) -> float:
-    """What a step of all passes together holds beside weights."""
-    memory = sampling_memory(config, work, SamplingSetup(batch=passes))
+def _held(config: TransformerConfig, work: Workload, passes: int, ranks: int) -> float:
+    """What a step of all passes together holds beside weights, on each of the `ranks` that share it."""
+    memory = sampling_memory(config, work, SamplingSetup(batch=passes, ranks=ranks))
     return memory.activations + memory.latents
 
 

@@ -17,11 +17,15 @@ from skyreels.storage import Storage
 
 
 class Pool(Config):
-    """Replicas that work on `stages`, one at a time each: how many, what each takes of a cluster, how they end."""
+    """Replicas that work on `stages`, one at a time each: how many, what each takes of a cluster, how they end.
+
+    A replica of several `ranks` is as many processes of one node, each of which takes `num_cpus` and `num_gpus`.
+    """
 
     stages: tuple[str, ...] = Field(min_length=1)
     min_replicas: int = Field(0, ge=0)
     max_replicas: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=1, description="processes that share every clip, where one device is too small or slow")
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
     resources: Mapping[str, float] = Field({}, description="of the cluster's own names, such as those of a node pool")

@@ -83,9 +83,21 @@ class Work:
     """May be called with a picture (H, W, 3) uint8 of how the clip stands; only the newest is shown."""
 
 
-class Servable(Protocol):
-    """Made once in every process. `plan` and `asked` are called by one thread at a time, and so is `run` for each
-    stage."""
+class Runner(Protocol):
+    """What does stages. `run` is called by one thread at a time for each of them."""
+
+    def run(self, work: Work) -> Mapping[str, Any]:
+        """Do a stage; facts to tell of the job. Raises StageFailed, and anything else where a new attempt may help."""
+
+    def run_together(self, works: Sequence[Work]) -> Sequence[Mapping[str, Any] | None]:
+        """Do one stage of several jobs whose plans say that they go together; None for one whose `step` was Cancelled.
+
+        Whatever it raises, each is then run alone.
+        """
+
+
+class Servable(Runner, Protocol):
+    """Made once in every process. `plan` and `asked` are called by one thread at a time."""
 
     @property
     def models(self) -> Sequence[ModelCard]:
@@ -97,6 +109,13 @@ class Servable(Protocol):
 
     def load(self, stages: Sequence[str]) -> None:
         """Make ready what these stages need, where they will run. Without it the first run takes longer."""
+
+    def join(self, folder: Path, number: int, count: int) -> None:
+        """Meet in an empty `folder` with others, and from then on do every stage together, each on a device of its own.
+
+        This is `number` of `count` processes, which are all given the same work; returns when all are there. What they
+        make is kept of number 0 alone, whose `step` is the one that may raise Cancelled: it then ends all of them.
+        """
 
     def asked(self, prompt: str) -> str:
         """What the model is asked where a request has that prompt and says nothing else. Raises RequestRefused."""
@@ -110,11 +129,6 @@ class Servable(Protocol):
     def reseeded(self, plan: Plan, seed: int, folder: Path) -> Plan:
         """The plan of another clip of the same request, which differs by its seed; its own files go to `folder`."""
 
-    def run(self, work: Work) -> Mapping[str, Any]:
-        """Do a stage; facts to tell of the job. Raises StageFailed, and anything else where a new attempt may help."""
 
-    def run_together(self, works: Sequence[Work]) -> Sequence[Mapping[str, Any] | None]:
-        """Do one stage of several jobs whose plans say that they go together; None for one whose `step` was Cancelled.
-
-        Whatever it raises, each is then run alone.
-        """
+Build = Callable[[Sequence[str]], Servable]
+"""Makes the servable for a process that runs these stages; none where requests are only planned."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.folder import REFINER, TRANSFORMER
 from model.generation.components import read_spec
 from model.generation.prepared import prepare
 from model.generator import Generator
@@ -53,6 +54,23 @@ def test_memory_grows_with_the_clip_and_what_never_fits_is_refused_with_what_wou
         tight = ModelSettings(folder=str(model_folder), memory_gb=1.01 * model.demand(prepare(spec, "x")).memory / 1e9)
         GenerationService(tight, ()).plan(VideoRequest(prompt="x", size="256x256"), {}, tmp_path)
     assert small.demand(long).memory < model.demand(long).memory
+
+
+def test_ranks_that_share_a_clip_and_layers_that_are_streamed_need_less_of_each_device(model_folder):
+    spec = read_spec(model_folder)
+    clip = prepare(spec, "x", seconds=8.0)
+    alone = DemandModel.of(model_folder, spec)
+    alone = dataclasses.replace(alone, base=dataclasses.replace(alone.base, width=512))  # more than the clip's pixels
+    shared, other = (dataclasses.replace(alone, ranks=ranks) for ranks in ({"base": 2}, {"refine": 2}))
+    held, held_shared = (model.demand(clip).memory - model.weights for model in (alone, shared))
+    assert 0.5 * held < held_shared < 0.9 * held, "latents, sound and text are whole on each"
+    assert other.demand(clip).memory == alone.demand(clip).memory
+    assert shared.demand(clip).work == alone.demand(clip).work
+    streamed = DemandModel.of(model_folder, spec, streamed=True)
+    networks = sum(
+        (model_folder / part / "diffusion_pytorch_model.safetensors").stat().st_size for part in (TRANSFORMER, REFINER)
+    )
+    assert alone.weights - streamed.weights == pytest.approx(networks / 2), "both have two layers"
 
 
 def test_an_edit_works_as_much_as_a_clip_from_words(model_folder):

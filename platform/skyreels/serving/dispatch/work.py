@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from skyreels.media.image import write_image
-from skyreels.serving.servable import Cancelled, Servable, StageFailed, Work
+from skyreels.serving.servable import Cancelled, Runner, StageFailed, Work
 from skyreels.serving.store.artifacts import Artifacts
 from skyreels.serving.store.leases import Lease, LeaseLost, Leases
 from skyreels.serving.store.records import PREVIEW
@@ -105,7 +105,7 @@ class Watch:
             self.lost = self.lost or now > self._until
 
 
-def work_on(lease: Lease, leases: Leases, artifacts: Artifacts, servable: Servable, leave: threading.Event) -> None:
+def work_on(lease: Lease, leases: Leases, artifacts: Artifacts, servable: Runner, leave: threading.Event) -> None:
     """Do the stage and commit it before this returns; whatever goes wrong ends in the job's row.
 
     Nothing is raised but what the store itself raises while the end is written.
@@ -118,7 +118,7 @@ def work_on_next(
     stages: Collection[str],
     leases: Leases,
     artifacts: Artifacts,
-    servable: Servable,
+    servable: Runner,
     leave: threading.Event,
     most: int = 1,
 ) -> bool:
@@ -134,7 +134,7 @@ def work_on_next(
 
 
 def work_together(
-    claimed: Sequence[Lease], leases: Leases, artifacts: Artifacts, servable: Servable, leave: threading.Event
+    claimed: Sequence[Lease], leases: Leases, artifacts: Artifacts, servable: Runner, leave: threading.Event
 ) -> None:
     """As `work_on`, of jobs that `Leases.join` put together. Where that fails, each is worked on alone."""
     with ExitStack() as stack:
@@ -151,7 +151,7 @@ def work_together(
                 part.stage.commit(facts, start, len(parts))
 
 
-def _made_together(parts: Sequence["_Part"], servable: Servable) -> Sequence[Mapping[str, Any] | None]:
+def _made_together(parts: Sequence["_Part"], servable: Runner) -> Sequence[Mapping[str, Any] | None]:
     """Facts of each; None where it was cancelled, or is to be run alone."""
     try:
         with ExitStack() as spans:
@@ -206,7 +206,7 @@ def _watched(lease: Lease, leases: Leases, leave: threading.Event) -> Iterator[W
         beating.join()
 
 
-def _alone(watch: Watch, artifacts: Artifacts, servable: Servable) -> None:
+def _alone(watch: Watch, artifacts: Artifacts, servable: Runner) -> None:
     with _settled(watch), _Stage(watch, artifacts) as stage:
         start = time.perf_counter()
         with stage_span(watch.lease.job):

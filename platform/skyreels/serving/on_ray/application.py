@@ -9,8 +9,9 @@ from ray import serve
 from skyreels.config import ConfigError
 from skyreels.serving.config import Pool, ServingConfig
 from skyreels.serving.http.origins import is_loopback
-from skyreels.serving.on_ray.deployments import Build, Dispatcher, Ingress, Workers
+from skyreels.serving.on_ray.deployments import Dispatcher, Ingress, Workers
 from skyreels.serving.on_ray.proxy import start_serve
+from skyreels.serving.servable import Build
 from skyreels.storage import normalise
 
 NAME = "skyreels"
@@ -26,7 +27,7 @@ def application(build: Build, config: ServingConfig, stages: Sequence[str]) -> A
     if missing := [stage for stage in stages if stage not in held]:
         raise ConfigError(f"no pool works on {', '.join(missing)}: name a pool with these stages under pools")
     workers = {
-        name: serve.deployment(Workers, name=name, **_scaled(pool)).bind(build, config, pool.stages)
+        name: serve.deployment(Workers, name=name, **_scaled(pool)).bind(build, config, pool)
         for name, pool in config.pools.items()
     }
     lone = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 5.0}
@@ -62,7 +63,11 @@ def _check_control(config: ServingConfig) -> None:
 
 
 def _scaled(pool: Pool) -> dict[str, Any]:
-    """A replica works on one stage at a time, and one that is to go finishes it."""
+    """A replica works on one stage at a time, and one that is to go finishes it. Its followers lie on its node."""
+    taken = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "resources": dict(pool.resources)}
+    bundle = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
+    bundles = [{name: amount for name, amount in bundle.items() if amount}] * pool.ranks
+    together = {"placement_group_bundles": bundles, "placement_group_strategy": "STRICT_PACK"}
     return {
         "max_ongoing_requests": 1,
         "autoscaling_config": {
@@ -74,9 +79,6 @@ def _scaled(pool: Pool) -> dict[str, Any]:
         },
         "graceful_shutdown_timeout_s": pool.drain_s,
         "max_constructor_retry_count": 3,
-        "ray_actor_options": {
-            "num_cpus": pool.num_cpus,
-            "num_gpus": pool.num_gpus,
-            "resources": dict(pool.resources),
-        },
+        "ray_actor_options": taken,
+        **(together if pool.ranks > 1 else {}),
     }

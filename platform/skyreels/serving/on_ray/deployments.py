@@ -6,9 +6,10 @@ there is work: one too many finds nothing, and one that is lost is made again.
 
 import asyncio
 import logging
+import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,13 +24,11 @@ from skyreels.serving.dispatch.housekeeping import Housekeeping
 from skyreels.serving.dispatch.work import work_on_next
 from skyreels.serving.http.app import build_app
 from skyreels.serving.http.service import open_service
-from skyreels.serving.servable import Servable
+from skyreels.serving.on_ray.gang import Gang
+from skyreels.serving.servable import Build
 from skyreels.serving.store.leases import Leases
 
 logger = logging.getLogger(__name__)
-
-Build = Callable[[Sequence[str]], Servable]
-"""Makes the servable for a process that runs these stages; none where requests are only planned."""
 
 _POLL_S = 0.1
 _CALLS_PER_REPLICA = 2  # one at work and one in the queue, which is what the autoscaler sees
@@ -56,23 +55,36 @@ class Ingress:
 
 
 class Workers:
-    """A replica of a pool: one stage at a time, of one job or of several that go together."""
+    """A replica of a pool: one stage at a time, of one job or of several that go together.
 
-    def __init__(self, build: Build, config: ServingConfig, stages: Sequence[str]) -> None:
-        tracing.start("+".join(stages))
-        self._servable = build(stages)
-        self._config, self._stages = config, stages
+    Where the pool says so, it does a stage together with followers.
+    """
+
+    def __init__(self, build: Build, config: ServingConfig, pool: Pool) -> None:
+        tracing.start("+".join(pool.stages))
+        servable = build(pool.stages)
+        self._config, self._stages = config, pool.stages
         self._store, self._artifacts = config.open_store(), config.open_artifacts()
-        self._servable.load(stages)
+        servable.load(pool.stages)
+        self._gang = Gang.start(build, pool, servable) if pool.ranks > 1 else None
+        self._servable = self._gang or servable
+
+    def check_health(self) -> None:
+        """Raises where a follower has ended; Serve then starts another replica."""
+        if self._gang is not None:
+            self._gang.check()
 
     async def work(self, holder: str) -> bool:
         """Claim the oldest job that waits, as `holder`, and do its stage; False where none waits."""
         leave = threading.Event()
         try:
-            return await asyncio.to_thread(self._work, holder, leave)
+            found = await asyncio.to_thread(self._work, holder, leave)
         except asyncio.CancelledError:
             leave.set()  # it is given back at its next step
             raise
+        if self._gang is not None and self._gang.broken:
+            os._exit(1)  # what was done is committed; Serve starts another replica
+        return found
 
     def _work(self, holder: str, leave: threading.Event) -> bool:
         leases = Leases(self._store, holder, self._config.lease_s, self._config.max_attempts)
