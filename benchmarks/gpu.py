@@ -9,14 +9,11 @@ Times are CUDA events, the median of several runs after warm-up; baselines are m
 
 import argparse
 import dataclasses
-import itertools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 # This file is called as a script: its own folder would be first on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,10 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu_checks import check_blocks, check_gradients, check_kernel
-from model.config import TransformerConfig, load_preset
+from benchmarks.gpu_checks import check_blocks, check_gradients, check_kernel, relative_error
+from benchmarks.gpu_tools import RUNS, Record, elementwise_pieces, milliseconds, network, wide
+from model.config import load_preset
 from model.costs.flops import Workload, forward_flops
 from model.costs.memory import TrainingSetup, count_parameters, training_memory
+from model.generation.streaming import stream_layers
+from model.network.elementwise import compile_elementwise
 from model.network.mmdit import JointInputs, MMDiT, predict
 from model.network.sparse import attention as vsa
 from model.network.sparse.attention import SparsePlan, sparse_attention
@@ -37,33 +37,12 @@ PEAK = 989e12
 """The vendor's bf16 FLOP/s of an H100 or H200 SXM, dense."""
 
 
-@dataclasses.dataclass
-class Record:
-    """Rows of one section, in a file after every row: a section that is cut off leaves what it had."""
-
-    path: Path
-    small: bool
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    @property
-    def device(self) -> str:
-        return "cpu" if self.small else "cuda"
-
-    def add(self, what: str, value: float, unit: str, **more: Any) -> None:
-        """`more`: baseline, ratio, goal (what `ratio`, else `value`, is held to: at least; `at_most` turns it)."""
-        self.rows.append({"what": what, "value": value, "unit": unit, **more})
-        name = "rehearsal" if self.small else torch.cuda.get_device_name()
-        made = {"device": name, "torch": torch.__version__, "rows": self.rows}
-        self.path.write_text(json.dumps(made, indent=1))
-
-    def against(self, what: str, ours: float, baseline: float, goal: float | None = None) -> None:
-        self.add(what, ours, "ms", baseline=baseline, ratio=baseline / ours, goal=goal)
-
-
 def main() -> None:
     sections = {
         "blocks": blocks,
         "memory": memory,
+        "elementwise": elementwise,
+        "streamed": streamed,
         "joint": joint,
         "kernel": kernel,
         "sparse": sparse,
@@ -183,14 +162,49 @@ def tune(record: Record) -> None:
 
 
 def refiner(record: Record) -> None:
-    """Three layers of width 2048, one forward pass: sparse against dense."""
-    for frames, goal in ((11, 1.5), (41, 2.5)):
-        grid, took = refiner_grid(record, frames), {}
-        for name, (model, inputs) in refiners(record, grid):
-            took[name] = milliseconds(lambda model=model, inputs=inputs: predict(model, inputs), record)
-            del model
-        tokens = grid[0] * grid[1] * grid[2]
-        record.against(f"refiner, 3 layers, forward, {tokens:,} tokens", took["sparse"], took["dense"], goal)
+    """Three layers of width 2048, one forward pass: sparse against dense, op by op and with elementwise kernels."""
+    for compiled in (False, True):
+        compile_elementwise(compiled)
+        for frames, goal in ((11, 1.5), (41, 2.5)):
+            grid, took = refiner_grid(record, frames), {}
+            for name, (model, inputs) in refiners(record, grid):
+                took[name] = milliseconds(lambda model=model, inputs=inputs: predict(model, inputs), record)
+                del model
+            tokens = grid[0] * grid[1] * grid[2]
+            what = f"refiner, 3 layers, forward, {tokens:,} tokens{', compiled' if compiled else ''}"
+            record.against(what, took["sparse"], took["dense"], goal)
+
+
+def elementwise(record: Record) -> None:
+    """Compiled elementwise work: right results in the blocks that hold it, and its time against op by op."""
+    compile_elementwise(True)
+    for precision, bound in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
+        worst = max(error for _, error in check_blocks(record.device, precision))
+        record.add(f"all blocks, {str(precision)[6:]}", worst, "relative error", goal=bound, at_most=True)
+    tokens, heads, width = (64, 2, 16) if record.small else (22_440, 16, 128)
+    for what, run in elementwise_pieces(record.device, tokens, heads, width).items():
+        took = {}
+        for compiled in (False, True):
+            compile_elementwise(compiled)
+            took[compiled] = milliseconds(run, record)
+        record.against(f"{what}, {tokens:,} tokens of {heads * width}", took[True], took[False])
+
+
+def streamed(record: Record) -> None:
+    """Layers that lie on the host and come one by one, against layers that stay: velocities, time, memory."""
+    model, inputs = network(record, wide(record, layers=9), (2, 4, 4) if record.small else (16, 32, 32))
+    made, took, held = [], [], []
+    for how in ("resident", "streamed"):
+        if how == "streamed":
+            stream_layers(model, torch.device(record.device))
+        if not record.small:
+            torch.cuda.reset_peak_memory_stats()
+        took.append(milliseconds(lambda: predict(model, inputs), record))
+        made.append(predict(model, inputs).video)
+        held.append(0 if record.small else torch.cuda.max_memory_allocated())
+    record.add("streamed layers: velocities", relative_error(made[1], made[0]), "relative error", goal=0, at_most=True)
+    record.against("streamed layers: forward, 9 layers, 16,384 tokens", took[1], took[0])
+    record.add("streamed layers: peak", held[1] / 2**30, "GiB", resident_gib=held[0] / 2**30)
 
 
 def profile(record: Record) -> None:
@@ -233,7 +247,7 @@ def blocks(record: Record) -> None:
 
 
 def mmdit(record: Record) -> None:
-    """A step of the video branch, 9 layers of 2048: eager, and with compiled layers."""
+    """A step of the video branch, 9 layers of 2048: eager, with elementwise kernels, and with compiled layers."""
     grid = (2, 4, 4) if record.small else (16, 32, 32)
     config = wide(record, layers=9)
     model, inputs = network(record, config, grid)
@@ -243,7 +257,8 @@ def mmdit(record: Record) -> None:
         model(inputs).video.square().mean().backward()
         model.zero_grad(set_to_none=True)
 
-    for how in ("eager", "compiled"):
+    for how in ("eager", "elementwise compiled", "compiled"):
+        compile_elementwise(how == "elementwise compiled")
         if how == "compiled":
             if record.small:
                 return
@@ -311,51 +326,6 @@ def joint(record: Record) -> None:
         record.add(
             "tiny joint step, captured, batch 2", milliseconds(graph.replay, record), "ms", goal=15, at_most=True
         )
-
-
-def wide(record: Record, layers: int) -> TransformerConfig:
-    """The base preset's video branch with `layers` layers."""
-    config = load_preset("tiny" if record.small else "base").transformer
-    dual = layers // 3
-    wanted = dataclasses.replace(config, audio_channels=0, dual_blocks=dual, single_blocks=layers - dual)
-    return wanted if record.small else dataclasses.replace(wanted, width=2048, heads=16)
-
-
-def network(
-    record: Record, config: TransformerConfig, grid: tuple[int, int, int], sparsity: float = 0.0
-) -> tuple[MMDiT, JointInputs]:
-    """A network in bf16, and inputs of `grid` tokens with 512 of text."""
-    dtype = torch.float16 if record.small else torch.bfloat16
-    with torch.device(record.device):
-        model = MMDiT(config).to(dtype)
-        inputs = JointInputs(
-            text=torch.randn(1, 16 if record.small else 512, config.text_width),
-            timesteps=torch.rand(1, 2),
-            video=torch.randn(1, 2 * config.video_channels + 1, grid[0], 2 * grid[1], 2 * grid[2]),
-            sparsity=sparsity,
-        )
-    return model, inputs
-
-
-WARM_UPS, RUNS = 2, 7
-
-
-def milliseconds(run: Callable[[], object], record: Record) -> float:
-    """Median time of one run."""
-    if record.small:
-        run()
-        begun = time.perf_counter()
-        run()
-        return (time.perf_counter() - begun) * 1e3
-    for _ in range(WARM_UPS):
-        run()
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        run()
-        mark.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in itertools.pairwise(marks))
 
 
 def report(folder: Path) -> None:

@@ -23,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.gpu_tools import elementwise_pieces
 from benchmarks.model_sampling import PLAIN, sampling_cases
 from model.config import TransformerConfig, load_preset
 from model.costs.flops import Workload, forward_flops
 from model.inspect import clip_of, two_stage_flops
+from model.network.elementwise import compile_elementwise
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import JointInputs, JointOutputs, MMDiT, predict
 from model.network.refiner import refiner_condition, refiner_config
@@ -40,8 +42,15 @@ AUDIO = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {"training": training, "vsa": vsa, "stages": stages, "sampling": sampling, "gpu": gpu}
-    usual = ["gpu"] if torch.cuda.is_available() else ["training", "vsa", "stages", "sampling"]
+    known = {
+        "training": training,
+        "vsa": vsa,
+        "stages": stages,
+        "sampling": sampling,
+        "elementwise": elementwise,
+        "gpu": gpu,
+    }
+    usual = ["gpu"] if torch.cuda.is_available() else ["training", "vsa", "stages", "sampling", "elementwise"]
     parser.add_argument(
         "sections", nargs="*", metavar="section", help=f"of {', '.join(known)}; default: {', '.join(usual)}"
     )
@@ -159,6 +168,26 @@ def diffusers_step(model: nn.Module, forward: Callable[[], list[Tensor]]) -> Cal
         model.zero_grad()
 
     return step
+
+
+def elementwise(turns: int) -> None:
+    """Compiled elementwise work against op by op: 5,610 tokens of a refiner of width 2048, and a whole step."""
+    heading("elementwise work, op by op and compiled", "ms", "ratio")
+    work = {name: (run, "bf16, 5,610 x 2,048") for name, run in elementwise_pieces("cpu", 5610, 16, 128).items()}
+    work["training step, video branch"] = (our_step(audio=0), "fp32, as above")
+
+    def switched(run: Callable[[], object], on: bool) -> Callable[[], None]:
+        def once() -> None:
+            compile_elementwise(on)
+            run()
+
+        return once
+
+    for name, (run, how) in work.items():
+        times = alternate({"op by op": switched(run, False), "compiled": switched(run, True)}, turns)
+        row(f"{name}, {how}, op by op", 1e3 * times["op by op"])
+        row("compiled", 1e3 * times["compiled"], times["op by op"] / times["compiled"])
+    compile_elementwise(False)
 
 
 def vsa(turns: int) -> None:

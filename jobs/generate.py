@@ -37,6 +37,7 @@ from model.generation.steps import Progress as Step
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator
 from model.inspect import clip_of
+from model.network.elementwise import compile_elementwise
 from pipelines.generation.costs.plan import MOST_RANKS, plan_clip, plan_table
 from pipelines.generation.enhance import add_enhancer, asked_enhancer
 from pipelines.generation.finishing import add_finishing, load_finish
@@ -133,6 +134,7 @@ def _render(
 ) -> None:
     """Load the model and make the clips; beside the first of several `ranks`, help that one to."""
     start = time.perf_counter()
+    compile_elementwise(arguments.compiled)
     generator = Generator.from_pretrained(  # last: it may take minutes
         arguments.model,
         device,
@@ -278,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     add_finishing(run)
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     run.add_argument("--dtype", choices=_DTYPES, help="of the transformers (default: as saved)")
+    run.add_argument("--compiled", action="store_true", help="elementwise work as one kernel each: takes triton or g++")
     run.add_argument("--offload", action="store_true", help="keep only the part that works on the device")
     run.add_argument("--stream-layers", action="store_true", help="keep layers on the host, and bring them one by one")
     run.add_argument(

@@ -104,6 +104,24 @@ def smallest_preset(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def compilations(monkeypatch):
+    """Names of elementwise functions as they are compiled, in this process; no kernels are made. Off at the end."""
+    from model.network import elementwise
+
+    names = []
+
+    def noted(function, **_):
+        names.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(elementwise.torch, "compile", noted)
+    elementwise._compiled.cache_clear()
+    yield names
+    elementwise.compile_elementwise(False)
+    elementwise._compiled.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_endpoint, alone, request):
     """A two-CPU Ray cluster, started by the first test that asks; its address. Its workers reach the S3 server."""

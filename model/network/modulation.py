@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.network.elementwise import elementwise
+
 FREQUENCY_WIDTH = 256
 TIMESTEP_SCALE = 1000.0
 
@@ -93,6 +95,7 @@ class Modulation:
         return Modulation(self.noisy[:, start:stop], clean, self.references)
 
 
+@elementwise
 def modulated_norm(x: Tensor, shift: Vector, scale: Vector) -> Tensor:
     """Layer norm over channels without weights of its own, then `* (1 + scale) + shift`, in float32."""
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
@@ -103,6 +106,7 @@ def modulated_norm(x: Tensor, shift: Vector, scale: Vector) -> Tensor:
     return _by_slice(modulated, (normed,), (shift, scale))
 
 
+@elementwise
 def gated_residual(x: Tensor, update: Tensor, gate: Vector) -> Tensor:
     """x + gate * update, summed in float32."""
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.network.elementwise import elementwise
+
 
 @dataclass(frozen=True)
 class RotaryTable:
@@ -45,10 +47,22 @@ def rotary_table(positions: Tensor, widths: tuple[int, ...], theta: float) -> Ro
     return RotaryTable(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
 
+@elementwise
 def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     """Rotate `x` (B, heads, N, head_width) by `table`; channel i pairs with channel i + head_width / 2."""
+    if torch.compiler.is_compiling():
+        return _rotate_halves(x, table)
     values = x.float()
     return torch.addcmul(values * table.cos, values.roll(x.shape[-1] // 2, -1), table.sin).to(x.dtype)
+
+
+def _rotate_halves(x: Tensor, table: RotaryTable) -> Tensor:
+    """The same to the bit. Compiled it takes a twentieth of the other's time on a CPU, op by op up to twice as long."""
+    half = x.shape[-1] // 2
+    parts = zip(*(part.split(half, -1) for part in (x.float(), table.cos, table.sin)), strict=True)
+    (first, cos, sin), (second, cos_second, sin_second) = parts
+    made = (torch.addcmul(first * cos, second, sin), torch.addcmul(second * cos_second, first, sin_second))
+    return torch.cat([part.to(x.dtype) for part in made], -1)
 
 
 def grid_positions(times: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from model.generation.steps import BaseLatents, Generated, NotFinite, Progress
 from model.generation.together import shape_key
 from model.generation.wire import from_bytes, to_bytes
 from model.generator import Generator, read_adapter
+from model.network.elementwise import compile_elementwise
 from model.network.lora import Lora, merged
 from model.sampling import sampler
 from pipelines.generation.costs.demand import Demand, DemandModel
@@ -74,6 +75,7 @@ class ModelSettings(Config):
     device: str = Field("", description='"" is cuda where there is one, else cpu')
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the transformers; as saved")
     stream_layers: bool = Field(False, description="layers lie on the host, and come to the device one by one")
+    compiled: bool = Field(False, description="elementwise work as one kernel each: takes triton or g++")
     memory_gb: float | None = Field(
         None, gt=0, description="of the devices that render; what needs more is refused. None: this process's device's"
     )
@@ -111,6 +113,7 @@ class GenerationService:
         self._enhance = None if settings.enhancer is None else enhancer(settings.enhancer, _device(settings))
         self._demand = DemandModel.of(self.folder, self.spec, ranks, settings.stream_layers)
         self._ranks: UlyssesRanks | None = None
+        self._follows = False  # another rank is the one that tells, shows and writes
         self._memory = _memory_of(settings, here=bool(stages))
         self._finish = load_finish(settings.finish) if DECODE in stages else None
         self._reader = MediaReader(_LIMITS)
@@ -147,6 +150,7 @@ class GenerationService:
         """As `Servable.join`."""
         with self._running:
             self._ranks = meet(folder, number, count, torch.device(_device(self.settings)).type)
+            self._follows = number > 0
             share(self._generator, self._ranks)
 
     def asked(self, prompt: str) -> str:
@@ -289,11 +293,6 @@ class GenerationService:
 
         return report if self._ranks is None else Voted(self._ranks, _cancelled_alone(report))
 
-    @property
-    def _follows(self) -> bool:
-        """Whether another rank is the one that tells, shows and writes."""
-        return self._ranks is not None and self._ranks.rank > 0
-
     @contextmanager
     def _adapted(self, work: Work) -> Iterator[None]:
         """The transformer with the adapter that was asked for; nothing is loaded again for the next request."""
@@ -313,6 +312,7 @@ class GenerationService:
 
     @cached_property
     def _generator(self) -> Generator:
+        compile_elementwise(self.settings.compiled)
         dtype = None if self.settings.dtype is None else getattr(torch, self.settings.dtype)
         device, stream = _device(self.settings), self.settings.stream_layers
         return Generator.from_pretrained(self.folder, device, dtype, stream=stream, only=self._parts)

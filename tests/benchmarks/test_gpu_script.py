@@ -31,7 +31,7 @@ def test_what_was_never_measured_comes_first_and_a_section_fails_alone(run):
     assert code == 1
     assert ", ended with 1" in said
     usual = [line.partition(":")[0] for line in run(BUDGET="0")[1].splitlines()]
-    assert usual == ["blocks", "memory", "joint", "kernel", "sparse", "refiner", "mmdit"]
+    assert usual == ["elementwise", "streamed", "refiner", "mmdit", "blocks", "memory", "joint", "kernel", "sparse"]
 
 
 def test_a_section_stops_at_its_limit_and_what_is_there_is_not_made_again(run):

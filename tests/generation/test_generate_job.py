@@ -349,3 +349,11 @@ def test_what_is_asked_in_the_end_is_said_and_recorded(structured_folder, tmp_pa
     record = json.loads((tmp_path / "b.json").read_text())
     assert record["prompt"] == "A red ball falls with a thud"
     assert record["remarks"][0].startswith("fps: 32")
+
+
+def test_elementwise_work_is_compiled_where_it_is_asked_for(run, compilations):
+    plain, _ = run("--prompt", "x", output="plain.mp4")
+    assert not compilations
+    compiled, _ = run("--prompt", "x", "--compiled", output="compiled.mp4")
+    assert set(compilations) == {"modulated_norm", "gated_residual", "rotate"}
+    assert np.array_equal(frames_of(plain), frames_of(compiled))

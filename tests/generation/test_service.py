@@ -327,3 +327,13 @@ def test_a_preview_changes_nothing_and_resembles_the_clip(model_folder, tmp_path
         made[name] = (folder / "made/latents.safetensors").read_bytes()
     assert made["plain"] == made["shown"]
     assert [picture.shape for picture in shown][:1] == [(32, 32, 3)]
+
+
+def test_a_service_compiles_elementwise_work_where_its_settings_say_so(model_folder, compilations, tmp_path):
+    for compiled in (False, True):
+        service = GenerationService(ModelSettings(folder=str(model_folder), compiled=compiled))
+        folder = tmp_path / str(compiled)
+        folder.mkdir()
+        plan = service.plan(VideoRequest(prompt="a red ball"), {}, folder)
+        service.run(Work("base", {path.name: path for path in plan.files}, folder, step=lambda _: None))
+        assert set(compilations) == ({"modulated_norm", "gated_residual", "rotate"} if compiled else set())

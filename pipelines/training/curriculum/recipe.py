@@ -82,6 +82,9 @@ class StageRecipe(EngineConfig):
     sparsity: SparsityConfig | None = None
     low_noise: float = Field(0.1, ge=0, le=1, description="noise in the refiner's low-resolution input, at most")
     keep_attention: bool = Field(False, description="with activation_checkpointing: not attention, which is kept")
+    compiled: bool = Field(
+        False, description="elementwise work of the layers as one kernel each: takes triton on a GPU, g++ on a CPU"
+    )
     slots: PositiveInt = 1
     tokens_per_slot: PositiveInt = Field(8192, description="as layers hold them: media, and text once per branch")
     latents: str = Field("default", pattern=r"^[A-Za-z0-9_.-]+$")

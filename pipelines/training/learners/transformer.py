@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.network.elementwise import compile_elementwise
 from model.network.inputs import AUDIO, VIDEO, JointOutputs
 from model.network.mmdit import MMDiT
 from pipelines.training.curriculum.resolve import Stage, check_cached, held_out_of, sampler_for
@@ -56,6 +57,7 @@ class TransformerStage:
     seed: int = 0
     activation_checkpointing: bool = False
     keep_attention: bool = False
+    compiled: bool = False
     sequence_parallel: int = 1
     components: str | Path | None = None
     previews: PreviewSettings = field(default_factory=PreviewSettings)
@@ -69,6 +71,7 @@ class TransformerStage:
     def build(self) -> nn.Module:
         model = MMDiT(network_config(self.assembler.preset, self.assembler.branches))
         model.gradient_checkpointing, model.keeps_attention = self.activation_checkpointing, self.keep_attention
+        compile_elementwise(self.compiled)
         freeze(model, self.freeze)
         ranks = sequence_ranks(self.sequence_parallel)
         if ranks is not None:
@@ -196,6 +199,7 @@ class StageMaker:
             seed=recipe.seed,
             activation_checkpointing=recipe.activation_checkpointing,
             keep_attention=recipe.keep_attention,
+            compiled=recipe.compiled,
             sequence_parallel=recipe.sequence_parallel,
             components=self.components,
             prompts=self.prompts,

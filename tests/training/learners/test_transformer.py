@@ -36,6 +36,13 @@ def stage_of(small_preset, latents, draws):
     return make
 
 
+def test_elementwise_work_is_compiled_where_the_recipe_says_so(stage_of, compilations):
+    for compiled in (False, True):
+        stage = stage_of("video", compiled=compiled)
+        stage.loss(stage.build(), stage.batch(Slot(0, 0)))
+        assert set(compilations) == ({"modulated_norm", "gated_residual", "rotate"} if compiled else set())
+
+
 def same(one, other):
     """Equal to the bit, everything that goes into the model and all that is learned."""
     for field in dataclasses.fields(one.inputs):
