@@ -64,7 +64,7 @@ def served(ray_cluster, model_folder, tmp_path_factory):
     serve.shutdown()
 
 
-def until(holds, seconds=120):
+def until(holds, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < deadline

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from skyreels.serving.config import Pool
 from skyreels.serving.on_ray import gang
 from skyreels.serving.on_ray.gang import Follower, Gang
 from skyreels.serving.servable import Work
@@ -23,7 +24,7 @@ class Waits(Clips):
         self.heard = heard
 
     def load(self, stages):
-        assert stages == ("base",)
+        assert stages == ("base",), "its stage is base"
 
     def run(self, work):
         self.heard.write_bytes(work.files["plan.json"].read_bytes())
@@ -64,6 +65,7 @@ def followed(ray_cluster, tmp_path, monkeypatch):
     leader, heard, ends = Leader(), tmp_path / "heard", []
     monkeypatch.setattr(gang.os, "_exit", lambda status: (ends.append(status), leader.let_go.set()))
     follower = ray.remote(Follower).options(num_cpus=0, max_concurrency=2).remote(partial(Waits, heard), ("base",))
+    ray.get(follower.load.remote())
     yield Gang(leader, [follower], _stays=[follower.stay.remote()]), leader, heard, ends
     ray.kill(follower)
 
@@ -109,3 +111,14 @@ def test_a_replica_that_fails_while_a_follower_waits_is_not_worked_with_again(fo
     assert not ends, "what became of the job is to be written down first"
     with pytest.raises(RuntimeError, match="another replica has to do this"):
         together.run(work("base"))
+
+
+def test_a_follower_that_cannot_load_is_told_before_anybody_waits_for_it(ray_cluster, tmp_path, monkeypatch):
+    import ray
+
+    group = ray.util.placement_group([{"CPU": 0.1}] * 2)
+    monkeypatch.setattr(gang, "get_current_placement_group", lambda: group)
+    pool = Pool(stages=("refine",), ranks=2, num_cpus=0.1)
+    with pytest.raises(AssertionError, match="its stage is base"):
+        Gang.start(partial(Waits, tmp_path / "heard"), pool, Clips())
+    ray.util.remove_placement_group(group)

@@ -65,9 +65,10 @@ class Workers:
         servable = build(pool.stages)
         self._config, self._stages = config, pool.stages
         self._store, self._artifacts = config.open_store(), config.open_artifacts()
-        servable.load(pool.stages)
         self._gang = Gang.start(build, pool, servable) if pool.ranks > 1 else None
         self._servable = self._gang or servable
+        if self._gang is None:
+            servable.load(pool.stages)
 
     def check_health(self) -> None:
         """Raises where a follower has ended; Serve then starts another replica."""

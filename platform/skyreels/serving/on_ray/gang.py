@@ -35,7 +35,11 @@ class Follower:
 
     def __init__(self, build: Build, stages: Sequence[str]) -> None:
         self._servable = build(stages)
-        self._servable.load(stages)
+        self._stages = stages
+
+    def load(self) -> None:
+        """As `Servable.load`."""
+        self._servable.load(self._stages)
 
     def join(self, folder: str, number: int, count: int) -> None:
         """As `Servable.join`."""
@@ -70,7 +74,10 @@ class Gang:
 
     @classmethod
     def start(cls, build: Build, pool: Pool, servable: Servable) -> "Gang":
-        """Bring up the followers of a replica, and wait until all have met. Raises what the first that fails says."""
+        """Bring up the followers of a replica, load all, and wait until they have met.
+
+        Raises what the first that fails says: who waits for one that will not come waits for long.
+        """
         group = get_current_placement_group()
         followers = [
             ray.remote(Follower)
@@ -84,6 +91,9 @@ class Gang:
             .remote(build, pool.stages)
             for number in range(1, pool.ranks)
         ]
+        loaded = [follower.load.remote() for follower in followers]
+        servable.load(pool.stages)
+        ray.get(loaded)
         with TemporaryDirectory(prefix="skyreels-gang-") as folder:
             joined = [
                 follower.join.remote(folder, number, pool.ranks) for number, follower in enumerate(followers, start=1)
