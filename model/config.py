@@ -124,8 +124,9 @@ class RefinerConfig:
 class SamplingConfig:
     """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too.
 
-    `edit_guidance_scale` takes the place of `guidance_scale` where a clip is given to be changed, whole or within a
-    mask: what is shown needs less of the words. None: the same.
+    What is shown needs less of the words: `edit_guidance_scale` takes the place of `guidance_scale` where a clip is given
+    to be changed, whole or within a mask, `referred_guidance_scale` where pictures or clips are referred to. None: the
+    same.
     """
 
     steps: int = 50
@@ -133,6 +134,7 @@ class SamplingConfig:
     shift: float = 5.0
     guidance_scale: float = 4.0
     edit_guidance_scale: float | None = None
+    referred_guidance_scale: float | None = None
     audio_guidance_scale: float = 3.0
     reference_guidance_scale: ReferenceScale = 1.0
     cross_modal_guidance_scale: float = 1.0

@@ -173,7 +173,7 @@ def prepare(
         more: fields of `Media`, and of `SamplingConfig` in the place of the model's defaults; `num_inference_steps` is
             its `steps`. A guidance scale of 1 switches a term off; each reference whose scale is not 1 costs a pass.
     """
-    media, settings = _media_and_settings(spec, more)
+    media, settings = _media_and_settings(spec, more, referred=bool(references))
     edits = media.video is not None and media.video_use == "edit"
     forms = spec.config.trained.captions
     asked = enhanced(prompt, forms, None if edits else enhance, picture=media.picture)
@@ -222,7 +222,7 @@ def fitted_sound(audio: Tensor, clip: ClipShape) -> Tensor:
     return F.pad(audio.float(), (0, missing))[None, :, : clip.audio_samples]
 
 
-def _media_and_settings(spec: GeneratorSpec, given: dict[str, Any]) -> tuple[Media, SamplingConfig]:
+def _media_and_settings(spec: GeneratorSpec, given: dict[str, Any], *, referred: bool) -> tuple[Media, SamplingConfig]:
     named = {("steps" if name == "num_inference_steps" else name): value for name, value in given.items()}
     media, sampling = ({spec.name for spec in dataclasses.fields(kind)} for kind in (Media, SamplingConfig))
     unknown = sorted(named.keys() - media - sampling)
@@ -242,8 +242,8 @@ def _media_and_settings(spec: GeneratorSpec, given: dict[str, Any]) -> tuple[Med
     prepared = replace(asked, **packed_media, sound=sound, picture=picture)
     changed = {name: value for name, value in named.items() if name in sampling - media and value is not None}
     usual = spec.config.sampling
-    if prepared.changes_video and usual.edit_guidance_scale is not None:
-        usual = replace(usual, guidance_scale=usual.edit_guidance_scale)
+    shown = usual.edit_guidance_scale if prepared.changes_video else usual.referred_guidance_scale if referred else None
+    usual = replace(usual, guidance_scale=usual.guidance_scale if shown is None else shown)
     return prepared, replace(usual, **changed)
 
 

@@ -19,6 +19,7 @@ from model.prompt_encoder.tiny_encoder import build_tiny_encoder
 NAN, INF = math.nan, math.inf
 PICTURE = np.zeros((32, 32, 3), np.float32)
 PICTURE[3, 4] = NAN
+IMAGE, SOUND = ImageReference("@a", [torch.zeros(3, 8, 8)]), AudioReference("@b", torch.zeros(2, 20_000))
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,25 @@ def test_what_changes_a_video_is_guided_by_a_scale_of_its_own(spec, given, scale
         sampling = dataclasses.replace(spec.config.sampling, guidance_scale=5.0, edit_guidance_scale=usual)
         config = dataclasses.replace(spec.config, sampling=sampling)
         assert prepare(dataclasses.replace(spec, config=config), "x", **asked).scales.video == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [
+        ({}, 5.0),
+        ({"references": [IMAGE]}, 3.0),
+        ({"references": [IMAGE], "guidance_scale": 7.0}, 7.0),
+        ({"audio_references": [SOUND]}, 5.0),
+        ({"references": [IMAGE], "video": np.zeros((9, 32, 32, 3), np.uint8), "video_use": "edit"}, 2.0),
+    ],
+)
+def test_pictures_that_are_referred_to_are_guided_by_a_scale_of_their_own(spec, given, scale):
+    """Where the model has one, and the call says nothing; an edit's goes before it."""
+    words = " ".join(["x", *(one.tag for name in ("references", "audio_references") for one in given.get(name, ()))])
+    for usual, expected in ((None, scale if scale in (2.0, 7.0) else 5.0), (3.0, scale)):
+        scales = {"guidance_scale": 5.0, "edit_guidance_scale": 2.0, "referred_guidance_scale": usual}
+        config = dataclasses.replace(spec.config, sampling=dataclasses.replace(spec.config.sampling, **scales))
+        assert prepare(dataclasses.replace(spec, config=config), words, **given).scales.video == expected
 
 
 def test_a_folder_says_what_a_model_takes_without_its_weights(build, tmp_path):
