@@ -124,9 +124,9 @@ class RefinerConfig:
 class SamplingConfig:
     """Defaults of a call. `keyframes` says that the base was trained to make high-resolution keyframes too.
 
-    What is shown needs less of the words: `edit_guidance_scale` takes the place of `guidance_scale` where a clip is given
-    to be changed, whole or within a mask, `referred_guidance_scale` where pictures or clips are referred to. None: the
-    same.
+    What is shown needs less of the words: `edit_guidance_scale` takes the place of `guidance_scale` where a clip is
+    given to be changed, whole or within a mask, `referred_guidance_scale` where pictures or clips are referred to.
+    None: the same.
     """
 
     steps: int = 50
