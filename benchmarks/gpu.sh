@@ -18,7 +18,7 @@ shift
 python=${PYTHON:-python3}
 budget=${BUDGET:-420}
 export PYTHONPATH="$root:$root/platform${PYTHONPATH:+:$PYTHONPATH}"
-declare -A limit=([elementwise]=60 [streamed]=30 [refiner]=70 [mmdit]=100 [blocks]=60 [memory]=45 [joint]=45 [kernel]=70 [sparse]=60 [profile]=40 [tune]=150)
+declare -A limit=([elementwise]=90 [streamed]=30 [refiner]=70 [mmdit]=100 [blocks]=60 [memory]=45 [joint]=45 [kernel]=70 [sparse]=60 [profile]=40 [tune]=150)
 [ $# -gt 0 ] || set -- elementwise streamed refiner mmdit blocks memory joint kernel sparse
 sections=()
 for asked in "$@"; do

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TransformerConfig
+from model.network.elementwise import compile_elementwise
 from model.network.keyframes import KeyframeInput
 from model.network.mmdit import JointInputs, MMDiT
 from model.network.sparse import attention as vsa
@@ -49,8 +50,11 @@ def kernel_error(plan: SparsePlan, after: int, masked: bool, precision: torch.dt
     return max(map(relative_error, results[1], results[0]))
 
 
-def check_blocks(device: str, precision: torch.dtype) -> Iterator[tuple[str, float]]:
-    """(class, relative error) of every module that was called in one pass, given the inputs it had in float64."""
+def check_blocks(device: str, precision: torch.dtype, compiled: bool = False) -> Iterator[tuple[str, float]]:
+    """(class, relative error) of every module that was called in one pass, given the inputs it had in float64.
+
+    On the device with elementwise work `compiled`, or op by op, as float64 always is.
+    """
     model, inputs = drawn()
     model, inputs = model.double(), moved(inputs, "cpu", torch.float64)
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
@@ -64,6 +68,7 @@ def check_blocks(device: str, precision: torch.dtype) -> Iterator[tuple[str, flo
         model(inputs)
         for hook in hooks:
             hook.remove()
+        compile_elementwise(compiled)
         on_device = {id(module): name for name, module in model.named_modules()}
         other = drawn()[0].to(device, precision)
         for module, args, kwargs, expected in calls:
@@ -71,6 +76,7 @@ def check_blocks(device: str, precision: torch.dtype) -> Iterator[tuple[str, flo
             actual = same(*moved(args, device, precision), **moved(kwargs, device, precision))
             pairs = zip(tensors(actual), tensors(expected), strict=True)
             yield type(module).__name__, max(relative_error(a, e) for a, e in pairs)
+        compile_elementwise(False)
 
 
 def check_gradients(device: str, precision: torch.dtype) -> float:
