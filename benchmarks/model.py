@@ -42,15 +42,9 @@ AUDIO = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {
-        "training": training,
-        "vsa": vsa,
-        "stages": stages,
-        "sampling": sampling,
-        "elementwise": elementwise,
-        "gpu": gpu,
-    }
-    usual = ["gpu"] if torch.cuda.is_available() else ["training", "vsa", "stages", "sampling", "elementwise"]
+    on_a_cpu = {"training": training, "vsa": vsa, "stages": stages, "sampling": sampling, "elementwise": elementwise}
+    known = {**on_a_cpu, "gpu": gpu}
+    usual = ["gpu"] if torch.cuda.is_available() else list(on_a_cpu)
     parser.add_argument(
         "sections", nargs="*", metavar="section", help=f"of {', '.join(known)}; default: {', '.join(usual)}"
     )

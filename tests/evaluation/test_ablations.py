@@ -12,10 +12,12 @@ from model.conditioning import ImageReference
 from model.generator import Generator
 from model.network.inputs import JointInputs
 from model.network.mmdit import predict
-from pipelines.evaluation.ablations import ABLATIONS, LEAST_COST, costs, without
+from pipelines.evaluation.ablations import ABLATIONS, LEAST_COST, Cost, costs, without
 from pipelines.evaluation.metrics import METRICS
+from pipelines.evaluation.report.table import cost_rows
 from pipelines.evaluation.run import SuiteResult
 from pipelines.evaluation.suites import SUITES
+from pipelines.evaluation.summary import Score
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,10 @@ def test_what_cannot_be_taken_apart_is_said(tmp_path, capsys, words, told):
     asked = ["--model", "truth", "--suite", "t2a", "--n", "2", "--workers", "1", "--output", str(tmp_path)]
     assert evaluate.main([*asked, *words, "--no-tracking", "--quiet"]) == 1
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cost", "told"), [(0.25, "-0.250"), (-0.033, "0.033")])
+def test_what_a_part_costs_is_written_with_one_sign(cost, told):
+    score = Score(value=cost, low=cost - 0.1, high=cost + 0.1, count=30)
+    (row,) = cost_rows("tiny", [Cost("references", "image_reference", "shape", score, 0.7, 0.7 - cost, None)])
+    assert row.value == told

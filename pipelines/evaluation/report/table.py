@@ -49,7 +49,7 @@ def cost_rows(model: str, costs: Sequence[Cost]) -> Iterator[Row]:
             suite=f"{cost.suite} without {cost.ablation}",
             metric=cost.metric,
             model=model,
-            value=f"-{_number(cost.score.value)} {unit}".strip(),
+            value=f"{_number(-cost.score.value)} {unit}".strip(),
             interval=f"{_number(cost.score.low)} … {_number(cost.score.high)}",
             count=str(cost.score.count),
             target="" if cost.bound is None else f">= {_number(cost.bound)}",
